@@ -1,0 +1,57 @@
+"""swjko: gradient flows of probability measures in sliced-Wasserstein space.
+
+Neural families live in ``swjko.flows`` (it imports flax) and exact Gaussian solutions in ``swjko.closed_form``.
+"""
+
+# ruff: noqa: I001 - reading order, from the pieces to the whole
+from swjko.types import Cloud, DirectionFn, Estimate, Functional
+from swjko.directions import orthogonal_directions, uniform_directions
+from swjko.wasserstein import sliced_wasserstein, sliced_wasserstein_pow, wasserstein_1d_pow
+from swjko.functionals import interaction, kl_divergence, negative_entropy, potential, sw_to_target, weighted_sum
+from swjko.families import Family, gaussian, gaussian_moments, particles, pushforward, sample
+from swjko.scheme import Info, Result, Scheme, State, both, infos, run
+from swjko.sw_jko import sw_jko
+from swjko.driver import FlowError, Solution, solve
+from swjko.diagnostics import evaluate, replay, symmetric_kl
+from swjko import closed_form
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cloud",
+    "DirectionFn",
+    "Estimate",
+    "Family",
+    "FlowError",
+    "Functional",
+    "Info",
+    "Result",
+    "Scheme",
+    "Solution",
+    "State",
+    "both",
+    "closed_form",
+    "evaluate",
+    "gaussian",
+    "gaussian_moments",
+    "infos",
+    "interaction",
+    "kl_divergence",
+    "negative_entropy",
+    "orthogonal_directions",
+    "particles",
+    "potential",
+    "pushforward",
+    "replay",
+    "run",
+    "sample",
+    "sliced_wasserstein",
+    "sliced_wasserstein_pow",
+    "solve",
+    "sw_jko",
+    "sw_to_target",
+    "symmetric_kl",
+    "uniform_directions",
+    "wasserstein_1d_pow",
+    "weighted_sum",
+]

@@ -1,0 +1,76 @@
+"""How far a flow has come: energies and divergences with standard errors, and trajectories replayed on fixed latents."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from swjko import validation
+from swjko.families import Family, sample
+from swjko.functionals import needs_density
+from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
+
+
+def evaluate(key: Key, family: Family, functional: Functional, params: Params, *, num_samples: int, num_repeats: int = 16) -> Estimate:
+    """F at ``params``: the mean over ``num_repeats`` independent clouds of ``num_samples`` points, and its standard error.
+
+    Raises ValueError when the functional needs a density that the family lacks, or a count is too small (num_repeats at least 2).
+    """
+    num_samples, num_repeats = (validation.as_count(num_samples, "num_samples"), validation.as_count(num_repeats, "num_repeats", 2))
+    if needs_density(functional) and not family.has_density:
+        raise ValueError("functional needs the density of the measure, and this family has none; take one such as swjko.flows.coupling.")
+
+    def once(key: Key) -> Scalar:
+        sample_key, functional_key = jax.random.split(key)
+        return functional(functional_key, sample(family, params, sample_key, num_samples))
+
+    return _mean_and_error(jax.lax.map(once, jax.random.split(key, num_repeats)))
+
+
+def symmetric_kl(
+    key: Key,
+    family: Family,
+    params: Params,
+    target_log_prob: Callable[[Float[Array, " d"]], Scalar],
+    target_sample: Callable[[Key, int], Float[Array, "m d"]] | Float[Array, "m d"],
+    *,
+    num_samples: int,
+) -> Estimate:
+    """KL(mu || nu) + KL(nu || mu), with its standard error.
+
+    mean over x ~ mu of log mu(x) - log nu(x), plus mean over y ~ nu of log nu(y) - log mu(y). A constant missing in log nu cancels.
+
+    Args:
+      target_log_prob: log-density of nu at one point [d], up to a constant.
+      target_sample: ``(key, num) -> [num d]`` points of nu, or such points [m d].
+      num_samples: points drawn on each side.
+
+    Raises ValueError when the family has no density.
+    """
+    num_samples = validation.as_count(num_samples, "num_samples", 2)
+    if not family.has_density:
+        raise ValueError("symmetric_kl needs a family with a density, such as swjko.gaussian or swjko.flows.coupling.")
+    family_key, target_key = jax.random.split(key)
+    cloud = sample(family, params, family_key, num_samples)
+    points = target_sample(target_key, num_samples) if callable(target_sample) else validation.as_points(target_sample, "target_sample")
+    if points.shape[1:] != (family.dim,):
+        raise ValueError(f"target_sample must give points [m {family.dim}] like the family's; received shape {points.shape}.")
+    forward = _mean_and_error(jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points))
+    backward = _mean_and_error(jax.vmap(target_log_prob)(points) - family.log_prob(params, points))
+    return Estimate(forward.value + backward.value, jnp.hypot(forward.standard_error, backward.standard_error))
+
+
+def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Cloud:
+    """The clouds of a trajectory, all pushed from the same latents, so that each point moves smoothly from one time to the next.
+
+    Args:
+      params_trajectory: params with a leading time axis [t ...], such as ``states.params`` recorded by ``run``.
+      num: points in each cloud. Returns a Cloud of points [t num d].
+    """
+    latent = family.latent(key, validation.as_count(num, "num"))
+    return jax.vmap(lambda params: family.push(params, latent))(params_trajectory)
+
+
+def _mean_and_error(values: Float[Array, " n"]) -> Estimate:
+    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))

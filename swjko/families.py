@@ -1,0 +1,205 @@
+"""Families of measures: what SW-JKO minimises over. A family says how parameters and latent noise make a cloud of points.
+
+    key -> init -> params;   key -> latent -> z;   (params, z) -> push -> Cloud;   (params, points) -> log_prob -> [n], or None
+
+Pushing the same z with two sets of parameters gives two clouds coupled point by point. ``init`` starts at mu_0 = N(init_mean,
+init_scale^2 I), so the first JKO step starts where the flow does. A family of your own is a ``Family`` of four functions; ``pushforward``
+makes one from a map.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from swjko import validation
+from swjko.types import Cloud, Key, Params, as_partial, static_field
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A parametrised set of measures on R^dim.
+
+    Attributes:
+      init: key -> params.
+      latent: (key, num) -> z, a batch of num latents.
+      push: (params, z) -> Cloud of num points, with ``log_density`` when ``has_density``.
+      log_prob: (params, points [n dim]) -> [n] when ``has_density``, otherwise None.
+      dim: dimension of the points.
+      has_density: whether the measures have a density that is known in closed form.
+    """
+
+    init: Partial
+    latent: Partial
+    push: Partial
+    log_prob: Partial
+    dim: int = static_field()
+    has_density: bool = static_field()
+
+
+def sample(family: Family, params: Params, key: Key, num: int) -> Cloud:
+    """A cloud of ``num`` points drawn from the family's measure at ``params``, with log-density where the family has one."""
+    return family.push(params, family.latent(key, validation.as_count(num, "num")))
+
+
+def particles(points: Float[Array, "n d"]) -> Family:
+    """Equal particles: mu = sum_i delta(x_i) / n; params are the points [n d], starting at ``points``.
+
+    ``latent(key, num)`` picks indices: all n in order when num == n, a subset without replacement when num < n, and independent draws of
+    the empirical measure when num > n. There is no density: functionals that need one refuse this family.
+    """
+    points = validation.as_points(points, "points")
+    return Family(
+        init=Partial(_particles_init, points),
+        latent=Partial(_particles_latent, points),
+        push=Partial(_particles_push),
+        log_prob=Partial(_no_log_prob),
+        dim=points.shape[1],
+        has_density=False,
+    )
+
+
+def gaussian(dim: int, *, init_mean: float | Array = 0.0, init_scale: float | Array = 1.0) -> Family:
+    """All Gaussians N(mean, F F^T), x = mean + F z with z ~ N(0, I) and F lower triangular with a positive diagonal.
+
+    params: {"mean": [d], "log_diagonal": [d], "lower": [d d], its strictly lower part used}. Starts at N(init_mean, init_scale^2 I).
+    """
+    dim = validation.as_count(dim, "dim")
+    init_mean, init_scale = validation.as_start(dim, init_mean, init_scale)
+    return Family(
+        init=Partial(_gaussian_init, init_mean, init_scale),
+        latent=Partial(_normal_latent, jnp.zeros((dim,), init_mean.dtype)),
+        push=Partial(_gaussian_push),
+        log_prob=Partial(_gaussian_log_prob),
+        dim=dim,
+        has_density=True,
+    )
+
+
+def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Mean [d] and covariance [d d] of the ``gaussian`` family at ``params``."""
+    factor = _gaussian_factor(params)
+    return params["mean"], factor @ factor.T
+
+
+def pushforward(
+    init: Callable[[Key], Params],
+    transform: Callable[[Params, Array], Any],
+    *,
+    dim: int,
+    inverse: Callable[[Params, Array], tuple[Array, Array]] | None = None,
+    latent_dim: int | None = None,
+) -> Family:
+    """The image of N(0, I) under a map that you write.
+
+    Args:
+      init: key -> params, any pytree of float arrays. mu_0 is the image under these.
+      transform: (params, z [n latent_dim]) -> points [n dim]; with ``inverse`` given, -> (points, log_det [n]) where log_det is
+        log |det d points / d z|.
+      dim: dimension of the points.
+      inverse: (params, points [n dim]) -> (z [n dim], log_det [n]), log_det = log |det d z / d points|. With it the family has a density.
+      latent_dim: dimension of z; None means dim. A density needs latent_dim == dim.
+
+    Raises ValueError or TypeError at construction when shapes do not fit; nothing is computed for that check.
+    """
+    dim = validation.as_count(dim, "dim")
+    latent_dim = dim if latent_dim is None else validation.as_count(latent_dim, "latent_dim")
+    validation.require_callable(init, "init", "from a key to params")
+    validation.require_callable(transform, "transform", "from (params, z) to points")
+    if inverse is not None and latent_dim != dim:
+        raise ValueError(f"a pushforward with an inverse must keep the dimension; received latent_dim {latent_dim} and dim {dim}.")
+    template = jnp.zeros((latent_dim,))
+    if inverse is None:
+        push, log_prob = (Partial(_push_points, as_partial(transform)), Partial(_no_log_prob))
+    else:
+        validation.require_callable(inverse, "inverse", "from (params, points) to (z, log_det)")
+        push, log_prob = (Partial(_push_with_density, as_partial(transform)), Partial(_pullback_log_prob, as_partial(inverse)))
+    family = Family(as_partial(init), Partial(_normal_latent, template), push, log_prob, dim, inverse is not None)
+    check_family(family)
+    return family
+
+
+def check_family(family: Family) -> None:
+    """Evaluates shapes only; raises ValueError naming what a push or a log_prob of the wrong shape returned."""
+    num = 3
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(family.init, key)
+    cloud = jax.eval_shape(lambda params, key: family.push(params, family.latent(key, num)), params, key)
+    if not isinstance(cloud, Cloud) or cloud.points.shape != (num, family.dim):
+        received = cloud.points.shape if isinstance(cloud, Cloud) else type(cloud).__name__
+        raise ValueError(
+            f"the map of a family of dimension {family.dim} must send {num} latents to shape {(num, family.dim)}; received {received}."
+        )
+    if family.has_density:
+        log_prob = jax.eval_shape(family.log_prob, params, cloud.points)
+        for name, value in (("log_density of the pushed cloud", cloud.log_density), ("log_prob", log_prob)):
+            if value is None or value.shape != (num,):
+                raise ValueError(f"{name} must have one value for each of {num} points; received {value and value.shape}.")
+
+
+def standard_normal_log_prob(z: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return -0.5 * (jnp.sum(z**2, axis=-1) + z.shape[-1] * jnp.log(2 * jnp.pi))
+
+
+def _normal_latent(template: Float[Array, " d"], key: Key, num: int) -> Float[Array, "n d"]:
+    return jax.random.normal(key, (num, *template.shape), template.dtype)
+
+
+def _particles_init(points, key):
+    del key
+    return points
+
+
+def _particles_latent(points, key, num):
+    count = points.shape[0]
+    if num == count:
+        return jnp.arange(count)
+    return jax.random.choice(key, count, (num,), replace=num > count)
+
+
+def _particles_push(params, z):
+    return Cloud(params[z])
+
+
+def _no_log_prob(params, points):
+    del params, points
+
+
+def _gaussian_init(init_mean, init_scale, key):
+    del key
+    dim = init_mean.shape[0]
+    return {"mean": init_mean, "log_diagonal": jnp.log(init_scale), "lower": jnp.zeros((dim, dim), init_mean.dtype)}
+
+
+def _gaussian_factor(params):
+    return jnp.tril(params["lower"], -1) + jnp.diag(jnp.exp(params["log_diagonal"]))
+
+
+def _gaussian_push(params, z):
+    points = params["mean"][None, :] + z @ _gaussian_factor(params).T
+    return Cloud(points, None, standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"]))
+
+
+def _gaussian_log_prob(params, points):
+    z = lax.linalg.triangular_solve(_gaussian_factor(params), (points - params["mean"][None, :]).T, left_side=True, lower=True)
+    return standard_normal_log_prob(z.T) - jnp.sum(params["log_diagonal"])
+
+
+def _push_points(transform, params, z):
+    return Cloud(transform(params, z))
+
+
+def _push_with_density(transform, params, z):
+    points, log_det = transform(params, z)
+    return Cloud(points, None, standard_normal_log_prob(z) - log_det)
+
+
+def _pullback_log_prob(inverse, params, points):
+    z, log_det = inverse(params, points)
+    return standard_normal_log_prob(z) + log_det

@@ -1,0 +1,218 @@
+"""Functionals F(mu) of a probability measure, each estimated on a cloud drawn from it.
+
+A functional is called as ``functional(key, cloud)`` and returns a scalar; it respects the cloud's weights. Each is a pytree: the functions
+inside are ``jax.tree_util.Partial``, so data bound with ``Partial(v, data)`` are leaves, kept out of compiled programs and replaceable
+without recompiling. One that reads ``cloud.log_density`` says so by ``needs_density = True``; any function ``(key, cloud) -> scalar`` is
+a functional too.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from swjko import validation
+from swjko.directions import uniform_directions
+from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Scalar, as_partial, static_field
+from swjko.wasserstein import sliced_wasserstein_pow
+
+
+def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
+    """int V dmu, estimated by the mean of V over the points. v: one point [d] -> scalar. Its Wasserstein flow is div(rho grad V)."""
+    return Potential(as_partial(validation.require_callable(v, "v", "from one point [d] to a scalar")))
+
+
+def interaction(w: Callable[[Float[Array, " d"]], Scalar], *, block_size: int | None = None) -> "Interaction":
+    """1/2 int int W(x - y) dmu(x) dmu(y), estimated over pairs of different points (the U-statistic).
+
+    A point is never paired with itself, so kernels that are singular at 0 are allowed and the estimate from independent points is unbiased.
+    With weights, sum_{i != j} w_i w_j W(x_i - x_j) / (1 - sum_i w_i^2) / 2.
+
+    Args:
+      w: the difference of two points [d] -> scalar; only its even part counts.
+      block_size: rows of the pair matrix worked on at once; memory is O(block_size n). None takes all n.
+    """
+    if block_size is not None:
+        block_size = validation.as_count(block_size, "block_size")
+    return Interaction(as_partial(validation.require_callable(w, "w", "from a difference of points [d] to a scalar")), block_size)
+
+
+def negative_entropy() -> "NegativeEntropy":
+    """int log(rho) drho, estimated by the mean log-density of the points. Its Wasserstein flow is the heat equation.
+
+    Needs a family with a density; raises ValueError on a cloud without ``log_density``.
+    """
+    return NegativeEntropy()
+
+
+def kl_divergence(target_log_prob: Callable[[Float[Array, " d"]], Scalar]) -> "WeightedSum":
+    """KL(mu || nu) = int log(rho) drho - int log(nu) drho; the flow is Fokker-Planck with V = -log nu.
+
+    Args:
+      target_log_prob: log-density of nu at one point [d] -> scalar; unnormalised, it shifts the value by log of the normalisation.
+
+    Needs a family with a density. Example: ``kl_divergence(lambda x: -0.5 * jnp.sum(x**2))``.
+    """
+    validation.require_callable(target_log_prob, "target_log_prob", "from one point [d] to a scalar")
+    return weighted_sum((-1.0, potential(target_log_prob)), (1.0, negative_entropy()))
+
+
+def sw_to_target(
+    target: Float[Array, "m d"], num_projections: int, *, direction_fn: DirectionFn = uniform_directions, batch_size: int | None = None
+) -> "SWToTarget":
+    """SW_2^2(mu, nu) / 2 for an empirical target nu, over fresh directions at each call (Liutkus et al. 2019; note the factor 1/2).
+
+    Args:
+      target: [m d] points of nu; a leaf, never compiled in.
+      num_projections: directions for each evaluation.
+      direction_fn: ``(key, num, dim) -> [num dim]``.
+      batch_size: points of the target drawn without replacement for each evaluation; None takes all m.
+
+    Raises ValueError or TypeError on points that are not [m d] floats, zero counts, or a batch larger than the target.
+    """
+    target = validation.as_points(target, "target")
+    num_projections = validation.as_count(num_projections, "num_projections")
+    if batch_size is not None and validation.as_count(batch_size, "batch_size") > target.shape[0]:
+        raise ValueError(f"batch_size must not exceed the {target.shape[0]} points of the target; received {batch_size}.")
+    return SWToTarget(target, num_projections, direction_fn, batch_size)
+
+
+def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
+    """sum_i coef_i F_i, from pairs ``(coef, functional)``; each term gets a key of its own and all see the same cloud."""
+    if not terms:
+        raise ValueError("weighted_sum needs at least one (coef, functional) pair; received none.")
+    for term in terms:
+        if not isinstance(term, tuple) or len(term) != 2 or not callable(term[1]):
+            raise TypeError(f"weighted_sum takes (coef, functional) pairs; received {term!r}.")
+    coefs, functionals = zip(*terms, strict=True)
+    return WeightedSum(
+        tuple(jnp.asarray(coef, float) for coef in coefs),
+        tuple(functional if _is_pytree_functional(functional) else as_partial(functional) for functional in functionals),
+    )
+
+
+def needs_density(functional: Functional) -> bool:
+    """Whether the functional reads ``cloud.log_density``; a plain function says so by an attribute ``needs_density``."""
+    inner = functional.func if isinstance(functional, Partial) else functional
+    return bool(getattr(inner, "needs_density", False))
+
+
+def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
+    """The mean of values at the cloud's points under its weights; what a point of zero weight holds does not matter."""
+    if cloud.weights is None:
+        return jnp.mean(values)
+    return jnp.sum(jnp.where(cloud.weights > 0, cloud.weights * values, 0.0)) / jnp.sum(cloud.weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Potential:
+    v: Partial
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        del key
+        return expectation(cloud, _scalars(self.v, cloud.points, "v"))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Interaction:
+    w: Partial
+    block_size: int | None = static_field()
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        del key
+        points = cloud.points
+        n = points.shape[0]
+        if n < 2:
+            raise ValueError("interaction needs at least two points, since none is paired with itself; received a cloud of one.")
+        weights = jnp.full((n,), 1.0 / n, points.dtype) if cloud.weights is None else cloud.weights / jnp.sum(cloud.weights)
+
+        def row(point, weight, index):
+            other = jnp.arange(n) != index
+            # The excluded pair is evaluated away from 0: a where around an infinite value would still give NaN gradients.
+            differences = jnp.where(other[:, None], point[None, :] - points, 1.0)
+            return weight * jnp.sum(jnp.where(other, weights * _scalars(self.w, differences, "w"), 0.0))
+
+        batch = n if self.block_size is None else min(self.block_size, n)
+        if batch == n:
+            rows = jax.vmap(row)(points, weights, jnp.arange(n))
+        else:
+            remembering_nothing = jax.checkpoint(row)
+            rows = lax.map(lambda at: remembering_nothing(*at), (points, weights, jnp.arange(n)), batch_size=batch)
+        return jnp.sum(rows) / (2.0 * (1.0 - jnp.sum(weights**2)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NegativeEntropy:
+    needs_density: ClassVar[bool] = True
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        del key
+        if cloud.log_density is None:
+            raise ValueError(
+                "negative_entropy needs the density of the measure, and this cloud has none. "
+                "Use a family with one, such as swjko.gaussian or swjko.flows.coupling."
+            )
+        return expectation(cloud, cloud.log_density)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SWToTarget:
+    target: Leaf
+    num_projections: int = static_field()
+    direction_fn: DirectionFn = static_field()
+    batch_size: int | None = static_field()
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        direction_key, batch_key = jax.random.split(key)
+        directions = self.direction_fn(direction_key, self.num_projections, cloud.points.shape[1])
+        target = self.target
+        if self.batch_size is not None:
+            target = jax.random.choice(batch_key, target, (self.batch_size,), replace=False)
+        return 0.5 * sliced_wasserstein_pow(cloud.points, target, directions, x_weights=cloud.weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    coefs: tuple[Leaf, ...]
+    functionals: tuple[Any, ...]
+
+    @property
+    def needs_density(self) -> bool:
+        return any(needs_density(functional) for functional in self.functionals)
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        keys = jax.random.split(key, len(self.functionals))
+        values = [
+            coef.astype(cloud.points.dtype) * functional(key, cloud)
+            for coef, functional, key in zip(self.coefs, self.functionals, keys, strict=True)
+        ]
+        return functools.reduce(operator.add, values)
+
+
+def _is_pytree_functional(functional: Functional) -> bool:
+    return not jax.tree_util.all_leaves([functional])
+
+
+def _scalars(function: Partial, points: Float[Array, "n d"], name: str) -> Float[Array, " n"]:
+    values = jax.vmap(function)(points)
+    if jnp.shape(values) != (points.shape[0],):
+        raise ValueError(
+            f"{name} must map one point of shape {points.shape[1:]} to a scalar; it returned shape {jnp.shape(values)[1:]}. "
+            "Write it for a single point; the package maps it over the cloud."
+        )
+    return values
