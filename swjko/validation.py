@@ -43,7 +43,10 @@ def as_values(values: Any, name: str) -> Array:
 def as_float_array(values: Any, name: str) -> Array:
     """The argument as a real floating-point array; integers and booleans are refused rather than rounded into one."""
     if not hasattr(values, "dtype"):
-        values = np.asarray(values)
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise TypeError(f"{name} must be a rectangular array of floats; received rows of different lengths.") from error
         if values.dtype == np.float64:
             values = values.astype(jax.dtypes.canonicalize_dtype(np.float64))
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -54,8 +57,9 @@ def as_float_array(values: Any, name: str) -> Array:
 
 
 def require_finite(values: Array, name: str) -> None:
-    if is_concrete(values) and not bool(jnp.all(jnp.isfinite(values))):
-        count = int(jnp.sum(~jnp.isfinite(values)))
+    # On the host: inside a trace jnp would stage the check of a concrete array too, and give no answer.
+    if is_concrete(values) and not np.all(finite := np.isfinite(np.asarray(values))):
+        count = int(np.sum(~finite))
         raise ValueError(f"{name} must be finite; {count} of {values.size} entries are NaN or infinite. Remove or replace them.")
 
 
@@ -119,18 +123,50 @@ def as_positive(value: Any, name: str) -> Array:
     """A positive number as a float leaf; its sign is checked when concrete (a traced value may be swept by vmap)."""
     try:
         array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number; received {value!r} of type {type(value).__name__}.") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(float)
-    if is_concrete(array) and not bool(jnp.all(array > 0)):
-        raise ValueError(f"{name} must be positive; received {value}.")
+    if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
+        raise ValueError(f"{name} must be positive and finite; received {value}.")
     return array
+
+
+def as_step_size(value: Any) -> Array:
+    """A positive scalar; a sweep is a vmap over schemes, not an array here."""
+    step_size = as_positive(value, "step_size")
+    if step_size.ndim != 0:
+        raise ValueError(f"step_size must be one number; received shape {step_size.shape}. To sweep it, vmap over the scheme's leaf.")
+    return step_size
+
+
+def as_square(matrix: Any, dim: int, name: str, *, definite: bool = False) -> Array:
+    """The argument as a float array [dim dim]; symmetric, and positive definite or semidefinite, when concrete."""
+    matrix = as_float_array(matrix, name)
+    if matrix.shape != (dim, dim):
+        raise ValueError(f"{name} must have shape ({dim}, {dim}), the dimension of the mean; received shape {matrix.shape}.")
+    require_finite(matrix, name)
+    if is_concrete(matrix):
+        host = np.asarray(matrix, np.float64)
+        tolerance = 100 * float(jnp.finfo(matrix.dtype).eps) * np.abs(host).max()
+        if np.abs(host - host.T).max() > tolerance:
+            raise ValueError(
+                f"{name} must be symmetric; received an asymmetry of {np.abs(host - host.T).max():.3g}. Take ({name} + {name}.T) / 2."
+            )
+        smallest = np.linalg.eigvalsh(host).min()
+        if smallest < -tolerance or (definite and smallest <= 0):
+            kind = "definite" if definite else "semidefinite"
+            raise ValueError(f"{name} must be positive {kind}; received a smallest eigenvalue of {smallest:.3g}.")
+    return matrix
 
 
 def as_start(dim: int, init_mean: Any, init_scale: Any) -> tuple[Array, Array]:
     """mean and scale of mu_0 as arrays [dim]."""
-    mean = jnp.asarray(init_mean, float)
+    try:
+        mean = jnp.asarray(init_mean, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"init_mean must be a number or one for each coordinate; received {init_mean!r}.") from error
+    require_finite(mean, "init_mean")
     scale = as_positive(init_scale, "init_scale")
     for name, value in (("init_mean", mean), ("init_scale", scale)):
         if value.shape not in ((), (dim,)):
@@ -141,7 +177,7 @@ def as_start(dim: int, init_mean: Any, init_scale: Any) -> tuple[Array, Array]:
 def as_power(p: Any) -> float:
     try:
         power = float(p)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"p must be a static number, the order of the Wasserstein distance; received {p!r}.") from error
     if not 1.0 <= power < float("inf"):
         raise ValueError(f"p must be at least 1 and finite; received {p}. Below 1 the sorted coupling is not optimal.")
