@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from swjko import validation
 from swjko.types import Scalar
 
 _NEWTON_STEPS = 60
@@ -38,6 +39,7 @@ def gaussian_w2_pow(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> Sca
 
     Shapes [d], [d d], [d], [d d]. Squared distance, no root. Source: Dowson and Landau (1982), Gelbrich (1990).
     """
+    (mean0, cov0), (mean1, cov1) = _as_pair(mean0, cov0, mean1, cov1)
     root = _matrix_sqrt(cov0)
     cross = jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ cov1 @ root), 0.0)))
     return jnp.sum((mean0 - mean1) ** 2) + jnp.trace(cov0) + jnp.trace(cov1) - 2.0 * cross
@@ -49,6 +51,8 @@ def gaussian_sw2_pow(mean0: Array, cov0: Array, mean1: Array, cov1: Array, direc
 
     Squared distance, no root and no factor d; the only approximation is the finite set of directions.
     """
+    (mean0, cov0), (mean1, cov1) = _as_pair(mean0, cov0, mean1, cov1)
+    directions = validation.as_directions(directions, mean0.shape[0])
     shift = directions @ (mean0 - mean1)
     stretch = _standard_deviations(cov0, directions) - _standard_deviations(cov1, directions)
     return jnp.mean(shift**2 + stretch**2)
@@ -74,7 +78,11 @@ def gaussian_sw_jko_step(
 
     Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau); directions [l d]. Returns ``Gaussian(mean, cov)``.
     """
-    dim = mean.shape[-1]
+    mean, center = _as_vectors(mean, center, "mean", "center")
+    dim = mean.shape[0]
+    cov, precision = (validation.as_square(cov, dim, "cov", definite=True), validation.as_square(precision, dim, "precision"))
+    step_size = validation.as_step_size(step_size).astype(cov.dtype)
+    directions = validation.as_directions(directions, dim)
     pull = dim * step_size * precision
     new_mean = jnp.linalg.solve(jnp.eye(dim, dtype=mean.dtype) + pull, mean + pull @ center)
     anchor = _standard_deviations(cov, directions)
@@ -125,7 +133,9 @@ def isotropic_sw_jko_step(
 
     Args: mean, center [d]; scale a standard deviation; step_size > 0. Returns ``IsotropicGaussian(mean, scale)``.
     """
-    h = mean.shape[-1] * step_size
+    mean, center = _as_vectors(mean, center, "mean", "center")
+    scale = validation.as_positive(scale, "scale").astype(mean.dtype)
+    h = mean.shape[0] * validation.as_step_size(step_size).astype(mean.dtype)
     new_scale = (scale + jnp.sqrt(scale**2 + 4 * (1 + h) * h)) / (2 * (1 + h))
     return IsotropicGaussian((mean + h * center) / (1 + h), new_scale)
 
@@ -135,10 +145,30 @@ def ornstein_uhlenbeck(mean: Array, cov: Array, precision: Array, center: Array,
 
     mean' = center + e^{-tA} (mean - center); cov' = e^{-tA} cov e^{-tA} + A^{-1} (I - e^{-2tA}). Returns ``Gaussian(mean, cov)``.
     """
+    mean, center = _as_vectors(mean, center, "mean", "center")
+    cov, precision = (
+        validation.as_square(cov, mean.shape[0], "cov"),
+        validation.as_square(precision, mean.shape[0], "precision", definite=True),
+    )
+    if validation.is_concrete(time) and not jnp.all(jnp.asarray(time) >= 0):
+        raise ValueError(f"time must not be negative; received {time}.")
     rates, basis = jnp.linalg.eigh(precision)
     decay = (basis * jnp.exp(-time * rates)[None, :]) @ basis.T
     noise = (basis * (-jnp.expm1(-2 * time * rates) / rates)[None, :]) @ basis.T
     return Gaussian(center + decay @ (mean - center), decay @ cov @ decay + noise)
+
+
+def _as_vectors(first: Array, second: Array, first_name: str, second_name: str) -> tuple[Array, Array]:
+    first, second = validation.as_values(first, first_name), validation.as_values(second, second_name)
+    if first.shape != second.shape:
+        raise ValueError(f"{first_name} and {second_name} must have the same shape; received {first.shape} and {second.shape}.")
+    return first, second
+
+
+def _as_pair(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> tuple[Gaussian, Gaussian]:
+    mean0, mean1 = _as_vectors(mean0, mean1, "mean0", "mean1")
+    dim = mean0.shape[0]
+    return Gaussian(mean0, validation.as_square(cov0, dim, "cov0")), Gaussian(mean1, validation.as_square(cov1, dim, "cov1"))
 
 
 def _standard_deviations(cov: Array, directions: Array) -> Array:

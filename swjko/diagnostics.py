@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from swjko import validation
-from swjko.families import Family, sample
+from swjko.families import Family, require_family, sample
 from swjko.functionals import needs_density
 from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
 
@@ -18,6 +18,8 @@ def evaluate(key: Key, family: Family, functional: Functional, params: Params, *
     Raises ValueError when the functional needs a density that the family lacks, or a count is too small (num_repeats at least 2).
     """
     num_samples, num_repeats = (validation.as_count(num_samples, "num_samples"), validation.as_count(num_repeats, "num_repeats", 2))
+    require_family(family)
+    validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
     if needs_density(functional) and not family.has_density:
         raise ValueError("functional needs the density of the measure, and this family has none; take one such as swjko.flows.coupling.")
 
@@ -49,6 +51,8 @@ def symmetric_kl(
     Raises ValueError when the family has no density.
     """
     num_samples = validation.as_count(num_samples, "num_samples", 2)
+    require_family(family)
+    validation.require_callable(target_log_prob, "target_log_prob", "from one point [d] to a scalar")
     if not family.has_density:
         raise ValueError("symmetric_kl needs a family with a density, such as swjko.gaussian or swjko.flows.coupling.")
     family_key, target_key = jax.random.split(key)
@@ -68,8 +72,23 @@ def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Clo
       params_trajectory: params with a leading time axis [t ...], such as ``states.params`` recorded by ``run``.
       num: points in each cloud. Returns a Cloud of points [t num d].
     """
+    require_family(family)
+    _require_trajectory(family, params_trajectory)
     latent = family.latent(key, validation.as_count(num, "num"))
     return jax.vmap(lambda params: family.push(params, latent))(params_trajectory)
+
+
+def _require_trajectory(family: Family, trajectory: Params) -> None:
+    one = jax.eval_shape(family.init, jax.eval_shape(lambda: jax.random.key(0)))
+    fits = jax.tree.structure(one) == jax.tree.structure(trajectory) and all(
+        jnp.shape(leaf)[1:] == template.shape and jnp.ndim(leaf) == template.ndim + 1
+        for leaf, template in zip(jax.tree.leaves(trajectory), jax.tree.leaves(one), strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            "params_trajectory must be params of the family with a leading axis of times, such as states.params recorded by swjko.run; "
+            f"received shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]}."
+        )
 
 
 def _mean_and_error(values: Float[Array, " n"]) -> Estimate:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swjko import validation
-from swjko.scheme import Info, Result, Scheme, State, infos, run
+from swjko.scheme import Info, Result, Scheme, State, infos, require_scheme, run
 from swjko.types import Key
 
 _TARGET_CHUNKS = 20
@@ -75,8 +75,8 @@ def solve(
     """
     num_steps = validation.as_count(num_steps, "num_steps")
     chunk_size = _default_chunk(num_steps) if chunk_size is None else min(validation.as_count(chunk_size, "chunk_size"), num_steps)
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must have family, init and step, such as swjko.sw_jko(...); received {type(scheme).__name__}.")
+    require_scheme(scheme)
+    validation.require_callable(record, "record", "from (state, info) to what is kept")
     init_key, run_key = jax.random.split(key)
     state = jax.jit(type(scheme).init)(scheme, init_key)
     compiled: dict[int, Any] = {}

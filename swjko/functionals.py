@@ -81,6 +81,7 @@ def sw_to_target(
     num_projections = validation.as_count(num_projections, "num_projections")
     if batch_size is not None and validation.as_count(batch_size, "batch_size") > target.shape[0]:
         raise ValueError(f"batch_size must not exceed the {target.shape[0]} points of the target; received {batch_size}.")
+    validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
     return SWToTarget(target, num_projections, direction_fn, batch_size)
 
 
@@ -91,6 +92,8 @@ def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
     for term in terms:
         if not isinstance(term, tuple) or len(term) != 2 or not callable(term[1]):
             raise TypeError(f"weighted_sum takes (coef, functional) pairs; received {term!r}.")
+        if isinstance(term[0], str) or jnp.shape(term[0]) != ():
+            raise TypeError(f"the coef of a (coef, functional) pair must be one number; received {term[0]!r}.")
     coefs, functionals = zip(*terms, strict=True)
     return WeightedSum(
         tuple(jnp.asarray(coef, float) for coef in coefs),

@@ -112,6 +112,9 @@ def run(
 
     Example: ``state, (states, infos) = run(key, scheme, scheme.init(init_key), 30)``.
     """
+    require_scheme(scheme)
+    if not hasattr(state, "step"):
+        raise TypeError(f"state must be the state of the scheme, such as scheme.init(key); received {type(state).__name__}.")
     num_steps = validation.as_count(num_steps, "num_steps")
     validation.require_callable(record, "record", "from (state, info) to what is kept")
 
@@ -120,3 +123,8 @@ def run(
         return state, record(state, info)
 
     return lax.scan(body, state, length=num_steps)
+
+
+def require_scheme(scheme: Any) -> None:
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme must have family, init and step, such as swjko.sw_jko(...); received {type(scheme).__name__}.")

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from swjko import validation
 from swjko.directions import uniform_directions
-from swjko.families import Family
+from swjko.families import Family, require_family
 from swjko.functionals import needs_density
 from swjko.scheme import Info, Result, State
 from swjko.types import DirectionFn, Functional, Key, Leaf, Params, Scalar, as_partial, static_field
@@ -66,8 +66,7 @@ def sw_jko(
                         num_inner_steps=100, num_samples=256, num_projections=32)
         state, (states, infos) = run(key, scheme, scheme.init(init_key), 10)
     """
-    if not isinstance(family, Family):
-        raise TypeError(f"family must be a swjko Family, such as swjko.gaussian(2); received {type(family).__name__}.")
+    require_family(family)
     validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
@@ -81,7 +80,7 @@ def sw_jko(
     scheme = SWJKO(
         family,
         functional if dataclasses.is_dataclass(functional) else as_partial(functional),
-        validation.as_positive(step_size, "step_size"),
+        validation.as_step_size(step_size),
         optimizer,
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_samples, "num_samples"),

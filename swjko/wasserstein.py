@@ -116,9 +116,15 @@ def _sliced_pow_of_arrays(x, y, directions, x_weights, y_weights, p, block_size)
     if block_size is None:
         block_size = max(1, BLOCK_BUDGET_BYTES // (_BYTES_PER_ELEMENT * (x.shape[0] + y.shape[0])))
     block_size = min(validation.as_count(block_size, "block_size"), directions.shape[0])
+    x, y = _without_wild_padding(x, x_weights), _without_wild_padding(y, y_weights)
     # A common shift changes nothing but the rounding: projections of centred clouds keep the digits that a large offset would take.
-    center = lax.stop_gradient(jnp.mean(y, axis=0))
+    center = lax.stop_gradient(jnp.mean(y, axis=0) if y_weights is None else jnp.sum(y_weights[:, None] * y, axis=0))
     return _sliced_pow(p, block_size, x - center[None, :], y - center[None, :], directions, x_weights, y_weights)
+
+
+def _without_wild_padding(points: Array, weights: Array | None) -> Array:
+    """A point of zero weight may hold anything; NaN or infinity would reach sums as 0 * nan."""
+    return points if weights is None else jnp.where((weights > 0)[:, None] | jnp.isfinite(points), points, 0.0)
 
 
 def _normalised(weights: Array | None, count: int, dtype: Any) -> Array:
