@@ -84,6 +84,7 @@ def energy(
     exact: float | Float[Any, " t"] | None = None,
     exact_name: str = "exact",
     unit: str = "",
+    log: bool = False,
     axis: Any = None,
 ) -> Any:
     """Energy against time. history: ``Solution.history``, or ``run``'s infos.
@@ -92,6 +93,7 @@ def energy(
       start: energy at time 0, which no step reports.
       exact: the least energy, drawn as a level; or one value for each step, and for time 0 before them where ``start`` is given.
       exact_name, unit: words for the legend and the axis.
+      log: a logarithmic energy axis, for energies that are all positive.
       axis: a matplotlib Axes to draw into; None makes a figure.
     """
     axis = _figure(1, (5.2, 3.6))[0] if axis is None else axis
@@ -103,6 +105,8 @@ def energy(
         levels = np.broadcast_to(np.asarray(exact, float), times.shape)
         axis.plot(times, levels, color=_EXACT, linestyle="--", linewidth=1.2, label=exact_name)
         axis.legend(fontsize=8)
+    if log:
+        axis.set_yscale("log")
     axis.set(xlabel="SW time t", ylabel=f"energy F{f' ({unit})' if unit else ''}")
     return axis.figure
 
@@ -114,7 +118,7 @@ def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
     axis.plot(np.asarray(history.time), values, color=_INK, marker="o", markersize=3, linewidth=1.4)
     if np.all(values > 0):
         axis.set_yscale("log")
-    axis.set(xlabel="SW time t", ylabel=f"proximity $SW_2^2 / 2\\tau$ of each step{f' ({unit})' if unit else ''}")
+    axis.set(xlabel="SW time t", ylabel=f"proximity $SW_2^2 / 2\\tau$ {f'({unit})' if unit else ''}")
     return axis.figure
 
 

@@ -107,8 +107,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 f"{timing.run_seconds:.1f}",
                 _estimate(outcome.energy_start),
                 _estimate(outcome.energy_end),
-                f"{outcome.reference:.4f}",
-                f"{outcome.error:+.4f}",
+                f"{outcome.reference:.5g}",
+                f"{outcome.error:+.2g}",
                 outcome.reference_name,
             )
         )
@@ -123,7 +123,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _estimate(estimate: Estimate) -> str:
-    return f"{float(estimate.value):.4f} +- {float(estimate.standard_error):.4f}"
+    return f"{float(estimate.value):.5g} +- {float(estimate.standard_error):.1g}"
 
 
 def _shown(value: Any) -> str:
