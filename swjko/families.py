@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from swjko import validation
@@ -66,7 +67,7 @@ def particles(points: Float[Array, "n d"]) -> Family:
     )
 
 
-def gaussian(dim: int, *, init_mean: float | Array = 0.0, init_scale: float | Array = 1.0) -> Family:
+def gaussian(dim: int, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> Family:
     """All Gaussians N(mean, F F^T), x = mean + F z with z ~ N(0, I) and F lower triangular with a positive diagonal.
 
     params: {"mean": [d], "log_diagonal": [d], "lower": [d d], its strictly lower part used}. Starts at N(init_mean, init_scale^2 I).

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from swjko import validation
@@ -26,7 +27,7 @@ from swjko.types import Key, Params
 _LOG_SCALE_BOUND = 2.0
 
 
-def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: float | Array = 0.0, init_scale: float | Array = 1.0) -> Family:
+def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> Family:
     """A RealNVP flow: ``num_layers`` affine couplings, then an invertible affine layer b + L U x; density and inverse are exact.
 
     x -> m x + (1 - m) (x exp(s(m x)) + t(m x)) with a binary mask m; s is bounded by 2 in modulus, s and t come from one perceptron of
@@ -49,7 +50,7 @@ def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: float
 
 
 def mlp(
-    latent_dim: int, dim: int, *, width: int = 64, num_layers: int = 3, init_mean: float | Array = 0.0, init_scale: float | Array = 1.0
+    latent_dim: int, dim: int, *, width: int = 64, num_layers: int = 3, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0
 ) -> Family:
     """The image of N(0, I_latent_dim) under a perceptron; no density.
 
@@ -111,8 +112,8 @@ def _inverse(graph, params, points):
 def _standardised(
     make_model: Callable[[nnx.Rngs], nnx.Module],
     dim: int,
-    init_mean: float | Array,
-    init_scale: float | Array,
+    init_mean: ArrayLike,
+    init_scale: ArrayLike,
     latent_dim: int | None = None,
 ) -> Family:
     """The model's family followed by x -> mean + scale x, so that networks work at unit scale wherever mu_0 is."""

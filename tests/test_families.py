@@ -1,0 +1,143 @@
+"""Families: densities against SciPy and autodiff, starts, latents, shapes."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.tree_util import Partial
+
+import swjko
+from swjko import flows
+
+WITH_DENSITY = [name for name, make in helpers.FAMILIES.items() if make().has_density]
+
+
+def perturbed(family, key, size=0.2):
+    """Parameters away from the start, where the identity would hide mistakes."""
+    params = family.init(key)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
+    return tree.unflatten([leaf + size * jax.random.normal(k, leaf.shape, leaf.dtype) for leaf, k in zip(leaves, keys, strict=True)])
+
+
+@pytest.mark.parametrize("name", helpers.FAMILIES)
+def test_push_gives_a_cloud_of_the_asked_size(name, key):
+    family = helpers.FAMILIES[name]()
+    cloud = swjko.sample(family, family.init(key), key, 9)
+    assert cloud.points.shape == (9, family.dim)
+    assert (cloud.log_density is not None) == family.has_density
+    log_prob = family.log_prob(family.init(key), cloud.points)
+    assert (log_prob is not None) == family.has_density
+
+
+@pytest.mark.parametrize("name", ["gaussian", "coupling", "mlp"])
+def test_flow_families_start_at_the_asked_gaussian(name, key):
+    family = helpers.FAMILIES[name]()
+    latent = family.latent(key, 64)
+    cloud = family.push(family.init(key), latent)
+    np.testing.assert_allclose(cloud.points, 0.5 + 1.5 * latent, rtol=1e-5, atol=1e-5)
+    if family.has_density:
+        reference = scipy.stats.norm(0.5, 1.5).logpdf(np.asarray(cloud.points, np.float64)).sum(axis=1)
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_density_of_a_push_against_the_autodiff_jacobian(name, key):
+    with jax.enable_x64(True):
+        family = helpers.FAMILIES[name]()
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(family, key))
+        latent = jax.random.normal(key, (7, family.dim), jnp.float64)
+        cloud = family.push(params, latent)
+        jacobians = jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0]))(latent)
+        reference = scipy.stats.norm.logpdf(np.asarray(latent)).sum(axis=1) - np.linalg.slogdet(np.asarray(jacobians))[1]
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(family.log_prob(params, cloud.points), reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_float32_densities_of_push_and_log_prob_agree(name, key):
+    family = helpers.FAMILIES[name]()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), perturbed(family, key))
+    cloud = family.push(params, family.latent(key, 50).astype(jnp.float32))
+    np.testing.assert_allclose(family.log_prob(params, cloud.points), cloud.log_density, rtol=1e-4, atol=1e-4)
+
+
+def test_gaussian_density_and_moments_against_scipy(key):
+    with jax.enable_x64(True):
+        family = swjko.gaussian(3)
+        params = perturbed(family, key)
+        mean, cov = swjko.gaussian_moments(params)
+        points = np.random.default_rng(0).normal(size=(5, 3))
+        reference = scipy.stats.multivariate_normal(mean, cov).logpdf(points)
+        np.testing.assert_allclose(family.log_prob(params, jnp.asarray(points)), reference, rtol=1e-10)
+        cloud = swjko.sample(family, params, key, 200_000)
+        np.testing.assert_allclose(jnp.cov(cloud.points.T), cov, atol=0.02)
+
+
+def test_particles_latents_are_all_some_or_a_bootstrap(key):
+    points = jnp.arange(20.0).reshape(10, 2)
+    family = swjko.particles(points)
+    params = family.init(key)
+    np.testing.assert_array_equal(swjko.sample(family, params, key, 10).points, points)
+    some = np.asarray(swjko.sample(family, params, key, 6).points)
+    assert len({tuple(row) for row in some}) == 6
+    many = np.asarray(swjko.sample(family, params, key, 4000).points)
+    counts = np.unique(many[:, 0], return_counts=True)[1]
+    assert counts.shape == (10,)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def affine(params, z):
+    return z @ params["matrix"].T + params["shift"][None, :]
+
+
+def test_pushforward_of_a_user_map_with_and_without_inverse(key):
+    matrix, shift = jnp.array([[2.0, 0.0], [1.0, 0.5]]), jnp.array([1.0, -1.0])
+
+    def init(key):
+        del key
+        return {"matrix": matrix, "shift": shift}
+
+    def with_log_det(params, z):
+        return affine(params, z), jnp.full(z.shape[:1], jnp.linalg.slogdet(params["matrix"])[1])
+
+    def inverse(params, points):
+        back = jnp.linalg.inv(params["matrix"])
+        return (points - params["shift"][None, :]) @ back.T, jnp.full(points.shape[:1], jnp.linalg.slogdet(back)[1])
+
+    plain = swjko.pushforward(init, affine, dim=2)
+    assert not plain.has_density
+    dense = swjko.pushforward(init, with_log_det, dim=2, inverse=inverse)
+    cloud = swjko.sample(dense, dense.init(key), key, 11)
+    reference = scipy.stats.multivariate_normal(shift, matrix @ matrix.T).logpdf(cloud.points)
+    np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-4)
+    np.testing.assert_allclose(dense.log_prob(dense.init(key), cloud.points), reference, rtol=1e-4)
+
+
+def test_pushforward_data_are_leaves(key):
+    family = swjko.pushforward(lambda key: jnp.zeros(2), Partial(lambda data, params, z: z + (data + params)[None, :], jnp.ones(2)), dim=2)
+    assert any(leaf.shape == (2,) and bool(jnp.all(leaf == 1.0)) for leaf in jax.tree.leaves(family))
+    traces = []
+
+    @jax.jit
+    def push(family, z):
+        traces.append(1)
+        return family.push(jnp.zeros(2), z).points
+
+    z = family.latent(key, 3)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, family)
+    np.testing.assert_allclose(push(moved, z) - push(family, z), 1.0, rtol=1e-6)
+    assert len(traces) == 1
+
+
+def test_pushforward_of_a_wrong_shape_is_refused_at_construction():
+    with pytest.raises(ValueError, match=r"must send 3 latents to shape \(3, 2\)"):
+        swjko.pushforward(lambda key: jnp.zeros(3), lambda params, z: z[:, :1], dim=2)
+
+
+def test_families_are_rebuilt_in_the_dtype_of_their_parameters(key):
+    family = flows.coupling(2, num_layers=2, width=4)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), family.init(key))
+    assert family.push(params, jnp.ones((3, 2), jnp.float32)).points.dtype == family.log_prob(params, jnp.ones((3, 2), jnp.float32)).dtype

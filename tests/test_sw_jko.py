@@ -1,0 +1,327 @@
+"""The SW-JKO scheme: against the exact Gaussian step, its estimators, transformations, failures."""
+
+import dataclasses
+import functools
+
+import chex
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import Partial
+
+import swjko
+from swjko import closed_form, flows
+
+jitted_run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
+
+
+def quadratic_log_prob(precision, center, x):
+    return -0.5 * (x - center) @ precision @ (x - center)
+
+
+def gaussian_scheme(family, *, precision=None, center=None, inner=150, rate=5e-2, samples=512, projections=32, step_size=0.1, **options):
+    dim = family.dim
+    precision = jnp.eye(dim) if precision is None else jnp.asarray(precision)
+    center = jnp.zeros(dim) if center is None else jnp.asarray(center)
+    return swjko.sw_jko(
+        family,
+        swjko.kl_divergence(Partial(quadratic_log_prob, precision, center)),
+        optax.adam(optax.cosine_decay_schedule(rate, inner)),
+        step_size=step_size,
+        num_inner_steps=inner,
+        num_samples=samples,
+        num_projections=projections,
+        **options,
+    )
+
+
+def tiny_scheme(name="gaussian", functional="potential", **options):
+    defaults = {"step_size": 0.1, "num_inner_steps": 4, "num_samples": 12, "num_projections": 5}
+    return swjko.sw_jko(helpers.FAMILIES[name](), helpers.FUNCTIONALS[functional](), optax.adam(1e-2), **(defaults | options))
+
+
+def test_isotropic_flow_within_four_standard_errors_of_the_exact_one():
+    scheme = gaussian_scheme(swjko.gaussian(2, init_mean=2.0, init_scale=2.0))
+
+    def flow(key):
+        state, _ = swjko.run(key, scheme, scheme.init(key), 10, record=swjko.infos)
+        mean, cov = swjko.gaussian_moments(state.params)
+        return jnp.mean(mean), jnp.sqrt(jnp.trace(cov) / 2)
+
+    means, scales = jax.jit(jax.vmap(flow))(jax.random.split(jax.random.key(5), 20))
+    for values, exact in ((means, 0.3230112), (scales, 1.0460475)):
+        error = jnp.std(values, ddof=1) / jnp.sqrt(20.0)
+        assert abs(float(jnp.mean(values)) - exact) < 4 * float(error)
+        assert float(error) < 2e-3
+
+
+def exact_directions(dim):
+    """Directions for the oracle: a regular grid of angles in the plane, orthogonal blocks elsewhere."""
+    if dim == 2:
+        angles = (np.arange(2000) + 0.5) * np.pi / 2000
+        return jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    return swjko.orthogonal_directions(jax.random.key(1), 40_000, dim)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_anisotropic_flow_within_one_percent_of_the_exact_steps(dim):
+    rng = np.random.default_rng(3)
+    basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    precision = (basis * np.linspace(0.4, 2.5, dim)) @ basis.T
+    precision = (precision + precision.T) / 2
+    center = rng.normal(size=dim)
+    scheme = gaussian_scheme(
+        swjko.gaussian(dim),
+        precision=precision,
+        center=center,
+        inner=250,
+        rate=3e-2,
+        samples=2048,
+        projections=64,
+        direction_fn=swjko.orthogonal_directions,
+    )
+    _, params = jitted_run(jax.random.key(0), scheme, scheme.init(jax.random.key(0)), num_steps=10, record=lambda state, info: state.params)
+    means, covs = jax.vmap(swjko.gaussian_moments)(params)
+    with jax.enable_x64(True):
+        exact = closed_form.Gaussian(jnp.zeros(dim), jnp.eye(dim))
+        step = jax.jit(functools.partial(closed_form.gaussian_sw_jko_step, directions=exact_directions(dim)))
+        for mean, cov in zip(np.asarray(means), np.asarray(covs), strict=True):
+            exact = step(*exact, jnp.asarray(precision), jnp.asarray(center), 0.1)
+            assert np.linalg.norm(mean - exact.mean) < 0.01 * np.linalg.norm(exact.mean)
+            assert np.linalg.norm(cov - exact.cov) < 0.01 * np.linalg.norm(exact.cov)
+
+
+def test_first_step_starts_at_mu_0_and_common_latents_give_distance_zero(key):
+    scheme = gaussian_scheme(flows.coupling(2, num_layers=2, width=8, init_mean=2.0))
+    state = scheme.init(key)
+    (_, (_, proximity)), _ = scheme.objective_and_gradient(key, state.params, state.params)
+    assert float(proximity) == 0.0
+    independent = dataclasses.replace(scheme, common_latents=False)
+    (_, (_, proximity)), _ = independent.objective_and_gradient(key, state.params, state.params)
+    assert float(proximity) > 1e-3
+    np.testing.assert_allclose(jnp.mean(swjko.sample(scheme.family, state.params, key, 4000).points), 2.0, atol=0.1)
+
+
+def test_path_gradient_vanishes_at_the_target_and_the_plain_one_does_not(key):
+    scheme = gaussian_scheme(swjko.gaussian(2))
+    params = scheme.init(key).params
+    norms = [
+        float(optax.tree.norm(dataclasses.replace(scheme, path_gradient=path).objective_and_gradient(key, params, params)[1]))
+        for path in (True, False)
+    ]
+    assert norms[0] < 1e-5
+    assert norms[1] > 1e-2
+
+
+def test_both_gradient_estimators_have_the_same_mean():
+    """Away from the optimum they differ on each draw and agree on average, within standard errors."""
+    scheme = gaussian_scheme(swjko.gaussian(2, init_scale=1.5), center=[1.0, 0.0])
+    params = scheme.init(jax.random.key(0)).params
+    keys = jax.random.split(jax.random.key(1), 400)
+
+    def gradients(path):
+        variant = dataclasses.replace(scheme, path_gradient=path)
+        return jax.jit(
+            jax.vmap(
+                lambda key: jnp.concatenate([g.ravel() for g in jax.tree.leaves(variant.objective_and_gradient(key, params, params)[1])])
+            )
+        )(keys)
+
+    path, plain = gradients(True), gradients(False)
+    difference = np.asarray(path - plain)
+    error = difference.std(axis=0, ddof=1) / np.sqrt(len(keys))
+    assert np.all(np.abs(difference.mean(axis=0)) <= 4 * error + 1e-7)
+    assert np.max(np.abs(difference)) > 1e-2
+
+
+def test_energy_never_rises_along_a_flow(key):
+    scheme = gaussian_scheme(swjko.gaussian(2, init_mean=2.0, init_scale=2.0))
+    _, info = jitted_run(key, scheme, scheme.init(key), num_steps=8, record=swjko.infos)
+    assert np.all(np.diff(info.energy) < 0.02)
+    np.testing.assert_allclose(info.objective, info.energy + info.proximity, rtol=1e-5)
+    np.testing.assert_allclose(info.time, 0.1 * np.arange(1, 9), rtol=1e-5)
+    assert float(info.energy[-1]) < -1.0
+
+
+@pytest.mark.parametrize("name", helpers.FAMILIES)
+@pytest.mark.parametrize("functional", helpers.FUNCTIONALS)
+def test_every_family_with_every_functional(name, functional, key):
+    family = helpers.FAMILIES[name]()
+    if swjko.functionals.needs_density(helpers.FUNCTIONALS[functional]()) and not family.has_density:
+        with pytest.raises(ValueError, match=r"needs the density.*swjko\.gaussian"):
+            tiny_scheme(name, functional)
+        return
+    scheme = tiny_scheme(name, functional)
+    state, info = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
+    assert int(info.result) == swjko.Result.OK
+    assert int(state.step) == 1
+    moved = jax.tree.map(lambda new, old: float(jnp.max(jnp.abs(new - old))), state.params, scheme.init(key).params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_ring_of_particles_reaches_its_energy(key):
+    ring = swjko.interaction(lambda x: jnp.sum(x**2) ** 2 / 4 - jnp.sum(x**2) / 2)
+    points = 0.25 * jax.random.normal(key, (100, 2))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-2, 60))
+    scheme = swjko.sw_jko(swjko.particles(points), ring, optimizer, step_size=0.5, num_inner_steps=60, num_samples=100, num_projections=24)
+    state, _ = jitted_run(key, scheme, scheme.init(key), num_steps=15, record=swjko.infos)
+    # As a measure of n atoms the energy counts the pairs of a point with itself, which are zero here.
+    energy = float(ring(key, swjko.Cloud(state.params))) * 99 / 100
+    np.testing.assert_allclose(energy, -1 / 12, rtol=0.01)
+    np.testing.assert_allclose(jnp.linalg.norm(state.params, axis=1), 1 / np.sqrt(3), rtol=0.1)
+
+
+def test_sweep_over_step_sizes_by_vmap_equals_single_runs(key):
+    with jax.enable_x64(True):
+        scheme = tiny_scheme(step_size=jnp.asarray(0.1, jnp.float64))
+        sizes = jnp.asarray([0.05, 0.1, 0.4])
+        axes = dataclasses.replace(jax.tree.map(lambda leaf: None, scheme), step_size=0)
+        swept = dataclasses.replace(scheme, step_size=sizes)
+
+        def end(scheme):
+            return swjko.run(key, scheme, scheme.init(key), 3, record=swjko.infos)[0].params
+
+        many = jax.vmap(end, in_axes=(axes,))(swept)
+        for index, size in enumerate(sizes):
+            one = end(dataclasses.replace(scheme, step_size=size))
+            chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], many), one, rtol=1e-12, atol=1e-12)
+
+
+def test_vmapped_flows_equal_single_ones_and_jit_equals_eager(key):
+    scheme = tiny_scheme("coupling", "kl_divergence")
+    keys = jax.random.split(key, 3)
+
+    def step(key):
+        return scheme.step(key, scheme.init(key))[0].params
+
+    many = jax.jit(jax.vmap(step))(keys)
+    for index in range(3):
+        one = step(keys[index])
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], many), one, rtol=1e-5, atol=1e-5)
+
+
+def test_one_trace_over_ten_calls_and_new_data_do_not_retrace(key):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(key, scheme, state):
+        return scheme.step(key, state)
+
+    scheme = gaussian_scheme(swjko.gaussian(2), inner=3, samples=8, projections=3)
+    state = scheme.init(key)
+    for index in range(10):
+        moved = jax.tree.map(lambda leaf, shift=index: leaf + 0.01 * shift, scheme.functional)
+        state, _ = step(jax.random.fold_in(key, index), dataclasses.replace(scheme, functional=moved), state)
+
+
+def test_no_data_are_compiled_in(key):
+    target = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)))
+    scheme = swjko.sw_jko(
+        swjko.gaussian(2),
+        swjko.sw_to_target(target, 5),
+        optax.adam(1e-2),
+        step_size=0.1,
+        num_inner_steps=2,
+        num_samples=8,
+        num_projections=5,
+    )
+    sizes = helpers.constant_bytes(lambda scheme, state: scheme.step(key, state), scheme, scheme.init(key))
+    assert max(sizes, default=0) <= 1024
+
+
+def test_a_run_in_two_parts_is_the_same_run(key):
+    scheme = tiny_scheme()
+    whole, _ = jitted_run(key, scheme, scheme.init(key), num_steps=6, record=swjko.infos)
+    part, _ = jitted_run(key, scheme, scheme.init(key), num_steps=3, record=swjko.infos)
+    resumed, _ = jitted_run(key, scheme, part, num_steps=3, record=swjko.infos)
+    chex.assert_trees_all_equal(whole, resumed)
+
+
+def test_gradient_through_a_short_flow_against_finite_differences(key):
+    with jax.enable_x64(True):
+        scheme = swjko.sw_jko(
+            swjko.gaussian(2),
+            swjko.kl_divergence(lambda x: -jnp.sum((x - 1.0) ** 2) / 2),
+            optax.sgd(0.05),
+            step_size=0.5,
+            num_inner_steps=3,
+            num_samples=16,
+            num_projections=4,
+        )
+        start = scheme.init(key)
+
+        def end(mean):
+            state = start._replace(params=start.params | {"mean": mean})
+            return jnp.sum(swjko.run(key, scheme, state, 2, record=swjko.infos)[0].params["mean"] ** 2)
+
+        at = np.array([0.3, -0.2])
+        gradient = jax.jit(jax.grad(end))(jnp.asarray(at))
+        np.testing.assert_allclose(gradient, helpers.central_difference(jax.jit(end), at), rtol=1e-6)
+
+
+def test_a_non_finite_flow_stands_still_and_leaves_the_others_alone(key):
+    def broken_past(limit, x):
+        return jnp.sum(x**2) / 2 + jnp.where(jnp.isnan(limit), jnp.nan, 0.0)
+
+    def scheme_for(limit):
+        functional = swjko.potential(Partial(broken_past, limit))
+        return swjko.sw_jko(
+            swjko.gaussian(2), functional, optax.adam(1e-2), step_size=0.1, num_inner_steps=3, num_samples=8, num_projections=3
+        )
+
+    def flow(limit, key):
+        scheme = scheme_for(limit)
+        return swjko.run(key, scheme, scheme.init(key), 3, record=swjko.infos)[0]
+
+    keys = jax.random.split(key, 3)
+    clean = jax.jit(jax.vmap(flow))(jnp.zeros(3), keys)
+    hurt = jax.jit(jax.vmap(flow))(jnp.array([0.0, jnp.nan, 0.0]), keys)
+    assert list(np.asarray(hurt.result)) == [0, swjko.Result.NON_FINITE, 0]
+    assert list(np.asarray(hurt.step)) == [3, 0, 3]
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(hurt.params))
+    for survivor in (0, 2):
+        chex.assert_trees_all_equal(*(jax.tree.map(lambda leaf, i=survivor: leaf[i], state) for state in (clean, hurt)))
+
+
+def test_a_diverging_optimiser_is_reported_with_the_last_good_state(key):
+    scheme = swjko.sw_jko(
+        swjko.gaussian(2),
+        swjko.potential(lambda x: jnp.sum(x**2) / 2),
+        optax.sgd(30.0),
+        step_size=0.1,
+        num_inner_steps=10,
+        num_samples=8,
+        num_projections=3,
+    )
+    state, info = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
+    assert int(info.result) in (swjko.Result.DIVERGED, swjko.Result.NON_FINITE)
+    chex.assert_trees_all_equal(state.params, scheme.init(key).params)
+    assert float(state.time) == 0.0
+
+
+def test_lbfgs_gets_the_value_function_it_asks_for(key):
+    scheme = dataclasses.replace(tiny_scheme(), optimizer=optax.lbfgs())
+    _, info = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
+    assert int(info.result) == swjko.Result.OK
+
+
+@pytest.mark.slow
+def test_coupling_flow_on_a_gaussian_target(key):
+    precision = np.array([[1.4, 0.5], [0.5, 0.8]])
+    center = np.array([0.7, -0.4])
+    scheme = gaussian_scheme(
+        flows.coupling(2, num_layers=4, width=32), precision=precision, center=center, inner=80, rate=3e-3, samples=256, step_size=0.4
+    )
+    state, _ = jitted_run(key, scheme, scheme.init(key), num_steps=15, record=swjko.infos)
+    factor = np.linalg.cholesky(np.linalg.inv(precision))
+
+    def target_sample(key, num):
+        return jnp.asarray(center)[None, :] + jax.random.normal(key, (num, 2)) @ jnp.asarray(factor).T
+
+    target_log_prob = Partial(quadratic_log_prob, jnp.asarray(precision), jnp.asarray(center))
+    divergence = swjko.symmetric_kl(key, scheme.family, state.params, target_log_prob, target_sample, num_samples=10_000)
+    assert np.log10(float(divergence.value)) < -2.5
