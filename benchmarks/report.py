@@ -19,7 +19,7 @@ _PACKAGES = ("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distr
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, accelerators, and the load at the time: timings on a busy machine are worthless."""
+    """Processor, cores that this process may use, memory, accelerators, and the load at the time: a busy machine spoils timings."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
