@@ -45,7 +45,7 @@ class Settings(NamedTuple):
 
 # SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
 FOKKER_PLANCK = Settings(steps=20, step_size=0.4, inner_steps=150, samples=512, projections=64)
-POSTERIOR = Settings(steps=20, step_size=0.01, inner_steps=100, samples=256, projections=64)
+POSTERIOR = Settings(steps=20, step_size=0.03, inner_steps=100, samples=256, projections=64)
 MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projections=64)
 
 

@@ -94,8 +94,8 @@ def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     return GaussianTarget(precision, center, gaussian(center, np.linalg.inv(precision)))
 
 
-def gaussian_mixture(centers: Float[Array, "k d"]) -> Target:
-    """Equal parts of unit Gaussians: rho = mean_j N(centers_j, I)."""
+def gaussian_mixture(centers: Array) -> Target:
+    """Equal parts of unit Gaussians: rho = mean_j N(centers_j, I). centers: [k d]."""
     centers = validation.as_points(centers, "centers")
     return Target(Partial(_mixture_log_prob, centers), Partial(_mixture_sample, centers), centers.shape[1])
 
@@ -125,7 +125,7 @@ def annulus() -> Equilibrium:
     return Equilibrium(functional, 9 / 16 - 25 / 64 * math.log(5 / 4) - math.log(4) / 64, 0.5, math.sqrt(5) / 2)
 
 
-def logistic_regression(features: Float[Array, "n p"], labels: Float[Array, " n"]) -> Partial:
+def logistic_regression(features: Array, labels: Array) -> Partial:
     """The log-posterior of (w, log alpha) in R^{p+1}, up to the evidence, of Bayesian logistic regression without intercept.
 
       sum_i log sigmoid(y_i <x_i, w>) + log N(w; 0, I / alpha) + log Gamma(alpha; shape 1, rate 100) + log alpha,

@@ -1,0 +1,250 @@
+"""Targets, energies and loaders against quadrature, NumPy and SciPy."""
+
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+
+import swjko
+from swjko import problems
+
+
+def test_gaussian_log_prob_matches_scipy():
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((4, 4))
+    mean, cov = (rng.standard_normal(4), root @ root.T + np.eye(4))
+    points = rng.standard_normal((20, 4))
+    target = problems.gaussian(mean, cov)
+    expected = scipy.stats.multivariate_normal(mean, cov).logpdf(points)
+    np.testing.assert_allclose(jax.vmap(target.log_prob)(jnp.asarray(points, float)), expected, rtol=2e-5)
+
+
+def test_gaussian_sample_has_the_moments(key):
+    cov = np.array([[2.0, -0.6], [-0.6, 0.5]])
+    points = np.asarray(problems.gaussian([1.0, -2.0], cov).sample(key, 40_000))
+    # Standard errors: sqrt(2 / 40000) = 0.007 for the mean, 2 sqrt(2 / 40000) = 0.014 for the largest variance.
+    np.testing.assert_allclose(points.mean(axis=0), [1.0, -2.0], atol=0.03)
+    np.testing.assert_allclose(np.cov(points.T), cov, atol=0.06)
+
+
+def test_gaussian_refuses_what_is_no_covariance():
+    with pytest.raises(ValueError, match="positive definite"):
+        problems.gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        problems.gaussian([0.0, 0.0], np.eye(3))
+
+
+def test_gaussian_target_is_drawn_as_scikit_learn_draws_it():
+    from sklearn.datasets import make_spd_matrix
+
+    problem = problems.gaussian_target(3, 5)
+    np.testing.assert_array_equal(problem.precision, make_spd_matrix(5, random_state=3))
+    x = np.linspace(-1.0, 1.0, 5)
+    expected = scipy.stats.multivariate_normal(problem.center, np.linalg.inv(problem.precision)).logpdf(x)
+    np.testing.assert_allclose(problem.target.log_prob(jnp.asarray(x, float)), expected, rtol=1e-4)
+
+
+def test_mixture_is_normalised_and_sampled_from(key):
+    centers = np.array([[-2.0, 0.0], [1.0, 1.5], [3.0, -1.0]])
+    target = problems.gaussian_mixture(jnp.asarray(centers, float))
+    x = np.linspace(-9.0, 10.0, 400)
+    grid = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2)
+    density = np.exp(np.asarray(jax.vmap(target.log_prob)(jnp.asarray(grid, float)), np.float64))
+    assert density.sum() * (x[1] - x[0]) ** 2 == pytest.approx(1.0, abs=1e-4)
+    points = np.asarray(target.sample(key, 30_000))
+    np.testing.assert_allclose(points.mean(axis=0), centers.mean(axis=0), atol=0.06)
+    np.testing.assert_allclose(np.cov(points.T), np.eye(2) + np.cov(centers.T, bias=True), atol=0.15)
+
+
+def test_random_mixture_centers():
+    target = problems.random_mixture(1, 3, num=7)
+    (centers,) = jax.tree.leaves(target.log_prob)
+    assert centers.shape == (7, 3)
+    assert target.dim == 3
+    assert float(jnp.abs(centers).max()) <= 5.0
+    assert float(jnp.abs(centers).max()) > 1.0
+
+
+@pytest.mark.parametrize("make", [problems.ring, problems.disk, problems.annulus])
+def test_exact_energies_by_quadrature(make):
+    """The energy of the claimed minimiser from NumPy formulas of the kernels, on a polar product grid."""
+    equilibrium = make()
+    square = _uniform_squares(equilibrium.inner_radius, equilibrium.outer_radius, 1200)
+    radii = np.sqrt(square)
+    if make is problems.ring:
+        angle = np.linspace(0, 2 * math.pi, 2000, endpoint=False)
+        distance = 2 * radii[0] ** 2 * (1 - np.cos(angle))
+        energy = np.mean(distance**2 / 4 - distance / 2) / 2
+    else:
+        # The logarithm of the distance averages over the angle to that of the larger radius (Newton); x.y averages to zero.
+        larger = np.maximum(radii[:, None], radii[None, :])
+        energy = np.mean((square[:, None] + square[None, :]) / 2 - np.log(larger)) / 2
+    if make is problems.annulus:
+        energy -= np.mean(np.log(radii)) / 4
+    assert equilibrium.exact_energy == pytest.approx(energy, abs=2e-4)
+
+
+@pytest.mark.parametrize("make", [problems.ring, problems.disk, problems.annulus])
+def test_functional_reaches_its_exact_energy_at_the_minimiser(make, key):
+    equilibrium = make()
+    square_key, angle_key = jax.random.split(key)
+    num, repeats = (400, 16)
+    low, high = (equilibrium.inner_radius**2, equilibrium.outer_radius**2)
+    radius = jnp.sqrt(jax.random.uniform(square_key, (repeats, num), minval=low, maxval=max(high, low + 1e-9)))
+    angle = jax.random.uniform(angle_key, (repeats, num), maxval=2 * math.pi)
+    points = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
+    values = np.asarray(jax.vmap(lambda x: equilibrium.functional(key, swjko.Cloud(x)))(points))
+    assert abs(values.mean() - equilibrium.exact_energy) < 4 * values.std(ddof=1) / math.sqrt(repeats)
+    assert values.std() < 0.02
+
+
+def test_posterior_log_density_matches_scipy():
+    rng = np.random.default_rng(2)
+    features, labels = (rng.standard_normal((50, 3)), rng.choice([-1.0, 1.0], 50))
+    log_prob = problems.logistic_regression(jnp.asarray(features, float), jnp.asarray(labels, float))
+    points = np.concatenate([rng.standard_normal((10, 3)), rng.uniform(-9.0, 1.0, (10, 1))], axis=1)
+    alpha = np.exp(points[:, 3])
+    likelihood = np.sum(scipy.stats.logistic.logcdf(labels * (points[:, :3] @ features.T)), axis=1)
+    prior = scipy.stats.norm(0, alpha[:, None] ** -0.5).logpdf(points[:, :3]).sum(axis=1)
+    # log alpha has the density of alpha times d alpha / d log alpha.
+    expected = likelihood + prior + scipy.stats.gamma(1, scale=1 / 100).logpdf(alpha) + points[:, 3]
+    np.testing.assert_allclose(jax.vmap(log_prob)(jnp.asarray(points, float)), expected, rtol=1e-5)
+
+
+def test_prior_of_log_alpha_is_proper():
+    """Without data, the density of (w, log alpha) integrates to one over both, log alpha far beyond [-8, 8] included."""
+    log_prob = problems.logistic_regression(jnp.zeros((1, 1)), jnp.ones((1,)))
+    log_alpha, u = np.meshgrid(np.linspace(-16.0, -1.0, 601), np.linspace(-8.0, 8.0, 201), indexing="ij")
+    deviation = np.exp(-log_alpha / 2)
+    points = np.stack([u * deviation, log_alpha], axis=-1).reshape(-1, 2)
+    density = np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(points, float)), np.float64)).reshape(u.shape) * deviation
+    total = scipy.integrate.trapezoid(scipy.integrate.trapezoid(density, u, axis=1), log_alpha[:, 0])
+    # One row of zeros multiplies the density by sigmoid(0) = 1/2; P(log alpha < -16) = 1e-5.
+    assert total == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.zeros((3, 2)), np.ones(2), "one value for each of 3 rows"),
+        (np.zeros((3, 2)), np.array([0.0, 1.0, 1.0]), r"-1 or \+1"),
+        (np.zeros(3), np.ones(3), "features must have rank 2"),
+        (np.full((3, 2), np.nan), np.ones(3), "features must be finite"),
+    ],
+)
+def test_logistic_regression_refuses(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        problems.logistic_regression(jnp.asarray(features, float), jnp.asarray(labels, float))
+
+
+def test_load_table(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("\ufeffa, sick ,b\n1,yes,2.5\n\n-3e1,no,0\n", encoding="utf-8")
+    table = problems.load_table(path, "sick")
+    np.testing.assert_array_equal(table.features, [[1.0, 2.5], [-30.0, 0.0]])
+    np.testing.assert_array_equal(table.labels, [1.0, -1.0])
+    assert table.names == ("a", "b")
+    assert table.classes == ("no", "yes")
+
+
+def test_labels_that_are_numbers_are_ordered_as_numbers(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,y\n1,10\n2,9\n")
+    assert problems.load_table(path, "y").classes == ("9", "10")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("a,b\n1,0\n2,1\n", "no column 'y'.*a, b"),
+        ("a,y\n1,0\nx,1\n", "line 3, column 'a': 'x' is not a number"),
+        ("a,y\n1,0\n,1\n", "line 3, column 'a': '' is not a number"),
+        ("a,y\n1,0\nnan,1\n", "line 3, column 'a': nan is not"),
+        ("a,y\n1,0\ninf,1\n", "line 3, column 'a': inf is not"),
+        ("a,y\n1,0\n2\n", "line 3: 1 fields, and the first line has 2"),
+        ("a,y\n1,0\n2,1\n3,2\n", "column 'y'.*two classes; found 3"),
+        ("a,y\n1,0\n2,0\n", "column 'y'.*two classes; found 1"),
+        ("a,y\n1,0\n2,nan\n", "column 'y'.*two classes"),
+        ("a,b,y\n1,5,0\n2,5,1\n", "column 'b': every row has the same value"),
+        ("a,a,y\n1,5,0\n2,5,1\n", "column 'a' twice"),
+        ("a,y,y\n1,5,0\n2,5,1\n", "column 'y' twice"),
+        ("y\n0\n1\n", "no column beside"),
+    ],
+)
+def test_load_table_names_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(problems.DataError, match=rf"bad\.csv.*{message}"):
+        problems.load_table(path, "y")
+
+
+def test_load_points(tmp_path):
+    values = np.array([[1, 2], [3, 5]])
+    np.save(tmp_path / "x.npy", values)
+    (tmp_path / "bare.csv").write_text("1,2\n3,5\n")
+    (tmp_path / "named.csv").write_text("u,v\n1,2\n3,5\n")
+    for name in ("x.npy", "bare.csv", "named.csv"):
+        points = problems.load_points(tmp_path / name)
+        np.testing.assert_array_equal(points, values)
+        assert points.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("object.npy", np.array([[1, None]], dtype=object), "not a readable .npy"),
+        ("rank.npy", np.zeros(3), "shape \\[points, dimension\\].*\\(3,\\)"),
+        ("complex.npy", np.zeros((3, 2), complex), "real numbers.*complex128"),
+        ("nan.npy", np.array([[0.0, 1.0], [2.0, np.nan]]), "row 2, column '2': nan"),
+        ("one.npy", np.ones((1, 2)), "at least two rows.*found 1"),
+        ("huge.npy", np.array([[0.0], [1e200]]), "row 2, column '1'"),
+        ("constant.npy", np.array([[0.0, 7.0], [1.0, 7.0]]), "column '2': every row"),
+    ],
+)
+def test_load_points_names_what_is_wrong(tmp_path, name, array, message):
+    np.save(tmp_path / name, array, allow_pickle=True)
+    with pytest.raises(problems.DataError, match=f"{name}.*{message}"):
+        problems.load_points(tmp_path / name)
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "cut.npy", np.zeros((100, 3)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:400])
+    (tmp_path / "binary.csv").write_bytes(bytes(range(128, 256)))
+    for name in ("empty.npy", "cut.npy", "binary.csv", "missing.csv", "missing.npy"):
+        with pytest.raises(problems.DataError, match=name):
+            problems.load_points(tmp_path / name)
+
+
+def test_data_sets_of_scikit_learn():
+    table = problems.breast_cancer()
+    assert table.features.shape == (569, 30)
+    # The data set's description: 212 malignant, 357 benign.
+    assert (int(np.sum(table.labels == -1)), int(np.sum(table.labels == 1))) == (212, 357)
+    assert problems.digits().shape == (1797, 64)
+
+
+def test_missing_scikit_learn_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'swjko\[cli\]'"):
+        problems.digits()
+
+
+def test_data_are_leaves_and_not_constants():
+    features = jnp.ones((300, 4))
+    log_prob = problems.logistic_regression(features, jnp.ones(300))
+    closed = jax.make_jaxpr(lambda functional, x: functional(x))(log_prob, jnp.zeros(5))
+    assert all(np.size(constant) < 100 for constant in closed.consts)
+    assert [leaf.shape for leaf in jax.tree.leaves(log_prob)] == [(300, 4)]
+
+
+def _uniform_squares(inner: float, outer: float, num: int) -> np.ndarray:
+    """Midpoints of equal cells of |x|^2, which is uniform under a uniform law in the plane."""
+    return inner**2 + (outer**2 - inner**2) * (np.arange(num) + 0.5) / num
