@@ -1,0 +1,159 @@
+"""The oracles themselves: against SciPy, against one dimension, and by stationarity of the objective written anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+
+from swjko import closed_form, orthogonal_directions
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def gaussian(seed, d):
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(d, d))
+    return rng.normal(size=d), factor @ factor.T / d + 0.2 * np.eye(d)
+
+
+def arrays(*values):
+    return tuple(jnp.asarray(value) for value in values)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_w2_against_scipy(d):
+    (mean0, cov0), (mean1, cov1) = gaussian(0, d), gaussian(1, d)
+    root = scipy.linalg.sqrtm(cov0)
+    expected = np.sum((mean0 - mean1) ** 2) + np.trace(cov0 + cov1 - 2 * scipy.linalg.sqrtm(root @ cov1 @ root).real)
+    np.testing.assert_allclose(closed_form.gaussian_w2_pow(*arrays(mean0, cov0, mean1, cov1)), expected, rtol=1e-10)
+
+
+def test_w2_of_singular_covariances():
+    # Two segments at a right angle: the cross term vanishes.
+    value = closed_form.gaussian_w2_pow(*arrays(np.zeros(2), np.diag([4.0, 0.0]), np.ones(2), np.diag([0.0, 9.0])))
+    np.testing.assert_allclose(value, 2.0 + 4.0 + 9.0, rtol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_sw2_is_the_mean_of_one_dimensional_distances(d):
+    # By quadrature of the two quantile functions of each projection.
+    (mean0, cov0), (mean1, cov1) = gaussian(2, d), gaussian(3, d)
+    directions = np.asarray(orthogonal_directions(jax.random.key(0), 6, d))
+    nodes, masses = np.polynomial.hermite_e.hermegauss(20)
+    masses = masses / masses.sum()
+
+    def quantiles(mean, cov, theta):
+        return theta @ mean + np.sqrt(theta @ cov @ theta) * nodes
+
+    costs = [masses @ (quantiles(mean0, cov0, theta) - quantiles(mean1, cov1, theta)) ** 2 for theta in directions]
+    value = closed_form.gaussian_sw2_pow(*arrays(mean0, cov0, mean1, cov1), jnp.asarray(directions))
+    np.testing.assert_allclose(value, np.mean(costs), rtol=1e-10)
+
+
+def test_sw2_against_w2_on_the_line():
+    (mean0, cov0), (mean1, cov1) = gaussian(4, 1), gaussian(5, 1)
+    inputs = arrays(mean0, cov0, mean1, cov1)
+    np.testing.assert_allclose(closed_form.gaussian_sw2_pow(*inputs, jnp.ones((1, 1))), closed_form.gaussian_w2_pow(*inputs), rtol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 2, 4])
+@pytest.mark.parametrize("step_size", [1e-3, 0.1, 5.0])
+def test_the_step_is_stationary(d, step_size):
+    mean, cov = gaussian(6, d)
+    center, precision = gaussian(7, d)
+    directions = orthogonal_directions(jax.random.key(1), 16 * d, d)
+
+    def objective(new_mean, new_cov):
+        theta = np.asarray(directions)
+        shift = theta @ (new_mean - mean)
+        sigma = jnp.sqrt(jnp.sum((theta @ new_cov) * theta, axis=1))
+        proximity = jnp.mean(shift**2 + (sigma - np.sqrt(np.sum((theta @ cov) * theta, axis=1))) ** 2) / (2 * step_size)
+        away = new_mean - center
+        energy = (away @ precision @ away + jnp.trace(jnp.asarray(precision) @ new_cov)) / 2 - jnp.linalg.slogdet(new_cov)[1] / 2
+        return proximity + energy
+
+    new = closed_form.gaussian_sw_jko_step(*arrays(mean, cov, precision, center), step_size, directions)
+    mean_gradient, cov_gradient = jax.grad(objective, argnums=(0, 1))(*new)
+    # The terms that cancel are of the size of 1 / step_size and of the inverse covariance.
+    scale = 1 / step_size + float(jnp.max(jnp.linalg.inv(new.cov)))
+    assert float(jnp.max(jnp.abs(mean_gradient))) < 1e-10 * scale
+    assert float(jnp.max(jnp.abs(cov_gradient + cov_gradient.T))) < 1e-10 * scale
+    np.testing.assert_allclose(new.cov, new.cov.T, atol=1e-13)
+    assert float(objective(*new)) < float(objective(*arrays(mean, cov)))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        move = rng.normal(size=(d, d)) * 1e-2
+        elsewhere = jnp.asarray(scipy.linalg.expm(move) @ np.asarray(new.cov) @ scipy.linalg.expm(move).T)
+        assert float(objective(new.mean, elsewhere)) > float(objective(*new))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_the_general_step_in_the_isotropic_case(d):
+    mean, center = np.linspace(1.0, 2.0, d), np.linspace(-1.0, 0.5, d)
+    directions = orthogonal_directions(jax.random.key(2), 3 * d, d)
+    isotropic = closed_form.isotropic_sw_jko_step(*arrays(mean, 1.7, center), 0.3)
+    general = closed_form.gaussian_sw_jko_step(*arrays(mean, 1.7**2 * np.eye(d), np.eye(d), center), 0.3, directions)
+    np.testing.assert_allclose(general.mean, isotropic.mean, rtol=1e-10)
+    np.testing.assert_allclose(general.cov, isotropic.scale**2 * np.eye(d), rtol=1e-10, atol=1e-10)
+
+
+def test_ten_steps_in_the_plane():
+    # By the scalar equation of the isotropic step, s'(1 + h) - s - h / s' = 0, solved by bisection; and the published digits.
+    d, step_size, mean, scale = 2, 0.1, 2.0, 2.0
+    h = d * step_size
+    state = closed_form.IsotropicGaussian(jnp.full((d,), mean), jnp.asarray(scale))
+    for _ in range(10):
+        state = closed_form.isotropic_sw_jko_step(state.mean, state.scale, jnp.zeros((d,)), step_size)
+        mean = mean / (1 + h)
+        previous = scale
+        scale = scipy.optimize.brentq(lambda s, previous=previous: s * (1 + h) - previous - h / s, 1e-3, 10.0, xtol=1e-14)
+    np.testing.assert_allclose(state.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(state.scale, scale, rtol=1e-10)
+    np.testing.assert_allclose([state.mean[0], state.scale], [0.3230, 1.0460], atol=5e-5)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("time", [0.0, 0.3, 2.0])
+def test_ornstein_uhlenbeck_against_scipy(d, time):
+    # The covariance is e^{-tA} S e^{-tA} + 2 int_0^t e^{-2sA} ds; the integral by Gauss-Legendre.
+    (mean, cov), (center, precision) = gaussian(8, d), gaussian(9, d)
+    decay = scipy.linalg.expm(-time * precision)
+    nodes, masses = np.polynomial.legendre.leggauss(60)
+    noise = sum(mass * time * scipy.linalg.expm(-time * (1 + node) * precision) for node, mass in zip(nodes, masses, strict=True))
+    law = closed_form.ornstein_uhlenbeck(*arrays(mean, cov, precision, center), time)
+    np.testing.assert_allclose(law.mean, center + decay @ (mean - center), atol=1e-10)
+    np.testing.assert_allclose(law.cov, decay @ cov @ decay + noise, atol=1e-10)
+
+
+def test_ornstein_uhlenbeck_ends_at_the_target():
+    (mean, cov), (center, precision) = gaussian(10, 3), gaussian(11, 3)
+    law = closed_form.ornstein_uhlenbeck(*arrays(mean, cov, precision, center), 1e3)
+    np.testing.assert_allclose(law.mean, center, atol=1e-10)
+    np.testing.assert_allclose(law.cov, np.linalg.inv(precision), atol=1e-10)
+
+
+def test_the_target_does_not_move():
+    center, precision = gaussian(12, 3)
+    target = arrays(center, np.linalg.inv(precision))
+    directions = orthogonal_directions(jax.random.key(3), 30, 3)
+    step = closed_form.gaussian_sw_jko_step(*target, *arrays(precision, center), 0.5, directions)
+    np.testing.assert_allclose(step.mean, center, atol=1e-10)
+    np.testing.assert_allclose(step.cov, target[1], rtol=1e-9, atol=1e-10)
+
+
+def test_under_jit_and_vmap():
+    (mean, cov), (center, precision) = gaussian(13, 2), gaussian(14, 2)
+    directions = orthogonal_directions(jax.random.key(4), 8, 2)
+    inputs = arrays(mean, cov, precision, center)
+    sizes = jnp.asarray([0.05, 0.5])
+    batched = jax.jit(jax.vmap(lambda step_size: closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)))(sizes)
+    for index, step_size in enumerate(sizes):
+        one = closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)
+        np.testing.assert_allclose(batched.mean[index], one.mean, rtol=1e-12)
+        np.testing.assert_allclose(batched.cov[index], one.cov, rtol=1e-9)
