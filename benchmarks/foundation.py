@@ -196,8 +196,7 @@ def fokker_planck(sizes: Sizes) -> dict[str, Any]:
             # An estimate below its own noise may be negative; its standard error is then what can be said.
             log10 = math.log10(max(float(estimate.value), float(estimate.standard_error)))
             divergences[name] = {"symmetric_kl": estimate, "log10": log10}
-        stationary = closed_form.Gaussian(problem.center, np.linalg.inv(problem.precision))
-        own = math.log10(gaussian_symmetric_kl(exact, stationary))
+        own = math.log10(gaussian_symmetric_kl(exact.mean, exact.cov, problem.center, np.linalg.inv(problem.precision)))
         timing = {"compile_seconds": solution.timing.compile_seconds, "run_seconds": solution.timing.run_seconds}
         rows.append({"seed": seed, **divergences, "exact_iterate_to_stationary_log10": own, **timing})
     means = {
@@ -328,12 +327,12 @@ def exact_iterates(problem: problems.GaussianTarget, settings: Solve, num_direct
         return jax.device_get(iterates(directions, closed_form.Gaussian(jnp.zeros(dim), jnp.eye(dim))))
 
 
-def gaussian_symmetric_kl(first: closed_form.Gaussian, second: closed_form.Gaussian) -> float:
-    """KL both ways: [tr(P1 S2) + tr(P2 S1) + (m1 - m2)^T (P1 + P2) (m1 - m2)] / 2 - d, P = S^{-1}."""
-    precision1, precision2 = (np.linalg.inv(law.cov) for law in (first, second))
-    shift = np.asarray(first.mean) - np.asarray(second.mean)
-    traces = np.trace(precision1 @ second.cov) + np.trace(precision2 @ first.cov)
-    return float(traces + shift @ (precision1 + precision2) @ shift) / 2 - len(shift)
+def gaussian_symmetric_kl(mean0: Any, cov0: Any, mean1: Any, cov1: Any) -> float:
+    """KL both ways: [tr(P0 S1) + tr(P1 S0) + (m0 - m1)^T (P0 + P1) (m0 - m1)] / 2 - d, P = S^{-1}."""
+    precision0, precision1 = np.linalg.inv(cov0), np.linalg.inv(cov1)
+    shift = np.asarray(mean0) - np.asarray(mean1)
+    quadratic = shift @ (precision0 + precision1) @ shift
+    return float(np.trace(precision0 @ cov1) + np.trace(precision1 @ cov0) + quadratic) / 2 - len(shift)
 
 
 def reference_value_and_gradient(x: np.ndarray, y: np.ndarray, directions: np.ndarray) -> tuple[float, np.ndarray]:
@@ -370,8 +369,8 @@ def _params(state: swjko.State, info: swjko.Info) -> Any:
 
 
 def _mean_and_error(values: jax.Array) -> dict[str, float]:
-    values = np.asarray(values, np.float64)
-    return {"value": float(values.mean()), "standard_error": float(values.std(ddof=1) / math.sqrt(len(values)))}
+    draws = np.asarray(values, np.float64)
+    return {"value": float(draws.mean()), "standard_error": float(draws.std(ddof=1) / math.sqrt(len(draws)))}
 
 
 def _worst_relative(values: jax.Array, exact: Any) -> float:
