@@ -52,7 +52,7 @@ def constant_bytes(function: Callable, *args) -> list[int]:
         for equation in jaxpr.eqns:
             for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
                 if hasattr(value, "consts"):
-                    sizes.extend(np.asarray(constant).nbytes for constant in value.consts)
+                    sizes.extend(jnp.asarray(constant).nbytes for constant in value.consts)
                     visit(value.jaxpr)
                 elif hasattr(value, "eqns"):
                     visit(value)
@@ -60,6 +60,6 @@ def constant_bytes(function: Callable, *args) -> list[int]:
                     sizes.append(value.nbytes)
 
     closed = jax.make_jaxpr(function)(*args)
-    sizes.extend(np.asarray(constant).nbytes for constant in closed.consts)
+    sizes.extend(jnp.asarray(constant).nbytes for constant in closed.consts)
     visit(closed.jaxpr)
     return sizes

@@ -94,17 +94,15 @@ def test_unequal_sizes_are_repetitions(n, m, p):
         np.testing.assert_allclose(sw_pow(x, y, directions, p=p), np.mean(np.abs(repeated) ** p), rtol=1e-13)
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize("weighted", ["neither", "x", "y", "both"])
+@pytest.mark.parametrize(("p", "weighted"), [(2.0, "neither"), (2.0, "x"), (1.0, "y"), (3.0, "both")])
 def test_sliced_is_the_mean_of_pot_over_directions(p, weighted):
     with jax.enable_x64(True):
         x, y, directions, x_weights, y_weights = clouds(1)
         x_weights = x_weights if weighted in ("x", "both") else None
         y_weights = y_weights if weighted in ("y", "both") else None
-        value = sw_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
         arrays = [None if array is None else np.asarray(array) for array in (x, y, directions, x_weights, y_weights)]
         expected = by_pot(*arrays, p)
-        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(sw_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights), expected, rtol=1e-12)
         root = sw(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
         np.testing.assert_allclose(root, expected ** (1 / p), rtol=1e-12)
 
@@ -195,8 +193,7 @@ def objective(x, y, directions, x_weights, y_weights, p):
     return sliced_wasserstein_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 3), (3, 5)])
+@pytest.mark.parametrize(("n", "m", "p"), [(5, 5, 2.0), (5, 5, 1.0), (5, 3, 1.5), (3, 5, 2.0), (5, 3, 3.0)])
 def test_gradients_in_points_and_directions(n, m, p):
     with jax.enable_x64(True):
         x, y, directions, *_ = clouds(4, n, m)
@@ -213,7 +210,7 @@ def test_gradients_in_points_and_directions(n, m, p):
             np.testing.assert_allclose(gradient, central_difference(of_one, (x, y, directions)[index]), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_gradients_with_weights(p):
     with jax.enable_x64(True):
         inputs = clouds(5)
@@ -309,9 +306,7 @@ def test_weight_gradient_at_equal_levels_is_not_zero():
         np.testing.assert_allclose([left, right], [-5.0, 1.0], atol=1e-5)
 
 
-@pytest.mark.parametrize("p", [2.0, 3.0])
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 3)])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "m", "weighted", "p"), [(5, 5, False, 2.0), (5, 3, False, 3.0), (5, 3, True, 2.0), (5, 5, True, 3.0)])
 def test_second_derivatives(n, m, weighted, p):
     with jax.enable_x64(True):
         x, y, directions, x_weights, y_weights = clouds(7, n, m)
@@ -350,7 +345,7 @@ def test_a_small_move_far_from_the_origin():
         assert abs(value / exact - 1.0) < 1e-2
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 3, 6, 100])
+@pytest.mark.parametrize("block_size", [1, 3, 100])
 @pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
 def test_blocks_change_neither_value_nor_gradients(block_size, kind):
     with jax.enable_x64(True):
