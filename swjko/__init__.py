@@ -5,8 +5,10 @@ Neural families live in ``swjko.flows`` (it imports flax) and exact Gaussian sol
 
 # ruff: noqa: I001 - reading order, from the pieces to the whole
 from swjko.types import Cloud, DirectionFn, Estimate, Functional
-from swjko.directions import orthogonal_directions, uniform_directions
+from swjko.directions import orthogonal_directions, quasi_directions, sharded_directions, uniform_directions
 from swjko.wasserstein import sliced_wasserstein, sliced_wasserstein_pow, wasserstein_1d_pow
+from swjko.transport import sliced_displacement, wasserstein_1d_plan, wasserstein_1d_potentials
+from swjko.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
 from swjko.functionals import interaction, kl_divergence, negative_entropy, potential, sw_to_target, weighted_sum
 from swjko.families import Family, gaussian, gaussian_moments, particles, pushforward, sample
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
@@ -25,6 +27,7 @@ __all__ = [
     "FlowError",
     "Functional",
     "Info",
+    "MaxSliced",
     "Result",
     "Scheme",
     "Solution",
@@ -37,21 +40,28 @@ __all__ = [
     "infos",
     "interaction",
     "kl_divergence",
+    "max_sliced_wasserstein",
     "negative_entropy",
     "orthogonal_directions",
     "particles",
     "potential",
     "pushforward",
+    "quasi_directions",
     "replay",
     "run",
     "sample",
+    "sharded_directions",
+    "sliced_displacement",
     "sliced_wasserstein",
+    "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
     "solve",
     "sw_jko",
     "sw_to_target",
     "symmetric_kl",
     "uniform_directions",
+    "wasserstein_1d_plan",
+    "wasserstein_1d_potentials",
     "wasserstein_1d_pow",
     "weighted_sum",
 ]

@@ -4,13 +4,16 @@ SW_p^p is an average over the uniform law of the sphere S^{d-1}; each function h
 the average over them is an unbiased estimate. They differ in how the vectors depend on each other.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from swjko.types import Key
+from swjko.types import DirectionFn, Key
 from swjko.validation import as_count
 
 
@@ -41,3 +44,78 @@ def orthogonal_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
 
 def _normalised(vectors: Float[Array, "l d"]) -> Float[Array, "l d"]:
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def quasi_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
+    """Randomised quasi-Monte-Carlo directions: spread more evenly than independent ones, each with the uniform marginal law.
+
+    d = 2: equal angles on the half circle (a direction and its opposite project alike) with a random phase; d = 3: a Fibonacci spiral on
+    the half sphere under a random rotation; d > 3: Sobol points with a random digital shift, through the normal quantile, divided by their
+    norm. For smooth integrands the error falls almost as 1 / num in low dimension; above ten or so, ``orthogonal_directions`` is as
+    good. Returns [num dim], unit rows. Source: Nguyen, Bariletto, Ho, "Quasi-Monte Carlo for 3D sliced Wasserstein" (2024), arXiv
+    2309.11713; Sobol points of scipy.stats.qmc. Raises ValueError when num or dim is below 1, or dim above 21201.
+    """
+    num, dim = as_count(num, "num"), as_count(dim, "dim")
+    if dim == 1:
+        return jnp.ones((num, 1))
+    if dim == 2:
+        angles = jnp.pi * (jnp.arange(num) / num + jax.random.uniform(key))
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    if dim == 3:
+        rotation = orthogonal_directions(key, 3, 3)
+        return _normalised(_half_spiral(num) @ rotation)
+    return _normalised(jax.scipy.special.ndtri(_shifted_sobol(key, num, dim)))
+
+
+def sharded_directions(direction_fn: DirectionFn, mesh: Mesh, axis: str) -> DirectionFn:
+    """The same directions laid out over a mesh axis, so that each device projects and sorts its share and the results are summed.
+
+    Points are replicated. Exact: the same draws, summed in another order. ``num`` should be a multiple of the axis size, or XLA pads
+    it. On a CPU the devices are cores: set ``XLA_FLAGS=--xla_force_host_platform_device_count=2`` before jax starts.
+
+    Example: ``sw_jko(..., direction_fn=sharded_directions(uniform_directions, jax.make_mesh((2,), ("projection",)), "projection"))``.
+    Raises ValueError when the mesh has no such axis.
+    """
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis must be one of the mesh's axes {mesh.axis_names}; received {axis!r}.")
+    return functools.partial(_sharded, direction_fn, NamedSharding(mesh, PartitionSpec(axis)))
+
+
+def _sharded(direction_fn: DirectionFn, sharding: NamedSharding, key: Key, num: int, dim: int) -> Float[Array, "l d"]:
+    return jax.lax.with_sharding_constraint(direction_fn(key, num, dim), sharding)
+
+
+def _half_spiral(num: int) -> Float[Array, "l 3"]:
+    """Equal-area bands of the upper half sphere, one point in each, turned by the golden angle from one to the next."""
+    index = jnp.arange(num) + 0.5
+    height = index / num
+    angle = index * (math.pi * (3.0 - math.sqrt(5.0)))
+    radius = jnp.sqrt(1.0 - height**2)
+    return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle), height], axis=1)
+
+
+def _shifted_sobol(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
+    """Points in (0, 1)^dim: point i is the exclusive or of the direction numbers at the binary digits of i, and of a random word.
+
+    Only the direction numbers, [digits dim] integers, enter the program; the points would be a constant of its full size.
+    """
+    numbers = _sobol_numbers(math.ceil(math.log2(num)) if num > 1 else 1, dim)
+    index = jnp.arange(num, dtype=jnp.uint32)
+    words = jax.random.bits(key, (1, dim), jnp.uint32)
+    for digit, row in enumerate(numbers):
+        words = words ^ jnp.where(((index >> digit) & 1)[:, None] == 1, jnp.asarray(row)[None, :], jnp.uint32(0))
+    # 24 bits are what a float32 in (0, 1) holds; the half keeps the quantile finite.
+    return ((words >> 8).astype(float) + 0.5) / 2.0**24
+
+
+@functools.cache
+def _sobol_numbers(digits: int, dim: int) -> np.ndarray:
+    """uint32 [digits dim], read off the first 2^digits points of SciPy's unscrambled sequence, ordered by the Gray code of the index."""
+    from scipy.stats import qmc
+
+    if dim > qmc.Sobol.MAXDIM:
+        raise ValueError(f"dim must be at most {qmc.Sobol.MAXDIM} for Sobol points; received {dim}. Take orthogonal_directions.")
+    points = qmc.Sobol(dim, scramble=False, bits=32).random_base2(digits)
+    words = (points * 2.0**32).astype(np.uint64).astype(np.uint32)
+    gray = {index ^ (index >> 1): index for index in range(2**digits)}
+    return np.stack([words[gray[1 << digit]] for digit in range(digits)])

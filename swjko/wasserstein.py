@@ -11,16 +11,15 @@ backward pass is a product with a scalar. Weights get the Kantorovich potentials
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from swjko import validation
+from swjko import line, validation
 from swjko.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.types import Scalar
 
@@ -106,6 +105,11 @@ def sliced_wasserstein(
     return value ** (1.0 / float(p))
 
 
+def automatic_block_size(n: int, m: int) -> int:
+    """Directions per block that keep the temporaries of clouds of n and m points within ``BLOCK_BUDGET_BYTES``; at least one."""
+    return max(1, BLOCK_BUDGET_BYTES // (_BYTES_PER_ELEMENT * (n + m)))
+
+
 def _sliced_pow_of_arrays(x, y, directions, x_weights, y_weights, p, block_size) -> Scalar:
     p = validation.as_power(p)
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
@@ -114,7 +118,7 @@ def _sliced_pow_of_arrays(x, y, directions, x_weights, y_weights, p, block_size)
         x_weights = _normalised(x_weights, x.shape[0], dtype)
         y_weights = _normalised(y_weights, y.shape[0], dtype)
     if block_size is None:
-        block_size = max(1, BLOCK_BUDGET_BYTES // (_BYTES_PER_ELEMENT * (x.shape[0] + y.shape[0])))
+        block_size = automatic_block_size(x.shape[0], y.shape[0])
     block_size = min(validation.as_count(block_size, "block_size"), directions.shape[0])
     x, y = _without_wild_padding(x, x_weights), _without_wild_padding(y, y_weights)
     # A common shift changes nothing but the rounding: projections of centred clouds keep the digits that a large offset would take.
@@ -216,9 +220,9 @@ def _block_sum(p, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> tu
     u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
     v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
     if weighted:
-        rows = _couple_weighted(u, v, x_weights[u_permutation], y_weights[v_permutation], p)
+        rows = line.couple_weighted(u, v, x_weights[u_permutation], y_weights[v_permutation], p)
     else:
-        rows = _couple_uniform(u, v, p, need_u, need_v)
+        rows = line.couple_uniform(u, v, p, need_u, need_v)
     u_gradient: Any = unsort_rows(rows.u, u_permutation) if need_u else None
     v_gradient: Any = unsort_rows(rows.v, v_permutation) if need_v else None
     gradients = _Gradients(
@@ -233,112 +237,3 @@ def _block_sum(p, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> tu
 
 def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Any]:
     return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
-
-
-class _Rows(NamedTuple):
-    """W_p^p of each row; where wanted, its derivative in the sorted positions and the Kantorovich potentials at them, [l n] and [l m]."""
-
-    cost: Float[Array, " l"]
-    u: Any = None
-    v: Any = None
-    u_potential: Any = None
-    v_potential: Any = None
-
-
-def _couple_uniform(u, v, p, need_u: bool, need_v: bool) -> _Rows:
-    n, m = u.shape[-1], v.shape[-1]
-    if n == m:
-        difference = u - v
-        cost, slope = jnp.mean(_power(difference, p), axis=-1), _slope(difference, p) / n
-        return _Rows(cost, slope if need_u else None, -slope if need_v else None)
-    if not need_v:
-        return _Rows(*_couple_to_pieces(u, v, p, need_u))
-    cost, v_slope = _couple_to_pieces(v, u, p, True)
-    return _Rows(cost, _couple_to_pieces(u, v, p, True)[1] if need_u else None, v_slope)
-
-
-def _couple_to_pieces(u, v, p, need_slope: bool):
-    """Uniform weights, n != m: point i of u covers the levels [i/n, (i+1)/n], which a run of at most ceil(m/n) + 1 points of v shares.
-
-    The overlaps are exact integers over the common denominator n m; they depend on the sizes alone and are computed once for all rows.
-    """
-    n, m = u.shape[-1], v.shape[-1]
-    with jax.enable_x64(True):
-        i = lax.broadcasted_iota(jnp.int64, (n, _num_pieces(n, m)), 0)
-        j = i * m // n + lax.broadcasted_iota(jnp.int64, i.shape, 1)
-        overlap = jnp.minimum((i + 1) * m, (j + 1) * n) - jnp.maximum(i * m, j * n)
-        mass = (jnp.maximum(overlap, 0).astype(jnp.float64) / (n * m)).astype(u.dtype)
-        partner = jnp.minimum(j, m - 1).astype(jnp.int32)
-    difference = u[:, :, None] - v[:, partner]
-    cost = jnp.sum(mass[None] * _power(difference, p), axis=(-2, -1))
-    return cost, jnp.sum(mass[None] * _slope(difference, p), axis=-1) if need_slope else None
-
-
-def _num_pieces(n: int, m: int) -> int:
-    """The largest number of points of v that one point of u meets; with g = gcd, (m/g) levels start at offsets that are multiples of g."""
-    g = math.gcd(n, m)
-    n, m = n // g, m // g
-    return (m + n - 2) // n + 1
-
-
-def _couple_weighted(u, v, u_weights, v_weights, p) -> _Rows:
-    """The quantile coupling on the merged cumulative weights, and potentials along its staircase.
-
-    Sorting the levels of both sides together, the k-th piece couples the points i and j whose levels have not been passed before it. When
-    the path steps from i to i + 1 beside j, complementary slackness moves the potential of u by c(i+1, j) - c(i, j); alike for v.
-    """
-    n, m = u.shape[-1], v.shape[-1]
-    levels, source = sort_rows_with_permutation(jnp.concatenate([_cumulative(u_weights), _cumulative(v_weights)], axis=-1))
-    from_u = source < n
-    passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u
-    passed_v = lax.broadcasted_iota(jnp.int32, source.shape, source.ndim - 1) - passed_u
-    i, j = jnp.minimum(passed_u, n - 1), jnp.minimum(passed_v, m - 1)
-    mass = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
-    # A padded point may be anything, infinite too; it has no mass and must not reach the sums as 0 * inf.
-    difference = jnp.where(mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0)
-    cost = jnp.sum(mass * _power(difference, p), axis=-1)
-    slope = mass * _slope(difference, p)
-    u_potential, v_potential = _staircase_potentials(u, v, i, j, from_u, p)
-    return _Rows(
-        cost, _sum_by_index(slope, i, n), -_sum_by_index(slope, j, m), _centred(u_potential, u_weights), _centred(v_potential, v_weights)
-    )
-
-
-def _staircase_potentials(u, v, i: Int[Array, "l k"], j: Int[Array, "l k"], from_u, p) -> tuple[Array, Array]:
-    n, m = u.shape[-1], v.shape[-1]
-    take = functools.partial(jnp.take_along_axis, axis=-1)
-    here = _power(take(u, i) - take(v, j), p)
-    beyond_u = _power(take(u, jnp.minimum(i + 1, n - 1)) - take(v, j), p)
-    beyond_v = _power(take(u, i) - take(v, jnp.minimum(j + 1, m - 1)), p)
-    step_u = _sum_by_index(jnp.where(from_u, beyond_u - here, 0.0), jnp.minimum(i + 1, n), n + 1)[:, :n]
-    step_v = _sum_by_index(jnp.where(from_u, 0.0, beyond_v - here), jnp.minimum(j + 1, m), m + 1)[:, :m]
-    return jnp.cumsum(step_u, axis=-1), jnp.cumsum(step_v, axis=-1)
-
-
-def _centred(potential: Float[Array, "l n"], weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
-    """Potentials are defined up to a constant; with mean zero under the weights they are the derivative of the normalised problem."""
-    return potential - jnp.sum(jnp.where(weights > 0, potential * weights, 0.0), axis=-1, keepdims=True)
-
-
-def _cumulative(weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
-    levels = jnp.cumsum(weights, axis=-1)
-    return levels / levels[:, -1:]
-
-
-def _sum_by_index(values: Float[Array, "l k"], index: Int[Array, "l k"], size: int) -> Float[Array, "l n"]:
-    add = jax.vmap(lambda row, at: jnp.zeros((size,), row.dtype).at[at].add(row, indices_are_sorted=True, mode="promise_in_bounds"))
-    return add(values, index)
-
-
-def _power(difference: Array, p: float) -> Array:
-    return difference * difference if p == 2.0 else jnp.abs(difference) ** p
-
-
-def _slope(difference: Array, p: float) -> Array:
-    """d/dx |x|^p, zero at zero."""
-    if p == 2.0:
-        return 2.0 * difference
-    if p == 1.0:
-        return jnp.sign(difference)
-    magnitude = jnp.where(difference == 0, 1.0, jnp.abs(difference))
-    return jnp.where(difference == 0, 0.0, p * jnp.sign(difference) * magnitude ** (p - 1.0))
