@@ -29,6 +29,7 @@ _PLOTTED_POINTS = 1000
 _POSTERIOR_DRAWS = 4096
 _SYMMETRIC_KL_SAMPLES = 10_000
 _symmetric_kl = jax.jit(symmetric_kl, static_argnames=("num_samples",))
+_replay = jax.jit(replay, static_argnames=("num",))
 _sample = jax.jit(sample, static_argnames=("num",))
 
 
@@ -161,15 +162,16 @@ def match(settings: Settings, *, seed: int, progress: bool = True, data: str | N
     flow_key, floor_key, held_out_key = jax.random.split(jax.random.key(seed), 3)
     # As many points as were held out, so that flow and held-out points meet the target with the same sampling noise.
     flow = _flow(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
-    floor = np.mean([float(functional(key, Cloud(held_out))) for key in jax.random.split(floor_key, 16)])
+    floor = float(_mean_energy(jax.random.split(floor_key, 16), functional, Cloud(held_out)))
     drawn_points = _sample(flow.family, flow.solution.state.params, held_out_key, num=len(target)).points
-    against_held_out = float(sw_to_target(held_out, 512)(held_out_key, Cloud(drawn_points)))
+    held_out_keys = jax.random.split(held_out_key, 16)
+    against_held_out = float(_mean_energy(held_out_keys, sw_to_target(held_out, settings.projections), Cloud(drawn_points)))
     figures = {
         "points of the target": len(target),
         "points held out": cut,
         "one unit of the flow in units of the data": scale,
         "SW_2^2/2 of the flow to the target": flow.energy_end,
-        "SW_2^2/2 of the held-out points to the target": float(floor),
+        "SW_2^2/2 of the held-out points to the target": floor,
         "SW_2^2/2 of the flow to the held-out points": against_held_out,
     }
     names = ("first coordinate", "second coordinate") if data is not None else ("component 1", "component 2")
@@ -178,13 +180,13 @@ def match(settings: Settings, *, seed: int, progress: bool = True, data: str | N
         "energy": plots.progress(
             flow.history,
             start=float(flow.energy_start.value),
-            exact=float(floor),
+            exact=floor,
             exact_name="held-out points",
             unit="scaled data, squared",
         ),
     }
     config = {**settings._asdict(), "seed": seed, "data": data or "sklearn digits", "dim": dim}
-    return Outcome("match", dim, config, flow.solution, flow.energy_start, flow.energy_end, float(floor), "held-out points", figures, drawn)
+    return Outcome("match", dim, config, flow.solution, flow.energy_start, flow.energy_end, floor, "held-out points", figures, drawn)
 
 
 def exact_iterates(problem: problems.GaussianTarget, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,13 +223,13 @@ def _flow(key: Key, family: Family, functional: Functional, settings: Settings, 
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     states, infos = solution.history
     # Whatever the key, a family starts at mu_0; the networks behind it differ in weights that do not matter there.
-    start = family.init(start_key)
-    trajectory = jax.tree.map(lambda first, rest: jnp.concatenate([jnp.asarray(first)[None], jnp.asarray(rest)]), start, states.params)
+    start = jax.jit(family.init)(start_key)
+    trajectory = jax.tree.map(lambda first, rest: np.concatenate([np.asarray(first)[None], rest]), start, states.params)
     energies = jax.device_get(_energies(energy_key, family, functional, trajectory, num_samples=num_evaluated))
     energy_start, energy_end = (Estimate(*(part[at] for part in energies)) for at in (0, -1))
     times = np.concatenate([[0.0], states.time])
     shown = np.unique(np.linspace(0, len(times) - 1, _PLOTTED_TIMES).round().astype(int))
-    clouds = replay(replay_key, family, jax.tree.map(lambda leaf: leaf[shown], trajectory), _PLOTTED_POINTS)
+    clouds = _replay(replay_key, family, jax.tree.map(lambda leaf: leaf[shown], trajectory), num=_PLOTTED_POINTS)
     return _Flow(family, solution, energy_start, energy_end, infos._replace(energy=energies.value[1:]), clouds, times[shown])
 
 
@@ -235,6 +237,11 @@ def _flow(key: Key, family: Family, functional: Functional, settings: Settings, 
 def _energies(key, family, functional, trajectory, num_samples):
     """An ``Estimate`` [t] of F along a trajectory of params, all from the same draws."""
     return lax.map(lambda params: evaluate(key, family, functional, params, num_samples=num_samples), trajectory)
+
+
+@jax.jit
+def _mean_energy(keys, functional, cloud):
+    return jnp.mean(lax.map(lambda key: functional(key, cloud), keys))
 
 
 def _gaussian_kl(mean, cov, precision, center) -> float:

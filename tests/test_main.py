@@ -16,6 +16,15 @@ from swjko.__main__ import main
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16", "--projections", "4", "--no-progress"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Nearly all of the time here is compilation, and nothing here is about speed."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """All three problems in one directory: (directory, exit code)."""
@@ -54,6 +63,14 @@ def test_without_subcommand_all_three_run_and_report(whole_run):
         assert sorted(path.name for path in (out / name).iterdir()) == ["clouds.png", "energy.png", "report.json"]
 
 
+def test_divergences_are_reported(whole_run):
+    figures = json.loads((whole_run[0] / "fokker-planck" / "report.json").read_text())["figures"]
+    for law in ("the stationary law", "the exact SW-JKO step"):
+        estimate = figures[f"SymKL against {law}"]
+        logarithm = figures[f"log10 SymKL against {law}, or of its standard error where larger"]
+        assert logarithm == pytest.approx(np.log10(estimate["value"]), abs=1e-3)
+
+
 def test_energy_at_the_start_is_that_of_a_standard_normal(whole_run):
     report = json.loads((whole_run[0] / "fokker-planck" / "report.json").read_text())
     problem = problems.gaussian_target(3, 2)
@@ -73,15 +90,19 @@ def test_results_are_not_overwritten_in_silence(whole_run, capsys):
     assert (out / "match" / "report.json").stat().st_mtime_ns == before
 
 
-def test_overwrite_replaces_and_prints_a_table(whole_run, capsys):
+def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
+    """With options before the subcommand, and points in one dimension."""
     out, _ = whole_run
-    assert main(["fokker-planck", *_TINY, "--dim", "1", "--out", str(out), "--overwrite"]) == 0
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).exponential(3.0, (40, 1)) + 100.0)
+    assert main([*_TINY, "--seed", "1", "--out", str(out), "--overwrite", "match", "--data", str(tmp_path / "x.npy")]) == 0
     printed = capsys.readouterr().out
-    assert "log10 SymKL against the stationary law" in printed
-    assert "log10 SymKL against the exact SW-JKO step" in printed
+    assert "SW_2^2/2 of the held-out points to the target: " in printed
     assert printed.splitlines()[-4].split()[:3] == ["problem", "dim", "steps"]
-    assert printed.splitlines()[-3].split()[:3] == ["fokker-planck", "1", "2"]
-    assert json.loads((out / "fokker-planck" / "report.json").read_text())["dim"] == 1
+    assert printed.splitlines()[-3].split()[:3] == ["match", "1", "2"]
+    report = json.loads((out / "match" / "report.json").read_text())
+    assert (report["dim"], report["config"]["seed"]) == (1, 1)
+    assert (report["figures"]["points of the target"], report["figures"]["points held out"]) == (32, 8)
+    assert (out / "match" / "clouds.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_posterior_of_a_table(table, tmp_path, capsys):
@@ -92,15 +113,6 @@ def test_posterior_of_a_table(table, tmp_path, capsys):
     printed = capsys.readouterr().out
     for shown in ("held-out accuracy:", "held-out log-likelihood:", "log-likelihood of LogisticRegressionCV:", "standard_deviation"):
         assert shown in printed
-
-
-def test_match_of_points_in_one_dimension(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).exponential(3.0, (40, 1)) + 100.0)
-    assert main([*_TINY, "--seed", "1", "--out", str(tmp_path / "runs"), "match", "--data", str(tmp_path / "x.npy")]) == 0
-    report = json.loads((tmp_path / "runs" / "match" / "report.json").read_text())
-    assert report["dim"] == 1
-    assert report["config"]["seed"] == 1
-    assert report["figures"]["points held out"] == 8
 
 
 def test_help_is_shown(capsys):
