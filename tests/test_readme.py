@@ -48,7 +48,7 @@ def test_picture_is_small():
 
 
 def test_tables_name_what_exists():
-    names = [name for row in re.findall(r"^\| `([\w.]+)\(", README, flags=re.MULTILINE) for name in [row]]
+    names = re.findall(r"^\| `([\w.]+)\(", README, flags=re.MULTILINE)
     assert {"potential", "flows.coupling"} <= set(names)
     for name in names:
         module, _, attribute = name.rpartition(".")
