@@ -27,7 +27,7 @@ def evaluate(key: Key, family: Family, functional: Functional, params: Params, *
         sample_key, functional_key = jax.random.split(key)
         return functional(functional_key, sample(family, params, sample_key, num_samples))
 
-    return _mean_and_error(jax.lax.map(once, jax.random.split(key, num_repeats)))
+    return Estimate.of_mean(jax.lax.map(once, jax.random.split(key, num_repeats)))
 
 
 def symmetric_kl(
@@ -60,8 +60,8 @@ def symmetric_kl(
     points = target_sample(target_key, num_samples) if callable(target_sample) else validation.as_points(target_sample, "target_sample")
     if points.shape[1:] != (family.dim,):
         raise ValueError(f"target_sample must give points [m {family.dim}] like the family's; received shape {points.shape}.")
-    forward = _mean_and_error(jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points))
-    backward = _mean_and_error(jax.vmap(target_log_prob)(points) - family.log_prob(params, points))
+    forward = Estimate.of_mean(jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points))
+    backward = Estimate.of_mean(jax.vmap(target_log_prob)(points) - family.log_prob(params, points))
     return Estimate(forward.value + backward.value, jnp.hypot(forward.standard_error, backward.standard_error))
 
 
@@ -89,7 +89,3 @@ def _require_trajectory(family: Family, trajectory: Params) -> None:
             "params_trajectory must be params of the family with a leading axis of times, such as states.params recorded by swjko.run; "
             f"received shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]}."
         )
-
-
-def _mean_and_error(values: Float[Array, " n"]) -> Estimate:
-    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))

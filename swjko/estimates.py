@@ -65,15 +65,13 @@ def sliced_wasserstein_estimate(
     if not independent:
         keys = jax.random.split(key, _NUM_REPLICATES)
         costs = lax.map(lambda key: cost(direction_fn(key, num_projections // _NUM_REPLICATES, x.shape[1])), keys)
-        return _mean_and_error(costs, 0)
+        return Estimate.of_mean(costs)
     directions = direction_fn(key, num_projections, x.shape[1])
     block = min(automatic_block_size(x.shape[0], y.shape[0]), num_projections)
     costs = lax.map(lambda direction: cost(direction[None]), directions, batch_size=block)
     if not control_variate:
-        return _mean_and_error(costs, 0)
-    controls = _centred_quadratic_forms(x, y, directions, x_weights, y_weights)
-    coefficients = jnp.linalg.lstsq(controls - jnp.mean(controls, axis=0, keepdims=True), costs - jnp.mean(costs))[0]
-    return _mean_and_error(costs - controls @ coefficients, controls.shape[1])
+        return Estimate.of_mean(costs)
+    return _intercept(costs, _centred_quadratic_forms(x, y, directions, x_weights, y_weights))
 
 
 def max_sliced_wasserstein(
@@ -141,6 +139,14 @@ def _moments(points, weights):
     return mean, points - mean[None, :], mass
 
 
-def _mean_and_error(values: Float[Array, " l"], num_fitted: int) -> Estimate:
-    spread = jnp.sum((values - jnp.mean(values)) ** 2) / (values.shape[0] - 1 - num_fitted)
-    return Estimate(jnp.mean(values), jnp.sqrt(spread / values.shape[0]))
+def _intercept(costs: Float[Array, " l"], controls: Float[Array, "l k"]) -> Estimate:
+    """The least-squares prediction of the cost where the controls are at their mean over the sphere, zero, and its standard error."""
+    num, fitted = controls.shape
+    mean = jnp.mean(controls, axis=0)
+    centred = controls - mean[None, :]
+    # Clouds may leave a form constant (equal means, one point): the pseudo-inverse gives it no weight.
+    inverse = jnp.linalg.pinv(centred.T @ centred, hermitian=True)
+    coefficients = inverse @ (centred.T @ (costs - jnp.mean(costs)))
+    residuals = costs - jnp.mean(costs) - centred @ coefficients
+    variance = jnp.sum(residuals**2) / (num - 1 - fitted)
+    return Estimate(jnp.mean(costs) - mean @ coefficients, jnp.sqrt(variance * (1.0 / num + mean @ inverse @ mean)))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 Key: TypeAlias = Shaped[Array, "..."]
@@ -37,6 +38,11 @@ class Estimate(NamedTuple):
 
     value: Scalar
     standard_error: Scalar
+
+    @classmethod
+    def of_mean(cls, values: Float[Array, " n"]) -> "Estimate":
+        """The mean of independent values and its standard error."""
+        return cls(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
 
 
 @runtime_checkable
