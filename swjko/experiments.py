@@ -154,10 +154,10 @@ def match(settings: Settings, *, seed: int, progress: bool = True, data: str | N
     if dim is None and data is None:
         dim = 2
     points, scale = _standardised_components(points, dim, data or "the digits")
+    dim = int(points.shape[1])
     order = np.random.default_rng(seed).permutation(len(points))
     cut = max(1, len(points) // 5)
     held_out, target = (jnp.asarray(points[order[:cut]], float), jnp.asarray(points[order[cut:]], float))
-    dim = points.shape[1]
     functional = sw_to_target(target, settings.projections)
     flow_key, floor_key, held_out_key = jax.random.split(jax.random.key(seed), 3)
     # As many points as were held out, so that flow and held-out points meet the target with the same sampling noise.
@@ -266,7 +266,8 @@ def _split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
     mean, deviation = (table.features[train].mean(axis=0), table.features[train].std(axis=0))
     # A column may vary in the rows held out alone.
     features = (table.features - mean) / np.where(deviation > 0, deviation, 1.0)
-    return tuple(table._replace(features=features[rows], labels=table.labels[rows]) for rows in (train, test))
+    part, rest = (table._replace(features=features[rows], labels=table.labels[rows]) for rows in (train, test))
+    return part, rest
 
 
 def _held_out_scores(weights: np.ndarray, test: Table) -> dict[str, float]:

@@ -63,7 +63,7 @@ def cloud(
 def clouds(points: Float[Any, "t n d"], times: Float[Any, " t"], **cloud_options: Any) -> Any:
     """``cloud`` at each of the times, side by side on equal axes. points: [t n d], such as ``replay`` gives; options are ``cloud``'s."""
     points, times = (np.asarray(points), np.asarray(times))
-    axes = _figure(len(times), (2.6 * len(times) + 0.6, 3.2), sharex=True, sharey=True)
+    axes = _figure(len(times), (2.6 * len(times) + 0.6, 3.2), shared=True)
     if points.shape[2] > 1 and cloud_options.get("limits") is None:
         target = cloud_options.get("target")
         shown = [points[0], points[-1]] if target is None else [points[0], points[-1], np.asarray(target)]
@@ -130,14 +130,14 @@ def progress(history: Info, *, unit: str = "", **energy_options: Any) -> Any:
     return axes[0].figure
 
 
-def _figure(columns: int, size: tuple[float, float], **sharing: bool) -> Any:
+def _figure(columns: int, size: tuple[float, float], shared: bool = False) -> Any:
     """Axes in a row, of a figure that pyplot knows nothing of."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib, which is not installed; get it with: pip install 'swjko[cli]'") from error
     figure = Figure(figsize=size, dpi=130, layout="constrained")
-    return figure.subplots(1, columns, squeeze=False, **sharing)[0]
+    return figure.subplots(1, columns, squeeze=False, sharex=shared, sharey=shared)[0]
 
 
 def _limits(clouds: list[np.ndarray]) -> tuple[float, float, float, float]:
@@ -153,7 +153,8 @@ def _histogram(axis, points, target, log_prob, target_name, name):
         axis.hist(target, bins=40, density=True, color=_TARGET, alpha=0.35, label=target_name)
     axis.hist(points, bins=40, density=True, color=_INK, alpha=0.5, label="flow")
     if log_prob is not None:
-        grid = np.linspace(*axis.get_xlim(), _GRID_POINTS)
+        left, right = axis.get_xlim()
+        grid = np.linspace(left, right, _GRID_POINTS)
         axis.plot(grid, np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(grid[:, None], float)))), color=_TARGET, label=target_name)
     axis.set(xlabel=name, ylabel="density")
     return axis.figure
