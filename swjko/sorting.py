@@ -4,7 +4,10 @@ Ascending and stable; NaN goes to an end of its row, so that whatever is compute
 
 On a CPU, XLA's sort calls its comparator through a pointer for floats and for pairs, and only a single integer operand gets a built-in
 comparison. So a float32 row is mapped to integers of the same order, packed above its column index into one int64, and sorted once:
-4-5 times faster than ``jnp.sort``, permutation included. Other platforms and dtypes sort the (value, index) pair.
+4-5 times faster than ``jnp.sort``, permutation included. Where only values are wanted and rows are many and short, a bitonic network
+over whole columns is 2-3 times faster still, since minimum and maximum run on vectors; its many stages compile slowly, so small inputs do
+without.
+Other platforms and dtypes sort the (value, index) pair.
 
 The derivative of sorted values is the gather of the tangents by the permutation; ``custom_jvp`` states it, because bit patterns have
 none.
@@ -16,6 +19,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 _INT32_MAX = 0x7FFFFFFF
+# Longer rows leave the cache between stages; below the size, the second that a network takes to compile is worth more than it saves.
+NETWORK_MAX_LENGTH = 2048
+NETWORK_MIN_SIZE = 50_000
 
 
 @jax.custom_jvp
@@ -23,7 +29,8 @@ def sort_rows(values: Float[Array, "l n"]) -> Float[Array, "l n"]:
     """Each row sorted ascending. values: [l n] float; returns [l n]."""
     if values.dtype != jnp.float32:
         return _sort_generic(values)
-    return lax.platform_dependent(values, cpu=_sort_as_integers, default=_sort_generic)
+    network = values.shape[0] >= 32 and values.shape[-1] <= NETWORK_MAX_LENGTH and values.size >= NETWORK_MIN_SIZE
+    return lax.platform_dependent(values, cpu=_sort_by_network if network else _sort_as_integers, default=_sort_generic)
 
 
 @sort_rows.defjvp
@@ -68,6 +75,42 @@ def _sort_packed(values: Array) -> tuple[Array, Array]:
 
 def _sort_as_integers(values: Array) -> Array:
     return _floats_of_ordered_integers(lax.sort(_ordered_integers(values), dimension=-1, is_stable=True))
+
+
+def _sort_by_network(values: Array) -> Array:
+    """Batcher's bitonic sort (1968), all comparators ascending: a reflected stage merges two blocks, halving stages order the result."""
+    columns = _ordered_integers(values).T
+    length, lanes = columns.shape
+    padded = 1 << (length - 1).bit_length()
+    columns = jnp.pad(columns, ((0, padded - length), (0, 0)), constant_values=_INT32_MAX)
+    block = 2
+    while block <= padded:
+        first, second = jnp.split(columns.reshape(padded // block, 2, block // 2, lanes), 2, axis=1)
+        second = second[:, :, ::-1]
+        columns = jnp.concatenate([jnp.minimum(first, second), jnp.maximum(first, second)[:, :, ::-1]], axis=1).reshape(padded, lanes)
+        distance = block // 4
+        while distance >= 1:
+            # Two stages in one pass halve the traffic; three would compute too much twice.
+            stages = min(2, distance.bit_length())
+            columns = _half_cleaners(columns, distance, stages)
+            distance >>= stages
+        block *= 2
+    return _floats_of_ordered_integers(columns[:length].T)
+
+
+def _half_cleaners(columns: Array, distance: int, stages: int) -> Array:
+    """Comparators at ``distance``, then at half of it and so on, over groups of 2^stages columns."""
+    group, nearest = 1 << stages, distance >> (stages - 1)
+    split = columns.reshape(-1, group, nearest, columns.shape[-1])
+    return jnp.stack(_cleaned([split[:, i] for i in range(group)]), axis=1).reshape(columns.shape)
+
+
+def _cleaned(parts: list[Array]) -> list[Array]:
+    if len(parts) == 1:
+        return parts
+    half = len(parts) // 2
+    pairs = list(zip(parts[:half], parts[half:], strict=True))
+    return _cleaned([jnp.minimum(a, b) for a, b in pairs]) + _cleaned([jnp.maximum(a, b) for a, b in pairs])
 
 
 def _sort_pairs(values: Array) -> tuple[Array, Array]:

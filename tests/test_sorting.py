@@ -132,3 +132,12 @@ def test_the_generic_kernel_agrees_with_the_cpu_one():
     for generic, packed in zip(sorting._sort_pairs(values), sorting._sort_packed(values), strict=True):
         np.testing.assert_array_equal(generic, packed)
     np.testing.assert_array_equal(sorting._sort_generic(values), sorting._sort_as_integers(values))
+
+
+@pytest.mark.parametrize(("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (60, 1025), (32, 1563)])
+def test_the_network_sorts_as_numpy_does(rows, length):
+    values = np.random.default_rng(length).normal(size=(rows, length)).astype(np.float32)
+    values[3, 5], values[4, 7], values[5, 2:4], values[6, :20], values[7, 3] = np.inf, -np.inf, (-0.0, 0.0), 1.0, np.nan
+    assert values.size >= sorting.NETWORK_MIN_SIZE
+    for ordered in (sorting.sort_rows(jnp.asarray(values)), sorting._sort_by_network(jnp.asarray(values))):
+        np.testing.assert_array_equal(ordered, np.sort(values))
