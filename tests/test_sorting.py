@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from swjko import sorting
 from swjko.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
