@@ -195,8 +195,8 @@ def _gaussian_push(params, z):
 
 def _gaussian_log_prob(params, points):
     # The inverse of a [d d] factor and a product: a solve against n right sides wakes the threads of BLAS, milliseconds on a busy CPU.
-    identity = jnp.eye(points.shape[1], dtype=points.dtype)
-    inverse = lax.linalg.triangular_solve(_gaussian_factor(params), identity, left_side=True, lower=True)
+    factor = _gaussian_factor(params)
+    inverse = lax.linalg.triangular_solve(factor, jnp.eye(points.shape[1], dtype=factor.dtype), left_side=True, lower=True)
     z = (points - params["mean"][None, :]) @ inverse.T
     return standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"])
 
@@ -206,10 +206,20 @@ def _push_points(transform, params, z):
 
 
 def _push_with_density(transform, params, z):
-    points, log_det = transform(params, z)
+    points, log_det = _with_log_det(transform(params, z), z, "transform")
     return Cloud(points, None, standard_normal_log_prob(z) - log_det)
 
 
 def _pullback_log_prob(inverse, params, points):
-    z, log_det = inverse(params, points)
+    z, log_det = _with_log_det(inverse(params, points), points, "inverse")
     return standard_normal_log_prob(z) + log_det
+
+
+def _with_log_det(result, batch, name):
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"{name} of a pushforward with a density must return a pair, its image and log_det; received {type(result).__name__}."
+        )
+    if jnp.shape(result[1]) != batch.shape[:1]:
+        raise ValueError(f"{name} must return log_det with one value for each point, {batch.shape[:1]}; received {jnp.shape(result[1])}.")
+    return result

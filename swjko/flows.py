@@ -212,7 +212,7 @@ class _TriangularAffine(nnx.Module):
     def inverse_and_log_det(self, y):
         lower, upper, bias, log_det = self._factors()
         # Inverses of [d d] matrices, then a product: a solve against n right sides wakes the threads of BLAS, milliseconds on a busy CPU.
-        inverse = lax.linalg.triangular_solve(lower, jnp.eye(y.shape[1], dtype=y.dtype), left_side=True, lower=True, unit_diagonal=True)
+        inverse = lax.linalg.triangular_solve(lower, jnp.eye(y.shape[1], dtype=lower.dtype), left_side=True, lower=True, unit_diagonal=True)
         inverse = lax.linalg.triangular_solve(upper, inverse, left_side=True, lower=False)
         return (y - bias[None, :]) @ inverse.T, jnp.broadcast_to(-log_det, y.shape[:1])
 
