@@ -193,6 +193,9 @@ def objective(x, y, directions, x_weights, y_weights, p):
     return sliced_wasserstein_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
 
 
+all_gradients = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5)
+
+
 @pytest.mark.parametrize(("n", "m", "p"), [(5, 5, 2.0), (5, 5, 1.0), (5, 3, 1.5), (3, 5, 2.0), (5, 3, 3.0)])
 def test_gradients_in_points_and_directions(n, m, p):
     with jax.enable_x64(True):
@@ -215,7 +218,7 @@ def test_gradients_with_weights(p):
     with jax.enable_x64(True):
         inputs = clouds(5)
         value = jax.jit(lambda *inputs: objective(*inputs, p))
-        gradients = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5)(*inputs, p)
+        gradients = all_gradients(*inputs, p)
         for index, gradient in enumerate(gradients):
 
             def of_one(entry, index=index):
@@ -226,11 +229,11 @@ def test_gradients_with_weights(p):
             np.testing.assert_allclose(gradient, central_difference(of_one, inputs[index]), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (4,), (0, 3), (1, 2, 4)])
+@pytest.mark.parametrize("wanted", [(0,), (3,), (1, 2, 4)])
 def test_gradient_in_some_inputs_is_that_in_all(wanted):
     with jax.enable_x64(True):
         inputs = clouds(6)
-        everything = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5)(*inputs, 2.0)
+        everything = all_gradients(*inputs, 2.0)
         some = jax.jit(jax.grad(objective, argnums=wanted), static_argnums=5)(*inputs, 2.0)
         chex.assert_trees_all_close(some, tuple(everything[index] for index in wanted), rtol=1e-12, atol=1e-14)
 
@@ -381,9 +384,9 @@ def test_zero_weights_are_padding(padding):
         kept_x, kept_y = (np.delete(np.arange(size), added) for size, added in ((10, added_x), (7, added_y)))
         rows = (kept_x, kept_y, slice(None), kept_x, kept_y)
         for gradient, padded_gradient, kept in zip(gradients, padded_gradients, rows, strict=True):
-            # The potential of a far point is the square of its distance, and the digits of its neighbours go with it.
-            tolerance = 1e-9 if abs(padding) < 1e3 or not np.isfinite(padding) or gradient.ndim == 2 else np.inf
-            np.testing.assert_allclose(padded_gradient[kept], gradient, rtol=tolerance, atol=tolerance)
+            # The potential of a far point is the square of its distance, and takes the digits of its neighbours'.
+            if gradient.ndim == 2 or not 1e3 < abs(padding) < np.inf:
+                np.testing.assert_allclose(padded_gradient[kept], gradient, rtol=1e-9, atol=1e-9)
         assert float(jnp.max(jnp.abs(padded_gradients[0][added_x]))) == 0.0
         assert float(jnp.max(jnp.abs(padded_gradients[1][added_y]))) == 0.0
 

@@ -1,0 +1,493 @@
+"""What a user gets wrong raises ``ValueError`` or ``TypeError`` that names the argument, before anything is compiled."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import swjko
+from swjko import closed_form, flows, validation
+
+pytestmark = pytest.mark.usefixtures("as_users_see_it")
+
+KEY = jax.random.key(0)
+N, M, D = 4, 3, 2
+GOOD_X = np.linspace(-1.0, 1.0, N * D, dtype=np.float32).reshape(N, D)
+GOOD_Y = np.linspace(0.0, 1.0, M * D, dtype=np.float32).reshape(M, D)
+GOOD_DIRECTIONS = np.asarray([[1.0, 0.0], [0.6, 0.8]], np.float32)
+NAN_X = np.where(np.arange(N * D).reshape(N, D) == 3, np.nan, GOOD_X)
+EYE = np.eye(D, dtype=np.float32)
+ONES = np.ones(D, np.float32)
+
+
+def changed(array, index, value):
+    copy = np.array(array)
+    copy[index] = value
+    return copy
+
+
+# Each kind of argument with what is wrong about it; the message must hold the argument's name.
+BAD_POINTS = {
+    "rank 1": GOOD_X[:, 0],
+    "rank 3": GOOD_X[None],
+    "no points": GOOD_X[:0],
+    "no coordinates": GOOD_X[:, :0],
+    "integers": np.ones((N, D), int),
+    "booleans": np.ones((N, D), bool),
+    "complex": GOOD_X + 1j,
+    "NaN": NAN_X,
+    "infinity": changed(GOOD_X, (0, 0), np.inf),
+    "ragged": [[1.0, 2.0], [3.0]],
+    "text": "points",
+    "nothing": None,
+}
+BAD_VALUES = {
+    "rank 0": np.float32(1.0),
+    "rank 2": GOOD_X,
+    "empty": GOOD_X[:0, 0],
+    "integers": np.arange(3),
+    "NaN": NAN_X[:, 1],
+    "text": "u",
+}
+BAD_WEIGHTS = {
+    "too few": np.full(2, 0.5, np.float32),
+    "rank 2": np.full((1, 4), 0.25, np.float32),
+    "negative": np.asarray([1.5, -0.5, 0.0, 0.0], np.float32),
+    "sum of two": np.full(4, 0.5, np.float32),
+    "zeros": np.zeros(4, np.float32),
+    "NaN": np.asarray([0.5, 0.5, np.nan, 0.0], np.float32),
+    "integers": np.asarray([1, 0, 0, 0]),
+}
+BAD_DIRECTIONS = {
+    "of other dimension": np.asarray([[1.0, 0.0, 0.0]], np.float32),
+    "rank 1": np.asarray([1.0, 0.0], np.float32),
+    "none": GOOD_DIRECTIONS[:0],
+    "not unit": 2.0 * GOOD_DIRECTIONS,
+    "zero": changed(GOOD_DIRECTIONS, 0, 0.0),
+    "integers": np.asarray([[1, 0]]),
+    "NaN": changed(GOOD_DIRECTIONS, (0, 0), np.nan),
+}
+BAD_COUNTS = {"zero": 0, "negative": -3, "fraction": 2.5, "text": "many", "boolean": True, "nothing": None}
+OPTIONAL_COUNTS = {name: value for name, value in BAD_COUNTS.items() if value is not None}
+BAD_POSITIVES = {"zero": 0.0, "negative": -0.1, "NaN": float("nan"), "infinite": float("inf"), "text": "small", "nothing": None}
+BAD_POWERS = {"below one": 0.5, "zero": 0, "infinite": float("inf"), "NaN": float("nan"), "text": "two", "nothing": None}
+BAD_SQUARES = {
+    "wrong shape": np.eye(3, dtype=np.float32),
+    "a vector": ONES,
+    "integers": np.eye(D, dtype=int),
+    "asymmetric": np.asarray([[1.0, 0.5], [0.0, 1.0]], np.float32),
+    "negative": -EYE,
+    "NaN": changed(EYE, (0, 0), np.nan),
+}
+SINGULAR = {"singular": np.diag([1.0, 0.0]).astype(np.float32)}
+BAD_VECTORS = {
+    "of other length": np.ones(3, np.float32),
+    "a matrix": EYE,
+    "integers": np.ones(D, int),
+    "NaN": np.asarray([1.0, np.nan], np.float32),
+}
+BAD_FUNCTIONS = {"a number": 3.0, "nothing": None, "text": "f"}
+BAD_FAMILIES = {"nothing": None, "an array": GOOD_X, "a function": flows.coupling}
+
+
+def family():
+    return swjko.gaussian(D)
+
+
+def without_density():
+    return swjko.particles(jnp.asarray(GOOD_X))
+
+
+def log_prob(x):
+    return -jnp.sum(x**2) / 2
+
+
+def scheme(**changes):
+    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
+    inputs |= {"step_size": 0.1, "num_inner_steps": 1, "num_samples": 4, "num_projections": 2} | changes
+    return swjko.sw_jko(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+
+
+def sliced(function, **changes):
+    inputs = {"x": GOOD_X, "y": GOOD_Y, "directions": GOOD_DIRECTIONS} | changes
+    return function(inputs.pop("x"), inputs.pop("y"), inputs.pop("directions"), **inputs)
+
+
+def line(**changes):
+    inputs = {"u": GOOD_X[:, 0], "v": GOOD_Y[:, 0]} | changes
+    return swjko.wasserstein_1d_pow(inputs.pop("u"), inputs.pop("v"), **inputs)
+
+
+def w2(function, *more, **changes):
+    inputs = {"mean0": ONES, "cov0": EYE, "mean1": ONES, "cov1": EYE} | changes
+    return function(*inputs.values(), *more)
+
+
+def gaussian_step(**changes):
+    inputs = {"mean": ONES, "cov": EYE, "precision": EYE, "center": ONES, "step_size": 0.1, "directions": GOOD_DIRECTIONS} | changes
+    return closed_form.gaussian_sw_jko_step(**inputs)
+
+
+def isotropic_step(**changes):
+    return closed_form.isotropic_sw_jko_step(**({"mean": ONES, "scale": 1.0, "center": ONES, "step_size": 0.1} | changes))
+
+
+def ornstein_uhlenbeck(**changes):
+    return closed_form.ornstein_uhlenbeck(**({"mean": ONES, "cov": EYE, "precision": EYE, "center": ONES, "time": 1.0} | changes))
+
+
+def to_target(**changes):
+    inputs = {"target": GOOD_Y, "num_projections": 3} | changes
+    return swjko.sw_to_target(inputs.pop("target"), inputs.pop("num_projections"), **inputs)
+
+
+def pushed(**changes):
+    inputs = {"init": lambda key: jnp.zeros(D), "transform": lambda params, z: z + params[None, :], "dim": D} | changes
+    return swjko.pushforward(inputs.pop("init"), inputs.pop("transform"), **inputs)
+
+
+def evaluated(**changes):
+    inputs = {"family": family(), "functional": swjko.negative_entropy(), "num_samples": 4} | changes
+    one, functional = inputs.pop("family"), inputs.pop("functional")
+    return swjko.evaluate(KEY, one, functional, family().init(KEY), **inputs)
+
+
+def symmetric_kl(**changes):
+    inputs = {"family": family(), "target_log_prob": log_prob, "target_sample": GOOD_X, "num_samples": 4} | changes
+    one, target, points = inputs.pop("family"), inputs.pop("target_log_prob"), inputs.pop("target_sample")
+    return swjko.symmetric_kl(KEY, one, family().init(KEY), target, points, **inputs)
+
+
+def replayed(**changes):
+    params = jax.tree.map(lambda leaf: leaf[None], family().init(KEY))
+    inputs = {"family": family(), "params_trajectory": params, "num": 4} | changes
+    return swjko.replay(KEY, *inputs.values())
+
+
+def ran(**changes):
+    inputs = {"scheme": scheme(), "state": scheme().init(KEY), "num_steps": 1} | changes
+    return swjko.run(KEY, inputs.pop("scheme"), inputs.pop("state"), inputs.pop("num_steps"), **inputs)
+
+
+def solved(**changes):
+    inputs = {"scheme": scheme(), "num_steps": 1, "progress": False} | changes
+    return swjko.solve(KEY, inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+
+
+class _BatchNormalised(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(D, rngs=rngs)
+
+    def __call__(self, z):
+        return self.norm(z)
+
+
+class _Affine(nnx.Module):
+    """Returns three coordinates, whatever the dimension asked for."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(D, 3, rngs=rngs)
+
+    def __call__(self, z):
+        return self.layer(z)
+
+
+def both_functions(name, values):
+    for function in (swjko.sliced_wasserstein_pow, swjko.sliced_wasserstein):
+        yield function.__name__, lambda value, function=function: sliced(function, **{name: value}), name, values
+
+
+# (what is called, a function of the bad value, the name that the message must hold, the bad values)
+TABLE: list[tuple[str, Callable, str, dict]] = [
+    ("uniform_directions", lambda value: swjko.uniform_directions(KEY, value, 2), "num", BAD_COUNTS),
+    ("uniform_directions", lambda value: swjko.uniform_directions(KEY, 2, value), "dim", BAD_COUNTS),
+    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, value, 2), "num", BAD_COUNTS),
+    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, 2, value), "dim", BAD_COUNTS),
+    ("uniform_directions", lambda value: swjko.uniform_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
+    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
+    ("wasserstein_1d_pow", lambda value: line(u=value), "u", BAD_VALUES),
+    ("wasserstein_1d_pow", lambda value: line(v=value), "v", BAD_VALUES),
+    ("wasserstein_1d_pow", lambda value: line(u_weights=value), "u_weights", BAD_WEIGHTS),
+    ("wasserstein_1d_pow", lambda value: line(v=GOOD_X[:, 0], v_weights=value), "v_weights", BAD_WEIGHTS),
+    ("wasserstein_1d_pow", lambda value: line(p=value), "p", BAD_POWERS),
+    *both_functions("x", BAD_POINTS),
+    *both_functions("y", BAD_POINTS),
+    *both_functions("directions", BAD_DIRECTIONS),
+    *both_functions("x_weights", BAD_WEIGHTS),
+    *both_functions("p", BAD_POWERS),
+    *both_functions("block_size", OPTIONAL_COUNTS),
+    ("sliced_wasserstein_pow", lambda value: sliced(swjko.sliced_wasserstein_pow, y=GOOD_X, y_weights=value), "y_weights", BAD_WEIGHTS),
+    (
+        "sliced_wasserstein_pow",
+        lambda value: sliced(swjko.sliced_wasserstein_pow, y=value),
+        "x and y",
+        {"dimension": np.ones((M, 3), np.float32)},
+    ),
+    *(
+        ("gaussian_w2_pow", lambda value, name=name: w2(closed_form.gaussian_w2_pow, **{name: value}), name, bad)
+        for name, bad in {"mean0": BAD_VECTORS, "mean1": BAD_VECTORS, "cov0": BAD_SQUARES, "cov1": BAD_SQUARES}.items()
+    ),
+    *(
+        ("gaussian_sw2_pow", lambda value, name=name: w2(closed_form.gaussian_sw2_pow, GOOD_DIRECTIONS, **{name: value}), name, bad)
+        for name, bad in {"mean0": BAD_VECTORS, "mean1": BAD_VECTORS, "cov0": BAD_SQUARES, "cov1": BAD_SQUARES}.items()
+    ),
+    ("gaussian_sw2_pow", lambda value: w2(closed_form.gaussian_sw2_pow, value), "directions", BAD_DIRECTIONS),
+    *(
+        ("gaussian_sw_jko_step", lambda value, name=name: gaussian_step(**{name: value}), name, bad)
+        for name, bad in {
+            "mean": BAD_VECTORS,
+            "center": BAD_VECTORS,
+            "cov": BAD_SQUARES | SINGULAR,
+            "precision": BAD_SQUARES,
+            "step_size": BAD_POSITIVES | {"a list": [0.1, 0.2]},
+            "directions": BAD_DIRECTIONS,
+        }.items()
+    ),
+    *(
+        ("isotropic_sw_jko_step", lambda value, name=name: isotropic_step(**{name: value}), name, bad)
+        for name, bad in {"mean": BAD_VECTORS, "center": BAD_VECTORS, "scale": BAD_POSITIVES, "step_size": BAD_POSITIVES}.items()
+    ),
+    *(
+        ("ornstein_uhlenbeck", lambda value, name=name: ornstein_uhlenbeck(**{name: value}), name, bad)
+        for name, bad in {
+            "mean": BAD_VECTORS,
+            "center": BAD_VECTORS,
+            "cov": BAD_SQUARES,
+            "precision": BAD_SQUARES | SINGULAR,
+            "time": {"negative": -1.0, "NaN": float("nan")},
+        }.items()
+    ),
+    ("potential", swjko.potential, "v", BAD_FUNCTIONS),
+    ("interaction", swjko.interaction, "w", BAD_FUNCTIONS),
+    ("interaction", lambda value: swjko.interaction(jnp.sum, block_size=value), "block_size", OPTIONAL_COUNTS),
+    ("kl_divergence", swjko.kl_divergence, "target_log_prob", BAD_FUNCTIONS),
+    ("sw_to_target", lambda value: to_target(target=value), "target", BAD_POINTS),
+    ("sw_to_target", lambda value: to_target(num_projections=value), "num_projections", BAD_COUNTS),
+    ("sw_to_target", lambda value: to_target(batch_size=value), "batch_size", OPTIONAL_COUNTS | {"too many": M + 1}),
+    ("sw_to_target", lambda value: to_target(direction_fn=value), "direction_fn", BAD_FUNCTIONS),
+    (
+        "weighted_sum",
+        lambda value: swjko.weighted_sum(*value),
+        r"\(coef, functional\)",
+        {
+            "no terms": (),
+            "no pair": (swjko.negative_entropy(),),
+            "no functional": ((1.0, 2.0),),
+            "swapped": ((swjko.negative_entropy(), 1.0),),
+            "text": (("a", swjko.negative_entropy()),),
+            "a vector": ((np.ones(2), swjko.negative_entropy()),),
+        },
+    ),
+    ("particles", swjko.particles, "points", BAD_POINTS),
+    *((make.__name__, make, "dim", BAD_COUNTS) for make in (swjko.gaussian, flows.coupling)),
+    ("coupling", flows.coupling, "dim", {"one": 1}),
+    *(
+        (name, lambda value, make=make: make(init_scale=value), "init_scale", BAD_POSITIVES | {"too many": ONES.repeat(2)})
+        for name, make in {
+            "gaussian": lambda **more: swjko.gaussian(D, **more),
+            "coupling": lambda **more: flows.coupling(D, **more),
+            "mlp": lambda **more: flows.mlp(D, D, **more),
+        }.items()
+    ),
+    *(
+        (name, lambda value, make=make: make(init_mean=value), "init_mean", {"too many": np.ones(3), "NaN": float("nan"), "text": "a"})
+        for name, make in {
+            "gaussian": lambda **more: swjko.gaussian(D, **more),
+            "coupling": lambda **more: flows.coupling(D, **more),
+            "mlp": lambda **more: flows.mlp(D, D, **more),
+        }.items()
+    ),
+    ("coupling", lambda value: flows.coupling(D, num_layers=value), "num_layers", BAD_COUNTS),
+    ("coupling", lambda value: flows.coupling(D, width=value), "width", BAD_COUNTS),
+    ("mlp", lambda value: flows.mlp(value, D), "latent_dim", BAD_COUNTS),
+    ("mlp", lambda value: flows.mlp(D, value), "dim", BAD_COUNTS),
+    ("mlp", lambda value: flows.mlp(D, D, num_layers=value), "num_layers", BAD_COUNTS),
+    ("mlp", lambda value: flows.mlp(D, D, width=value), "width", BAD_COUNTS),
+    ("from_nnx", lambda value: flows.from_nnx(value, dim=D), "make_model", BAD_FUNCTIONS | {"other state": _BatchNormalised}),
+    ("from_nnx", lambda value: flows.from_nnx(_Affine, dim=value), "dim", BAD_COUNTS),
+    ("from_nnx", lambda value: flows.from_nnx(value, dim=D), "family of dimension 2", {"three coordinates": _Affine}),
+    ("pushforward", lambda value: pushed(dim=value), "dim", BAD_COUNTS),
+    ("pushforward", lambda value: pushed(latent_dim=value), "latent_dim", OPTIONAL_COUNTS),
+    ("pushforward", lambda value: pushed(init=value), "init", BAD_FUNCTIONS),
+    ("pushforward", lambda value: pushed(transform=value), "transform", BAD_FUNCTIONS),
+    (
+        "pushforward",
+        lambda value: pushed(transform=value),
+        "family of dimension 2",
+        {"rank 1": lambda params, z: z[:, 0], "wide": lambda params, z: jnp.ones((len(z), 3))},
+    ),
+    ("pushforward", lambda value: pushed(inverse=value), "inverse", {"a number": 3.0, "text": "f"}),
+    ("pushforward", lambda value: pushed(inverse=value, latent_dim=3), "inverse", {"wider latents": lambda params, x: (x, x[:, 0])}),
+    (
+        "pushforward",
+        lambda value: pushed(transform=lambda params, z: value(z), inverse=lambda params, x: (x, x[:, 0])),
+        "transform",
+        {"rank 2": lambda z: (z, z), "rank 0": lambda z: (z, jnp.zeros(())), "no pair": lambda z: z},
+    ),
+    (
+        "pushforward",
+        lambda value: pushed(transform=lambda params, z: (z, z[:, 0]), inverse=lambda params, x: value(x)),
+        "inverse",
+        {"rank 2": lambda x: (x, x), "rank 0": lambda x: (x, jnp.zeros(())), "no pair": lambda x: x},
+    ),
+    ("sample", lambda value: swjko.sample(family(), family().init(KEY), KEY, value), "num", BAD_COUNTS),
+    ("sample", lambda value: swjko.sample(value, None, KEY, 3), "family", BAD_FAMILIES),
+    ("sw_jko", lambda value: scheme(family=value), "family", BAD_FAMILIES),
+    ("sw_jko", lambda value: scheme(functional=value), "functional", BAD_FUNCTIONS),
+    (
+        "sw_jko",
+        lambda value: scheme(functional=value, family=without_density()),
+        "functional needs the density",
+        {
+            "entropy": swjko.negative_entropy(),
+            "KL": swjko.kl_divergence(log_prob),
+            "a sum": swjko.weighted_sum((1.0, swjko.negative_entropy())),
+        },
+    ),
+    ("sw_jko", lambda value: scheme(functional=value), "functional must return a scalar", {"a vector": lambda key, cloud: cloud.points[0]}),
+    ("sw_jko", lambda value: scheme(functional=swjko.potential(value)), "v must map one point", {"a vector": lambda x: x}),
+    ("sw_jko", lambda value: scheme(optimizer=value), "optimizer", {"nothing": None, "a rate": 1e-3, "a class": optax.adam}),
+    ("sw_jko", lambda value: scheme(step_size=value), "step_size", BAD_POSITIVES | {"a list": [0.1, 0.2]}),
+    *(
+        ("sw_jko", lambda value, name=name: scheme(**{name: value}), name, BAD_COUNTS)
+        for name in ("num_inner_steps", "num_samples", "num_projections")
+    ),
+    ("sw_jko", lambda value: scheme(direction_fn=value), "direction_fn", BAD_FUNCTIONS),
+    (
+        "sw_jko",
+        lambda value: scheme(direction_fn=value),
+        "directions",
+        {"of other dimension": lambda key, num, dim: jnp.ones((num, dim + 1))},
+    ),
+    ("run", lambda value: ran(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
+    ("run", lambda value: ran(state=value), "state", {"nothing": None, "points": GOOD_X}),
+    ("run", lambda value: ran(num_steps=value), "num_steps", BAD_COUNTS),
+    ("run", lambda value: ran(record=value), "record", BAD_FUNCTIONS),
+    ("solve", lambda value: solved(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
+    ("solve", lambda value: solved(num_steps=value), "num_steps", BAD_COUNTS),
+    ("solve", lambda value: solved(chunk_size=value), "chunk_size", OPTIONAL_COUNTS),
+    ("solve", lambda value: solved(record=value), "record", BAD_FUNCTIONS),
+    ("evaluate", lambda value: evaluated(family=value), "family", BAD_FAMILIES),
+    ("evaluate", lambda value: evaluated(functional=value), "functional", BAD_FUNCTIONS),
+    (
+        "evaluate",
+        lambda value: evaluated(family=value),
+        "functional needs the density",
+        {"particles": swjko.particles(jnp.asarray(GOOD_X))},
+    ),
+    ("evaluate", lambda value: evaluated(num_samples=value), "num_samples", BAD_COUNTS),
+    ("evaluate", lambda value: evaluated(num_repeats=value), "num_repeats", BAD_COUNTS | {"one": 1}),
+    (
+        "symmetric_kl",
+        lambda value: symmetric_kl(family=value),
+        "family",
+        BAD_FAMILIES | {"no density": swjko.particles(jnp.asarray(GOOD_X))},
+    ),
+    ("symmetric_kl", lambda value: symmetric_kl(target_log_prob=value), "target_log_prob", BAD_FUNCTIONS),
+    (
+        "symmetric_kl",
+        lambda value: symmetric_kl(target_sample=value),
+        "target_sample",
+        BAD_POINTS | {"dimension": np.ones((M, 3), np.float32), "a function": lambda key, num: jnp.ones((num, 3))},
+    ),
+    ("symmetric_kl", lambda value: symmetric_kl(num_samples=value), "num_samples", BAD_COUNTS | {"one": 1}),
+    ("replay", lambda value: replayed(family=value), "family", BAD_FAMILIES),
+    ("replay", lambda value: replayed(num=value), "num", BAD_COUNTS),
+    (
+        "replay",
+        lambda value: replayed(params_trajectory=value),
+        "params_trajectory",
+        {"nothing": None, "points": GOOD_X, "no times": swjko.gaussian(D).init(KEY)},
+    ),
+]
+CASES = [
+    pytest.param(call, value, name, id=f"{function}-{name}-{what}") for function, call, name, bad in TABLE for what, value in bad.items()
+]
+
+
+@pytest.mark.parametrize(("call", "value", "name"), CASES)
+def test_a_bad_input_is_named(call, value, name):
+    with pytest.raises((ValueError, TypeError), match=rf"(^|[^\w]){name}($|[^\w])") as caught:
+        call(value)
+    # The package's own words, or one line of JAX: no page of XLA, and no failure of the shape checks of the tests.
+    assert type(caught.value).__name__ not in ("TypeCheckError", "XlaRuntimeError", "JaxRuntimeError")
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 200
+
+
+def test_the_good_inputs_are_accepted():
+    # So that no row of the table fails for a reason other than its own.
+    for good in (
+        line,
+        isotropic_step,
+        gaussian_step,
+        ornstein_uhlenbeck,
+        to_target,
+        pushed,
+        evaluated,
+        symmetric_kl,
+        replayed,
+        ran,
+        solved,
+        scheme,
+    ):
+        good()
+    for function in (swjko.sliced_wasserstein_pow, swjko.sliced_wasserstein):
+        sliced(function)
+    w2(closed_form.gaussian_w2_pow)
+    w2(closed_form.gaussian_sw2_pow, GOOD_DIRECTIONS)
+
+
+def test_messages_say_what_was_received_and_the_cure():
+    with pytest.raises(ValueError, match=r"x must have rank 2.*received shape \(4,\).*x\[:, None\]"):
+        sliced(swjko.sliced_wasserstein_pow, x=GOOD_X[:, 0])
+    with pytest.raises(ValueError, match=r"x_weights must sum to one; received a sum of 2\. .*x_weights / x_weights\.sum\(\)"):
+        sliced(swjko.sliced_wasserstein_pow, x_weights=np.full(N, 0.5))
+    with pytest.raises(ValueError, match=r"x must be finite; 1 of 8 entries"):
+        sliced(swjko.sliced_wasserstein_pow, x=NAN_X)
+    with pytest.raises(ValueError, match=r"unit vectors; received norms between 2 and 2.*swjko\.uniform_directions"):
+        sliced(swjko.sliced_wasserstein_pow, directions=2 * GOOD_DIRECTIONS)
+    with pytest.raises(TypeError, match=r"x must be real floating point; received dtype int.*astype"):
+        sliced(swjko.sliced_wasserstein_pow, x=np.ones((N, D), int))
+
+
+def test_shapes_are_checked_inside_jit_and_values_are_not():
+    with pytest.raises(ValueError, match="x and y must have the same dimension"):
+        jax.jit(swjko.sliced_wasserstein_pow)(GOOD_X, np.ones((M, 3), np.float32), GOOD_DIRECTIONS)
+    with pytest.raises(ValueError, match="x_weights must have one weight"):
+        jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(np.ones(2, np.float32))
+    # Traced weights are divided by their sum.
+    doubled = jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(np.full(N, 0.5, np.float32))
+    np.testing.assert_allclose(doubled, sliced(swjko.sliced_wasserstein_pow), rtol=1e-6)
+    assert np.isnan(jax.jit(lambda x: sliced(swjko.sliced_wasserstein_pow, x=x))(NAN_X.astype(np.float32)))
+
+
+def test_step_sizes_may_be_swept_where_they_are_leaves():
+    sweep = jax.vmap(lambda step_size: isotropic_step(step_size=step_size).scale)(jnp.asarray([0.1, 0.2]))
+    np.testing.assert_allclose(sweep, [isotropic_step(step_size=0.1).scale, isotropic_step(step_size=0.2).scale], rtol=1e-6)
+
+
+def test_numpy_lists_and_wide_floats_are_welcome():
+    expected = sliced(swjko.sliced_wasserstein_pow)
+    for x in (GOOD_X.tolist(), jnp.asarray(GOOD_X), GOOD_X.astype(np.float64)):
+        np.testing.assert_allclose(sliced(swjko.sliced_wasserstein_pow, x=x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(3, 3), (np.int64(3), 3), (jnp.asarray(3), 3)])
+def test_counts_may_be_any_integer_that_is_known(value, expected):
+    count = validation.as_count(value, "count")
+    assert count == expected
+    assert type(count) is int
+
+
+def test_a_traced_count_is_refused():
+    with pytest.raises(TypeError, match="num must be a static integer"):
+        jax.jit(lambda num: swjko.uniform_directions(KEY, num, 2))(3)
+    with pytest.raises(TypeError, match="p must be a static number"):
+        jax.jit(lambda p: line(p=p))(2.0)
