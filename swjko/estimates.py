@@ -67,7 +67,7 @@ def sliced_wasserstein_estimate(
         costs = lax.map(lambda key: cost(direction_fn(key, num_projections // _NUM_REPLICATES, x.shape[1])), keys)
         return Estimate.of_mean(costs)
     directions = direction_fn(key, num_projections, x.shape[1])
-    block = min(automatic_block_size(x.shape[0], y.shape[0]), num_projections)
+    block = automatic_block_size(x.shape[0], y.shape[0], num_projections, x_weights is not None or y_weights is not None)
     costs = lax.map(lambda direction: cost(direction[None]), directions, batch_size=block)
     if not control_variate:
         return Estimate.of_mean(costs)

@@ -1,0 +1,76 @@
+"""Memory of the kernel: the bound given beforehand against compiled programs, blocks, and a million points in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import swjko
+from swjko.wasserstein import BLOCK_BUDGET_BYTES, automatic_block_size
+
+
+def temporaries(n, m, dim, num_projections, weighted, block_size=None):
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+    def value(x, y, directions, x_weights, y_weights):
+        weights = {"x_weights": x_weights, "y_weights": y_weights} if weighted else {}
+        return swjko.sliced_wasserstein_pow(x, y, directions, block_size=block_size, **weights)
+
+    arguments = (0, 1, 2, 3, 4) if weighted else (0, 1, 2)
+    program = jax.jit(jax.value_and_grad(value, arguments)).lower(
+        shape(n, dim), shape(m, dim), shape(num_projections, dim), shape(n), shape(m)
+    )
+    return program.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "m", "dim", "num_projections"), [(1000, 1000, 2, 100), (5000, 7000, 10, 200), (60_000, 60_000, 4, 64)])
+def test_bytes_said_beforehand_bound_the_compiled_program(n, m, dim, num_projections, weighted):
+    said = swjko.sliced_wasserstein_bytes(n, m, num_projections, weighted=weighted)
+    assert said / 2.5 < temporaries(n, m, dim, num_projections, weighted) <= said
+    assert said <= 1.01 * BLOCK_BUDGET_BYTES
+
+
+def test_blocks_bound_the_temporaries_whatever_the_number_of_directions():
+    few, many = (temporaries(2000, 2000, 3, num, False, block_size=16) for num in (64, 512))
+    whole = temporaries(2000, 2000, 3, 512, False)
+    assert many < few + 512 * 3 * 4 * 4
+    assert many < whole / 10
+
+
+@pytest.mark.parametrize("num_projections", [1, 7, 64, 1000])
+def test_automatic_blocks_are_balanced_and_within_the_budget(num_projections):
+    for n in (10, 5000, 10**6, 10**8):
+        size = automatic_block_size(n, n, num_projections, False)
+        assert 1 <= size <= num_projections
+        assert size == 1 or size * 2 * n * 32 <= BLOCK_BUDGET_BYTES
+
+
+_MILLION = """
+import resource, jax, swjko
+x = jax.random.normal(jax.random.key(0), (1_000_000, 2))
+y = jax.random.normal(jax.random.key(1), (1_000_000, 2)) + 1.0
+directions = swjko.uniform_directions(jax.random.key(2), {num}, 2)
+value, gradient = jax.jit(jax.value_and_grad(swjko.sliced_wasserstein_pow))(x, y, directions)
+print(float(value), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_points_fit_in_600_megabytes_whatever_the_number_of_directions():
+    peaks = []
+    for num in (16, 48):
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+        script = textwrap.dedent(_MILLION).format(num=num)
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        value, peak = map(float, done.stdout.split())
+        # A shift of one in each coordinate is |a|^2 / d = 1; the directions' second moment is off by their number's Monte Carlo error.
+        assert 0.5 < value < 1.5
+        peaks.append(peak)
+    assert max(peaks) <= 600
+    assert abs(peaks[1] - peaks[0]) < 60
