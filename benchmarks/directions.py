@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import swjko
 from benchmarks import report
@@ -71,13 +70,11 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
     x, y = (jnp.asarray(cloud, jnp.float32) for cloud in clouds(pair, dim, sizes.num_points))
     error_key, reference_key = jax.random.split(jax.random.key(0))
     keys = jax.random.split(error_key, sizes.num_keys)
-    values = {
-        kind: np.stack([np.asarray(_estimates(keys, x, y, kind, num), np.float64) for num in sizes.nums]) for kind in KINDS
-    }  # each [numbers keys]
+    values = {kind: np.stack([_estimates(keys, x, y, kind, num) for num in sizes.nums]) for kind in KINDS}  # each [numbers keys]
     # The scatter needs no reference; its winner makes one.
     best = min(KINDS, key=lambda kind: values[kind][-1].std())
     num_keys, num = sizes.reference
-    draws = np.asarray(_estimates(jax.random.split(reference_key, num_keys), x, y, best, num), np.float64)
+    draws = _estimates(jax.random.split(reference_key, num_keys), x, y, best, num)
     reference = draws.mean()
     errors = {kind: np.sqrt(np.mean((value - reference) ** 2, axis=1)) / reference for kind, value in values.items()}
     return {
@@ -96,10 +93,17 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "num"))
-def _estimates(keys, x, y, kind, num):
-    """SW_2^2 [keys]; one key at a time, so that memory is that of one estimate."""
-    return lax.map(lambda key: swjko.sliced_wasserstein_pow(x, y, KINDS[kind](key, num, x.shape[1])), keys)
+def _estimates(keys, x, y, kind: str, num: int) -> np.ndarray:
+    """SW_2^2 [keys], one key at a time: memory is that of one estimate, and the sorts are compiled once for all kinds."""
+    return np.array([_sliced_pow(x, y, _directions(key, kind=kind, num=num, dim=x.shape[1])) for key in keys], np.float64)
+
+
+_sliced_pow = jax.jit(swjko.sliced_wasserstein_pow)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "num", "dim"))
+def _directions(key, kind, num, dim):
+    return KINDS[kind](key, num, dim)
 
 
 def clouds(pair: str, dim: int, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 import swjko
 from benchmarks import report
@@ -170,7 +169,7 @@ def anisotropic(sizes: Sizes) -> dict[str, Any]:
         init_key, run_key = jax.random.split(jax.random.key(seed))
         _, trajectory = _run(run_key, scheme, scheme.init(init_key), num_steps=settings.num_steps, record=_params)
         means, covs = jax.vmap(swjko.gaussian_moments)(trajectory)
-        exact = exact_iterates(problem, settings, sizes.oracle_directions)
+        exact = _exact_iterates(problem, settings, sizes)
         errors = {"mean": _worst_relative(means, exact.mean), "cov": _worst_relative(covs, exact.cov)}
         deviations = np.sqrt(np.trace(exact.cov, axis1=1, axis2=2) / dim)
         in_deviations = np.max(np.linalg.norm(np.asarray(means, np.float64) - exact.mean, axis=1) / deviations)
@@ -187,7 +186,7 @@ def fokker_planck(sizes: Sizes) -> dict[str, Any]:
         scheme = settings.scheme(flows.coupling(dim, num_layers=sizes.num_layers), swjko.kl_divergence(problem.target.log_prob))
         solve_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
         solution = swjko.solve(solve_key, scheme, settings.num_steps, progress=False)
-        exact = jax.tree.map(lambda leaf: leaf[-1], exact_iterates(problem, settings, sizes.oracle_directions))
+        exact = jax.tree.map(lambda leaf: leaf[-1], _exact_iterates(problem, settings, sizes))
         divergences = {}
         laws = {"stationary": (stationary_key, problem.target), "exact_iterate": (exact_key, problems.gaussian(exact.mean, exact.cov))}
         for name, (key, law) in laws.items():
@@ -308,25 +307,6 @@ _SECTIONS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
 }
 
 
-def exact_iterates(problem: problems.GaussianTarget, settings: Solve, num_directions: int) -> closed_form.Gaussian:
-    """The exact SW-JKO iterates from N(0, I) in float64: means [k d] and covariances [k d d], the start not included."""
-    dim = len(problem.center)
-    with jax.enable_x64(True):
-        # Whole blocks of orthogonal directions, for which the exact step is exact in the mean.
-        directions = swjko.orthogonal_directions(jax.random.key(0), dim * math.ceil(num_directions / dim), dim)
-        precision, center = jnp.asarray(problem.precision), jnp.asarray(problem.center)
-
-        @jax.jit
-        def iterates(directions, start):
-            def step(law, _):
-                law = closed_form.gaussian_sw_jko_step(law.mean, law.cov, precision, center, settings.step_size, directions)
-                return law, law
-
-            return lax.scan(step, start, length=settings.num_steps)[1]
-
-        return jax.device_get(iterates(directions, closed_form.Gaussian(jnp.zeros(dim), jnp.eye(dim))))
-
-
 def gaussian_symmetric_kl(mean0: Any, cov0: Any, mean1: Any, cov1: Any) -> float:
     """KL both ways: [tr(P0 S1) + tr(P1 S0) + (m0 - m1)^T (P0 + P1) (m0 - m1)] / 2 - d, P = S^{-1}."""
     precision0, precision1 = np.linalg.inv(cov0), np.linalg.inv(cov1)
@@ -378,3 +358,9 @@ def _worst_relative(values: jax.Array, exact: Any) -> float:
     exact = np.asarray(exact, np.float64).reshape(len(exact), -1)
     difference = np.asarray(values, np.float64).reshape(exact.shape) - exact
     return float(np.max(np.linalg.norm(difference, axis=1) / np.linalg.norm(exact, axis=1)))
+
+
+def _exact_iterates(problem: problems.GaussianTarget, settings: Solve, sizes: Sizes) -> closed_form.Gaussian:
+    """Of the steps taken, the start left out."""
+    flow = problems.exact_sw_jko_flow(problem, settings.step_size, settings.num_steps, num_directions=sizes.oracle_directions)
+    return closed_form.Gaussian(flow.mean[1:], flow.cov[1:])

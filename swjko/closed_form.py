@@ -123,6 +123,29 @@ def gaussian_sw_jko_step(
     return Gaussian(new_mean, new_cov)
 
 
+def gaussian_sw_jko_flow(
+    mean: Float[Array, " d"],
+    cov: Float[Array, "d d"],
+    precision: Float[Array, "d d"],
+    center: Float[Array, " d"],
+    step_size: float | Scalar,
+    num_steps: int,
+    directions: Float[Array, "l d"],
+) -> Gaussian:
+    """``num_steps`` exact SW-JKO steps from N(mean, cov): means [k d] and covariances [k d d], the start first, k = num_steps + 1.
+
+    Arguments and errors as ``gaussian_sw_jko_step``.
+    """
+    start = Gaussian(mean, cov)
+
+    def step(law: Gaussian, _: None) -> tuple[Gaussian, Gaussian]:
+        law = gaussian_sw_jko_step(law.mean, law.cov, precision, center, step_size, directions)
+        return law, law
+
+    _, laws = lax.scan(step, start, length=num_steps)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, laws)
+
+
 def isotropic_sw_jko_step(
     mean: Float[Array, " d"], scale: float | Scalar, center: Float[Array, " d"], step_size: float | Scalar
 ) -> IsotropicGaussian:

@@ -12,9 +12,8 @@ import optax
 import scipy.optimize
 from jax import lax
 
-from swjko import closed_form, flows, plots, problems
+from swjko import flows, plots, problems
 from swjko.diagnostics import evaluate, replay, symmetric_kl
-from swjko.directions import orthogonal_directions
 from swjko.driver import Solution, solve
 from swjko.families import Family, gaussian, sample
 from swjko.functionals import kl_divergence, sw_to_target
@@ -77,7 +76,8 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
     family = gaussian(1) if dim == 1 else flows.coupling(dim)
     flow_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
     flow = _flow(flow_key, family, kl_divergence(target.log_prob), settings, settings.samples, progress)
-    means, covs, energies = exact_iterates(problem, settings)
+    means, covs = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
+    energies = np.array([_gaussian_kl(mean, cov, problem.precision, problem.center) for mean, cov in zip(means, covs, strict=True)])
     exact = problems.gaussian(means[-1], covs[-1])
     divergences = {
         "SymKL against the stationary law": (stationary_key, target),
@@ -187,24 +187,6 @@ def match(settings: Settings, *, seed: int, progress: bool = True, data: str | N
     }
     config = {**settings._asdict(), "seed": seed, "data": data or "sklearn digits", "dim": dim}
     return Outcome("match", dim, config, flow.solution, flow.energy_start, flow.energy_end, floor, "held-out points", figures, drawn)
-
-
-def exact_iterates(problem: problems.GaussianTarget, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means [k d], covariances [k d d] and energies KL [k] of the exact SW-JKO iterates from N(0, I), the start included, in float64."""
-    dim = len(problem.center)
-    with jax.enable_x64(True):
-        directions = orthogonal_directions(jax.random.key(0), dim * math.ceil(2000 / dim), dim)
-        precision, center = (jnp.asarray(problem.precision), jnp.asarray(problem.center))
-        start = closed_form.Gaussian(jnp.zeros(dim), jnp.eye(dim))
-
-        def step(law, _):
-            law = closed_form.gaussian_sw_jko_step(law.mean, law.cov, precision, center, settings.step_size, directions)
-            return law, law
-
-        _, laws = jax.jit(lambda start: lax.scan(step, start, length=settings.steps))(start)
-        means, covs = (np.concatenate([[first], rest]) for first, rest in zip(start, jax.device_get(laws), strict=True))
-    energies = [_gaussian_kl(mean, cov, problem.precision, problem.center) for mean, cov in zip(means, covs, strict=True)]
-    return means, covs, np.asarray(energies)
 
 
 def _flow(key: Key, family: Family, functional: Functional, settings: Settings, num_evaluated: int, progress: bool) -> _Flow:

@@ -18,7 +18,8 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
+from swjko import closed_form, validation
+from swjko.directions import orthogonal_directions, quasi_directions
 from swjko.functionals import interaction, potential, weighted_sum
 from swjko.types import Functional, Key, Scalar
 
@@ -92,6 +93,21 @@ def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     precision = np.asarray(require_extra("sklearn.datasets").make_spd_matrix(dim, random_state=seed), np.float64)
     center = np.random.default_rng(seed).standard_normal(dim)
     return GaussianTarget(precision, center, gaussian(center, np.linalg.inv(precision)))
+
+
+def exact_sw_jko_flow(problem: GaussianTarget, step_size: float, num_steps: int, *, num_directions: int = 2000) -> closed_form.Gaussian:
+    """The exact SW-JKO iterates from N(0, I) in float64, on the host: means [k d], covariances [k d d], start included, k = num_steps + 1.
+
+    Directions stand for the average over the sphere: equal angles in the plane, exact there to rounding; whole orthogonal blocks
+    elsewhere, whose noise of order 1 / sqrt(num_directions) in the covariances is then the oracle's own.
+    """
+    dim = len(problem.center)
+    directions_of = quasi_directions if dim == 2 else orthogonal_directions
+    with jax.enable_x64(True):
+        directions = directions_of(jax.random.key(0), dim * math.ceil(num_directions / dim), dim)
+        flow = jax.jit(closed_form.gaussian_sw_jko_flow, static_argnames="num_steps")
+        precision, center = jnp.asarray(problem.precision), jnp.asarray(problem.center)
+        return jax.device_get(flow(jnp.zeros(dim), jnp.eye(dim), precision, center, step_size, num_steps=num_steps, directions=directions))
 
 
 def gaussian_mixture(centers: Array) -> Target:

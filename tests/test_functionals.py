@@ -31,6 +31,13 @@ def cloud_of(seed=0, n=7, d=2, weighted=False, density=True):
     return Cloud(jnp.asarray(rng.normal(size=(n, d))), weights, jnp.asarray(rng.normal(size=n)) if density else None)
 
 
+def apply(functional, key, cloud):
+    return functional(key, cloud)
+
+
+jitted = jax.jit(apply)
+
+
 def masses(cloud):
     return np.full(len(cloud.points), 1 / len(cloud.points)) if cloud.weights is None else np.asarray(cloud.weights)
 
@@ -197,13 +204,12 @@ class TestSWToTarget:
         target = cloud_of(1, n=5).points
         cloud = cloud_of()
         whole, all_drawn = swjko.sw_to_target(target, 4), swjko.sw_to_target(target, 4, batch_size=5)
-        np.testing.assert_allclose(jax.jit(all_drawn)(KEY, cloud), jax.jit(whole)(KEY, cloud), rtol=TOLERANCE)
+        np.testing.assert_allclose(jitted(all_drawn, KEY, cloud), jitted(whole, KEY, cloud), rtol=TOLERANCE)
 
     def test_fresh_directions_at_each_key(self):
         functional, cloud = swjko.sw_to_target(cloud_of(1).points, 2), cloud_of()
-        value = jax.jit(functional)
-        assert float(value(KEY, cloud)) == float(value(KEY, cloud))
-        assert float(value(KEY, cloud)) != float(value(jax.random.key(1), cloud))
+        assert float(jitted(functional, KEY, cloud)) == float(jitted(functional, KEY, cloud))
+        assert float(jitted(functional, KEY, cloud)) != float(jitted(functional, jax.random.key(1), cloud))
 
 
 class TestWeightedSum:
@@ -275,18 +281,13 @@ def test_under_jit_and_vmap(name):
     clouds = [cloud_of(seed, weighted=True) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *clouds)
     keys = jax.random.split(KEY, 3)
-    batched = jax.jit(jax.vmap(functional))(keys, stacked)
-    one = jax.jit(functional)
-    looped = [one(key, cloud) for key, cloud in zip(keys, clouds, strict=True)]
+    batched = jax.jit(jax.vmap(apply, in_axes=(None, 0, 0)))(functional, keys, stacked)
+    looped = [jitted(functional, key, cloud) for key, cloud in zip(keys, clouds, strict=True)]
     np.testing.assert_allclose(batched, looped, rtol=1e-12)
 
 
 def data_potential(data, x):
     return jnp.mean(jnp.sum((x[None, :] - data) ** 2, axis=1))
-
-
-def apply(functional, key, cloud):
-    return functional(key, cloud)
 
 
 def test_bound_data_are_leaves_and_do_not_retrace():

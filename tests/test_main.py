@@ -170,8 +170,8 @@ def test_a_failed_flow_is_one_line_and_code_1(tmp_path, capsys):
 def test_exact_iterates_minimise_the_step():
     """One iterate in one dimension, where SW_2 is W_2: against a direct minimisation over mean and standard deviation."""
     problem = problems.gaussian_target(5, 1)
-    settings = experiments.FOKKER_PLANCK._replace(steps=1, step_size=0.7)
-    means, covs, energies = experiments.exact_iterates(problem, settings)
+    means, covs = problems.exact_sw_jko_flow(problem, 0.7, 1)
+    energies = [experiments._gaussian_kl(mean, cov, problem.precision, problem.center) for mean, cov in zip(means, covs, strict=True)]
     a, c = (problem.precision[0, 0], problem.center[0])
 
     def kl(mean, deviation):
