@@ -69,8 +69,15 @@ def test_first_example_runs_as_printed(as_a_user):
 
 
 def test_other_examples_run_as_printed(as_a_user, capsys):
-    names = run(["import jax, jax.numpy as jnp, optax, swjko\nfrom swjko import flows\n", *BLOCKS[1:]])
-    assert capsys.readouterr().out.count("OK") == 2
+    imports = "import jax, jax.numpy as jnp, optax, swjko\nfrom swjko import flows\n"
+    start = imports + "cloud = swjko.Cloud(jnp.linspace(-1.0, 1.0, 400).reshape(200, 2))"
+    names = run([start, *BLOCKS[1:]])
+    out = capsys.readouterr().out
+    assert out.count("OK") == 2
+    # The estimate that is printed agrees with the value over other directions.
+    value, error = map(float, re.search(r"value=Array\(([\d.]+).*standard_error=Array\(([\d.]+)", out).groups())
+    assert abs(value - float(names["value"])) < 5 * error
+    assert names["gradient"].shape == (200, 2)
     # int rho^2 of N(0, I) in the plane is 1/(4 pi).
     standard = swjko.gaussian(2)
     value, error = swjko.evaluate(jax.random.key(5), standard, names["renyi_energy"], standard.init(jax.random.key(6)), num_samples=1000)
