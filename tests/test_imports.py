@@ -23,6 +23,7 @@ ORDER = [
     "estimates",
     "closed_form",
     "functionals",
+    "triangular",
     "families",
     "flows",
     "scheme",
@@ -39,8 +40,8 @@ ORDER = [
     "experiments",
     "__main__",
 ]
-# What starts programs of its own and speaks to a terminal; the rest leaves both to the caller.
-ON_THE_HOST = {"ensemble", "driver", "report", "experiments", "__main__"}
+# What starts programs of its own or speaks to a terminal: the driver and the command line. The rest leaves both to the caller.
+ON_THE_HOST = {"ensemble", "driver", "problems", "report", "experiments", "__main__"}
 
 
 def tree(module: str) -> ast.Module:
