@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from swjko import validation
+from swjko.triangular import inverse_of_lower_triangular
 from swjko.types import Cloud, Key, Params, as_partial, static_field
 
 
@@ -194,10 +194,7 @@ def _gaussian_push(params, z):
 
 
 def _gaussian_log_prob(params, points):
-    # The inverse of a [d d] factor and a product: a solve against n right sides wakes the threads of BLAS, milliseconds on a busy CPU.
-    factor = _gaussian_factor(params)
-    inverse = lax.linalg.triangular_solve(factor, jnp.eye(points.shape[1], dtype=factor.dtype), left_side=True, lower=True)
-    z = (points - params["mean"][None, :]) @ inverse.T
+    z = (points - params["mean"][None, :]) @ inverse_of_lower_triangular(_gaussian_factor(params)).T
     return standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"])
 
 
