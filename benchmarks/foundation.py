@@ -76,14 +76,14 @@ class Sizes(NamedTuple):
 FULL = Sizes(
     isotropic=Solve(10, 0.1, 150, 512, 32, 5e-2),
     isotropic_seeds=20,
-    anisotropic=Solve(10, 0.1, 300, 2048, 64, 3e-2),
+    anisotropic=Solve(10, 0.1, 300, 8192, 60, 3e-2),
     anisotropic_dims=(2, 5),
     # Ten steps carry the noise of these directions along, and it must stay below the error of the flow.
-    oracle_directions=100_000,
+    oracle_directions=50_000,
     fokker_planck=Solve(20, 0.4, 100, 512, 64, 3e-3),
     fokker_planck_seeds=5,
     mixture=Solve(20, 0.2, 150, 512, 64, 3e-3),
-    mixture_seeds=3,
+    mixture_seeds=2,
     ring=Solve(50, 0.2, 60, 512, 64, 2e-2),
     num_layers=8,
     kernel_repeats=50,

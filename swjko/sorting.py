@@ -4,14 +4,15 @@ Ascending and stable; NaN goes to an end of its row, so that whatever is compute
 
 On a CPU, XLA's sort calls its comparator through a pointer for floats and for pairs, and only a single integer operand gets a built-in
 comparison. So a float32 row is mapped to integers of the same order, packed above its column index into one int64, and sorted once:
-4-5 times faster than ``jnp.sort``, permutation included. Where only values are wanted and rows are many and short, a bitonic network
-over whole columns is 2-3 times faster still, since minimum and maximum run on vectors; its many stages compile slowly, so small inputs do
-without.
+4-5 times faster than ``jnp.sort``, permutation included. Where rows are many and short, a bitonic network over whole columns is faster
+still, 2-3 times for values alone, since minimum and maximum run on vectors; its many stages compile slowly, so small inputs do without.
 Other platforms and dtypes sort the (value, index) pair.
 
 The derivative of sorted values is the gather of the tangents by the permutation; ``custom_jvp`` states it, because bit patterns have
 none.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Int
 _INT32_MAX = 0x7FFFFFFF
 # Longer rows leave the cache between stages; below the size, the second that a network takes to compile is worth more than it saves.
 NETWORK_MAX_LENGTH = 2048
+NETWORK_MAX_PACKED_LENGTH = 1024
 NETWORK_MIN_SIZE = 50_000
 
 
@@ -29,7 +31,7 @@ def sort_rows(values: Float[Array, "l n"]) -> Float[Array, "l n"]:
     """Each row sorted ascending. values: [l n] float; returns [l n]."""
     if values.dtype != jnp.float32:
         return _sort_generic(values)
-    network = values.shape[0] >= 32 and values.shape[-1] <= NETWORK_MAX_LENGTH and values.size >= NETWORK_MIN_SIZE
+    network = _network_pays(values, NETWORK_MAX_LENGTH)
     return lax.platform_dependent(values, cpu=_sort_by_network if network else _sort_as_integers, default=_sort_generic)
 
 
@@ -45,7 +47,8 @@ def sort_rows_with_permutation(values: Float[Array, "l n"]) -> tuple[Float[Array
     """Each row sorted ascending, and its permutation: ``ordered[i, j] == values[i, permutation[i, j]]``, int32."""
     if values.dtype != jnp.float32:
         return _sort_pairs(values)
-    return lax.platform_dependent(values, cpu=_sort_packed, default=_sort_pairs)
+    network = _network_pays(values, NETWORK_MAX_PACKED_LENGTH)
+    return lax.platform_dependent(values, cpu=_sort_packed_by_network if network else _sort_packed, default=_sort_pairs)
 
 
 @sort_rows_with_permutation.defjvp
@@ -63,11 +66,23 @@ def unsort_rows(ordered: Float[Array, "l n"], permutation: Int[Array, "l n"]) ->
 
 
 def _sort_packed(values: Array) -> tuple[Array, Array]:
+    return _through_packed(values, lambda packed: lax.sort(packed, dimension=-1, is_stable=True))
+
+
+def _sort_packed_by_network(values: Array) -> tuple[Array, Array]:
+    return _through_packed(values, _network)
+
+
+def _network_pays(values: Array, max_length: int) -> bool:
+    lanes, length = values.shape
+    return lanes >= 32 and length <= max_length and values.size >= NETWORK_MIN_SIZE
+
+
+def _through_packed(values: Array, sort: Callable[[Array], Array]) -> tuple[Array, Array]:
     # The wide key exists only inside this function: the global 64-bit switch stays as the user set it.
     with jax.enable_x64(True):
         column = lax.broadcasted_iota(jnp.int64, values.shape, values.ndim - 1)
-        packed = (_ordered_integers(values).astype(jnp.int64) << 32) | column
-        packed = lax.sort(packed, dimension=-1, is_stable=True)
+        packed = sort((_ordered_integers(values).astype(jnp.int64) << 32) | column)
         permutation = (packed & 0xFFFFFFFF).astype(jnp.int32)
         ordered = (packed >> 32).astype(jnp.int32)
     return _floats_of_ordered_integers(ordered), permutation
@@ -78,11 +93,15 @@ def _sort_as_integers(values: Array) -> Array:
 
 
 def _sort_by_network(values: Array) -> Array:
+    return _floats_of_ordered_integers(_network(_ordered_integers(values)))
+
+
+def _network(rows: Array) -> Array:
     """Batcher's bitonic sort (1968), all comparators ascending: a reflected stage merges two blocks, halving stages order the result."""
-    columns = _ordered_integers(values).T
+    columns = rows.T
     length, lanes = columns.shape
     padded = 1 << (length - 1).bit_length()
-    columns = jnp.pad(columns, ((0, padded - length), (0, 0)), constant_values=_INT32_MAX)
+    columns = jnp.pad(columns, ((0, padded - length), (0, 0)), constant_values=jnp.iinfo(rows.dtype).max)
     block = 2
     while block <= padded:
         first, second = jnp.split(columns.reshape(padded // block, 2, block // 2, lanes), 2, axis=1)
@@ -95,7 +114,7 @@ def _sort_by_network(values: Array) -> Array:
             columns = _half_cleaners(columns, distance, stages)
             distance >>= stages
         block *= 2
-    return _floats_of_ordered_integers(columns[:length].T)
+    return columns[:length].T
 
 
 def _half_cleaners(columns: Array, distance: int, stages: int) -> Array:

@@ -140,5 +140,9 @@ def test_the_network_sorts_as_numpy_does(rows, length):
     values = np.random.default_rng(length).normal(size=(rows, length)).astype(np.float32)
     values[3, 5], values[4, 7], values[5, 2:4], values[6, :20], values[7, 3] = np.inf, -np.inf, (-0.0, 0.0), 1.0, np.nan
     assert values.size >= sorting.NETWORK_MIN_SIZE
-    for ordered in (sorting.sort_rows(jnp.asarray(values)), sorting._sort_by_network(jnp.asarray(values))):
+    for ordered in (sorting.jax.jit(sort_rows)(values), jax.jit(sorting._sort_by_network)(values)):
         np.testing.assert_array_equal(ordered, np.sort(values))
+    stable = np.argsort(values, axis=1, kind="stable")
+    for ordered, permutation in (jax.jit(sort_rows_with_permutation)(values), jax.jit(sorting._sort_packed_by_network)(values)):
+        np.testing.assert_array_equal(ordered, np.sort(values))
+        np.testing.assert_array_equal(permutation, stable)
