@@ -14,6 +14,7 @@ FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "particles": lambda: swjko.particles(jnp.linspace(-1.0, 1.0, 24).reshape(12, 2)),
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
+    "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     "mlp": lambda: flows.mlp(2, 2, width=8, init_mean=0.5, init_scale=1.5),
     "generator": lambda: flows.mlp(3, 2, width=8),
 }

@@ -32,7 +32,7 @@ def test_push_gives_a_cloud_of_the_asked_size(name, key):
     assert (log_prob is not None) == family.has_density
 
 
-@pytest.mark.parametrize("name", ["gaussian", "coupling", "mlp"])
+@pytest.mark.parametrize("name", ["gaussian", "coupling", "spline", "mlp"])
 def test_flow_families_start_at_the_asked_gaussian(name, key):
     family = helpers.FAMILIES[name]()
     latent = family.latent(key, 64)
