@@ -10,6 +10,8 @@ Per case, in ``runs`` of the JSON:
 - relative_error: of value and gradient (Euclidean norm) against NumPy in float64; agreement: of the peers with swjko;
 - targets: what is to be reached, and whether it is.
 
+``peaks``: the peak memory of a process that makes one value and gradient of two clouds in the plane, for two numbers of directions.
+
 A package that is absent (torch, POT, ott) is named in ``missing`` and left out.
 """
 
@@ -78,6 +80,8 @@ CASES = (
     Case(5000, 5000, 10, 200, True),
 )
 QUICK_CASES = CASES[:2]
+PEAK_POINTS, PEAK_DIRECTIONS = 1_000_000, (32, 256)
+QUICK_PEAK_POINTS, QUICK_PEAK_DIRECTIONS = 20_000, (8, 16)
 # What holds for every case: (at least, ambition), smaller being better.
 _LIMITS = {"value": (3e-7, None), "gradient": (1e-4, None), "temporary_bytes": (40.0, 32.0)}
 
@@ -124,7 +128,10 @@ def main(args: argparse.Namespace) -> int:
     for row, case in zip(rows, cases, strict=True):
         row["targets"] = targets(case, row)
     print(table(rows))
-    print(report.write_results("kernel", {"quick": args.quick, "missing": missing, "runs": rows}, directory))
+    points, numbers = (QUICK_PEAK_POINTS, QUICK_PEAK_DIRECTIONS) if args.quick else (PEAK_POINTS, PEAK_DIRECTIONS)
+    peaks = [peak_memory(points, number) for number in numbers]
+    print(report.plain(peaks))
+    print(report.write_results("kernel", {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks}, directory))
     _figure(rows).savefig(directory / "kernel.png", dpi=150)
     return 0
 
@@ -317,6 +324,29 @@ def _sharded_in_subprocess(quick: bool, repeats: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks", "kernel", "--sharded-only", "--repeats", str(repeats), *(["--quick"] if quick else [])]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+_PEAK_SCRIPT = """
+import time, jax, swjko
+x = jax.random.normal(jax.random.key(0), ({points}, 2))
+y = jax.random.normal(jax.random.key(1), ({points}, 2)) + 1.0
+directions = swjko.uniform_directions(jax.random.key(2), {num_directions}, 2)
+start = time.perf_counter()
+value, gradient = jax.block_until_ready(jax.jit(jax.value_and_grad(swjko.sliced_wasserstein_pow))(x, y, directions))
+seconds = time.perf_counter() - start
+# Not getrusage: its peak is inherited from the process that forked this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(float(value), int(peak.split()[1]) / 1024, seconds)
+"""
+
+
+def peak_memory(points: int, num_directions: int) -> dict[str, Any]:
+    """Value, peak resident MiB and seconds (compilation included) of one value and gradient, d = 2, alone in a process. Linux only."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", _PEAK_SCRIPT.format(points=points, num_directions=num_directions)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    value, peak, seconds = map(float, done.stdout.split())
+    return {"points": points, "directions": num_directions, "value": value, "peak_mib": peak, "seconds": seconds}
 
 
 def targets(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:

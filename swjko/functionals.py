@@ -2,8 +2,9 @@
 
 A functional is called as ``functional(key, cloud)`` and returns a scalar; it respects the cloud's weights. Each is a pytree: the functions
 inside are ``jax.tree_util.Partial``, so data bound with ``Partial(v, data)`` are leaves, kept out of compiled programs and replaceable
-without recompiling. One that reads ``cloud.log_density`` says so by ``needs_density = True``; any function ``(key, cloud) -> scalar`` is
-a functional too.
+without recompiling. Any function ``(key, cloud) -> scalar`` is a functional too. One that reads ``cloud.log_density`` says so by
+``needs_density = True``, and by ``entropy_like = True`` if it is int (a log rho + V) drho with a constant a: then, and only then, the
+density's own dependence on the parameters has mean zero and a scheme may leave it out of the gradient.
 """
 
 import dataclasses
@@ -50,6 +51,19 @@ def negative_entropy() -> "NegativeEntropy":
     Needs a family with a density; raises ValueError on a cloud without ``log_density``.
     """
     return NegativeEntropy()
+
+
+def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
+    """int f(rho(x)) dx, estimated by the mean of f(rho) / rho over the points.
+
+    Args:
+      f: from a density [] to a scalar, f(0) = 0. r log r is the negative entropy; r^m / (m - 1) gives the porous medium equation,
+        d rho / dt = Laplacian rho^m, as its Wasserstein flow.
+
+    Needs a family with a density. Densities below the smallest float count as that. Source: Ambrosio, Gigli, Savare, "Gradient flows"
+    (2008). Example: ``internal_energy(lambda r: r**2)``.
+    """
+    return InternalEnergy(as_partial(validation.require_callable(f, "f", "from a density to a scalar")))
 
 
 def kl_divergence(target_log_prob: Callable[[Float[Array, " d"]], Scalar]) -> "WeightedSum":
@@ -107,6 +121,12 @@ def needs_density(functional: Functional) -> bool:
     return bool(getattr(inner, "needs_density", False))
 
 
+def is_entropy_like(functional: Functional) -> bool:
+    """Whether log rho enters the functional as a multiple of the entropy at most; a function says so by an attribute ``entropy_like``."""
+    inner = functional.func if isinstance(functional, Partial) else functional
+    return not needs_density(functional) or bool(getattr(inner, "entropy_like", False))
+
+
 def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
     """The mean of values at the cloud's points under its weights; what a point of zero weight holds does not matter."""
     if cloud.weights is None:
@@ -159,15 +179,24 @@ class Interaction:
 @dataclasses.dataclass(frozen=True)
 class NegativeEntropy:
     needs_density: ClassVar[bool] = True
+    entropy_like: ClassVar[bool] = True
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         del key
-        if cloud.log_density is None:
-            raise ValueError(
-                "negative_entropy needs the density of the measure, and this cloud has none. "
-                "Use a family with one, such as swjko.gaussian or swjko.flows.coupling."
-            )
-        return expectation(cloud, cloud.log_density)
+        return expectation(cloud, _log_density(cloud, "negative_entropy"))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InternalEnergy:
+    f: Partial
+    needs_density: ClassVar[bool] = True
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        del key
+        log_density = _log_density(cloud, "internal_energy")
+        density = jnp.exp(jnp.maximum(log_density, jnp.log(jnp.finfo(log_density.dtype).tiny)))
+        return expectation(cloud, _scalars(self.f, density, "f") / density)
 
 
 @jax.tree_util.register_dataclass
@@ -198,6 +227,10 @@ class WeightedSum:
     def needs_density(self) -> bool:
         return any(needs_density(functional) for functional in self.functionals)
 
+    @property
+    def entropy_like(self) -> bool:
+        return all(is_entropy_like(functional) for functional in self.functionals)
+
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         keys = jax.random.split(key, len(self.functionals))
         values = [
@@ -211,7 +244,16 @@ def _is_pytree_functional(functional: Functional) -> bool:
     return not jax.tree_util.all_leaves([functional])
 
 
-def _scalars(function: Partial, points: Float[Array, "n d"], name: str) -> Float[Array, " n"]:
+def _log_density(cloud: Cloud, name: str) -> Array:
+    if cloud.log_density is None:
+        raise ValueError(
+            f"{name} needs the density of the measure, and this cloud has none. "
+            "Use a family with one, such as swjko.gaussian or swjko.flows.coupling."
+        )
+    return cloud.log_density
+
+
+def _scalars(function: Partial, points: Float[Array, "n ..."], name: str) -> Float[Array, " n"]:
     values = jax.vmap(function)(points)
     if jnp.shape(values) != (points.shape[0],):
         raise ValueError(

@@ -6,13 +6,16 @@ On a CPU, XLA's sort calls its comparator through a pointer for floats and for p
 comparison. So a float32 row is mapped to integers of the same order, packed above its column index into one int64, and sorted once:
 4-5 times faster than ``jnp.sort``, permutation included. Where rows are many and short, a bitonic network over whole columns is faster
 still, 2-3 times for values alone, since minimum and maximum run on vectors; its many stages compile slowly, so small inputs do without.
-Other platforms and dtypes sort the (value, index) pair.
+On a GPU the key is an unsigned integer and the index a 32-bit payload, and the sort need not be stable: the form that XLA hands to the
+vendor's radix sort where rows are long. There the order of equal values is left open. Other platforms and dtypes sort the (value, index)
+pair, stably.
 
 The derivative of sorted values is the gather of the tangents by the permutation; ``custom_jvp`` states it, because bit patterns have
 none.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 _INT32_MAX = 0x7FFFFFFF
+_SIGN_BIT = 0x80000000
 # Longer rows leave the cache between stages; below the size, the second that a network takes to compile is worth more than it saves.
 NETWORK_MAX_LENGTH = 2048
 NETWORK_MAX_PACKED_LENGTH = 1024
@@ -31,8 +35,8 @@ def sort_rows(values: Float[Array, "l n"]) -> Float[Array, "l n"]:
     """Each row sorted ascending. values: [l n] float; returns [l n]."""
     if values.dtype != jnp.float32:
         return _sort_generic(values)
-    network = _network_pays(values, NETWORK_MAX_LENGTH)
-    return lax.platform_dependent(values, cpu=_sort_by_network if network else _sort_as_integers, default=_sort_generic)
+    cpu = _sort_by_network if _network_pays(values, NETWORK_MAX_LENGTH) else _sort_as_integers
+    return lax.platform_dependent(values, cpu=cpu, cuda=_sort_unsigned, rocm=_sort_unsigned, default=_sort_generic)
 
 
 @sort_rows.defjvp
@@ -47,8 +51,8 @@ def sort_rows_with_permutation(values: Float[Array, "l n"]) -> tuple[Float[Array
     """Each row sorted ascending, and its permutation: ``ordered[i, j] == values[i, permutation[i, j]]``, int32."""
     if values.dtype != jnp.float32:
         return _sort_pairs(values)
-    network = _network_pays(values, NETWORK_MAX_PACKED_LENGTH)
-    return lax.platform_dependent(values, cpu=_sort_packed_by_network if network else _sort_packed, default=_sort_pairs)
+    cpu = _sort_packed_by_network if _network_pays(values, NETWORK_MAX_PACKED_LENGTH) else _sort_packed
+    return lax.platform_dependent(values, cpu=cpu, cuda=_sort_unsigned_pairs, rocm=_sort_unsigned_pairs, default=_sort_pairs)
 
 
 @sort_rows_with_permutation.defjvp
@@ -130,6 +134,26 @@ def _cleaned(parts: list[Array]) -> list[Array]:
     half = len(parts) // 2
     pairs = list(zip(parts[:half], parts[half:], strict=True))
     return _cleaned([jnp.minimum(a, b) for a, b in pairs]) + _cleaned([jnp.maximum(a, b) for a, b in pairs])
+
+
+def _sort_unsigned(values: Array) -> Array:
+    return _floats_of_ordered_integers(_flip_sign(lax.sort(_ordered_unsigned(values), dimension=-1, is_stable=False), jnp.int32))
+
+
+def _sort_unsigned_pairs(values: Array) -> tuple[Array, Array]:
+    column = lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    ordered, permutation = lax.sort((_ordered_unsigned(values), column), dimension=-1, num_keys=1, is_stable=False)
+    return _floats_of_ordered_integers(_flip_sign(ordered, jnp.int32)), permutation
+
+
+def _ordered_unsigned(values: Array) -> Array:
+    return _flip_sign(_ordered_integers(values), jnp.uint32)
+
+
+def _flip_sign(integers: Array, dtype: Any) -> Array:
+    """Between int32 and uint32 in the same order: the sign bit is the highest, and counts the other way."""
+    unsigned = lax.bitcast_convert_type(integers, jnp.uint32) ^ jnp.uint32(_SIGN_BIT)
+    return lax.bitcast_convert_type(unsigned, dtype)
 
 
 def _sort_pairs(values: Array) -> tuple[Array, Array]:

@@ -7,7 +7,8 @@ make the gradient noise vanish where the step is stationary:
 - common latents: the new and the previous parameters push the same latents, so equal parameters are at distance zero, where
   independent samples are at the distance of two samples of one measure;
 - path gradients: log rho is differentiated through the points alone, log_prob(stop_gradient(params), push(params, z)); the part left
-  out has mean zero (Roeder, Wu, Duvenaud 2017, arXiv 1703.09194).
+  out has mean zero (Roeder, Wu, Duvenaud 2017, arXiv 1703.09194). It has so for the entropy alone: for int rho^2 the same omission
+  would halve the gradient. Functionals that read the density otherwise get the whole gradient.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxtyping import Array
 from swjko import validation
 from swjko.directions import uniform_directions
 from swjko.families import Family, require_family
-from swjko.functionals import needs_density
+from swjko.functionals import is_entropy_like, needs_density
 from swjko.scheme import Info, Result, State
 from swjko.types import DirectionFn, Functional, Key, Leaf, Params, Scalar, as_partial, static_field
 from swjko.wasserstein import sliced_wasserstein_pow
@@ -55,7 +56,8 @@ def sw_jko(
       num_inner_steps: optimiser updates in one JKO step.
       num_samples, num_projections: points and directions drawn afresh for each update.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
-      common_latents, path_gradient: see the module's text; False gives the plain estimators.
+      common_latents, path_gradient: see the module's text; False gives the plain estimators. Path gradients are taken where the
+        functional is entropy-like, see ``swjko.functionals``.
 
     Raises ValueError or TypeError on numbers below their minimum, on things of the wrong kind, on a functional that needs a density with
     a family that has none, and on whatever goes wrong when the objective's shapes are evaluated, all before anything is compiled.
@@ -140,7 +142,7 @@ class SWJKO:
         latent = self.family.latent(latent_key, self.num_samples)
         anchor_latent = latent if self.common_latents else self.family.latent(anchor_key, self.num_samples)
         cloud = self.family.push(params, latent)
-        if self.path_gradient and self.family.has_density:
+        if self.path_gradient and needs_density(self.functional) and is_entropy_like(self.functional):
             cloud = cloud._replace(log_density=self.family.log_prob(frozen_params, cloud.points))
         anchor_cloud = self.family.push(anchor, anchor_latent)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)

@@ -22,6 +22,7 @@ FAMILIES: dict[str, Callable[[], swjko.Family]] = {
 FUNCTIONALS: dict[str, Callable[[], swjko.Functional]] = {
     "potential": lambda: swjko.potential(lambda x: jnp.sum(x**2) / 2),
     "interaction": lambda: swjko.interaction(lambda x: jnp.sum(x**2) ** 2 / 4 - jnp.sum(x**2) / 2),
+    "internal_energy": lambda: swjko.internal_energy(lambda r: r**2),
     "negative_entropy": swjko.negative_entropy,
     "kl_divergence": lambda: swjko.kl_divergence(lambda x: -jnp.sum(x**2) / 2),
     "sw_to_target": lambda: swjko.sw_to_target(jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), 5),

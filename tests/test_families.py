@@ -25,10 +25,10 @@ def perturbed(family, key, size=0.2):
 @pytest.mark.parametrize("name", helpers.FAMILIES)
 def test_push_gives_a_cloud_of_the_asked_size(name, key):
     family = helpers.FAMILIES[name]()
-    cloud = swjko.sample(family, family.init(key), key, 9)
+    cloud = jax.jit(swjko.sample, static_argnums=3)(family, family.init(key), key, 9)
     assert cloud.points.shape == (9, family.dim)
     assert (cloud.log_density is not None) == family.has_density
-    log_prob = family.log_prob(family.init(key), cloud.points)
+    log_prob = jax.jit(family.log_prob)(family.init(key), cloud.points)
     assert (log_prob is not None) == family.has_density
 
 
@@ -49,19 +49,19 @@ def test_density_of_a_push_against_the_autodiff_jacobian(name, key):
         family = helpers.FAMILIES[name]()
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(family, key))
         latent = jax.random.normal(key, (7, family.dim), jnp.float64)
-        cloud = family.push(params, latent)
-        jacobians = jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0]))(latent)
+        cloud = jax.jit(family.push)(params, latent)
+        jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0])))(latent)
         reference = scipy.stats.norm.logpdf(np.asarray(latent)).sum(axis=1) - np.linalg.slogdet(np.asarray(jacobians))[1]
         np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(family.log_prob(params, cloud.points), reference, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(jax.jit(family.log_prob)(params, cloud.points), reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_float32_densities_of_push_and_log_prob_agree(name, key):
     family = helpers.FAMILIES[name]()
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), perturbed(family, key))
-    cloud = family.push(params, family.latent(key, 50).astype(jnp.float32))
-    np.testing.assert_allclose(family.log_prob(params, cloud.points), cloud.log_density, rtol=1e-4, atol=1e-4)
+    cloud = jax.jit(family.push)(params, family.latent(key, 50).astype(jnp.float32))
+    np.testing.assert_allclose(jax.jit(family.log_prob)(params, cloud.points), cloud.log_density, rtol=1e-4, atol=1e-4)
 
 
 def test_gaussian_density_and_moments_against_scipy(key):

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from test_families import perturbed
 
 import swjko
-from swjko import flows
+from swjko import couplings, flows
 
 COUPLINGS = {
     "coupling": lambda dim, num_layers: flows.coupling(dim, num_layers=num_layers, width=16),
@@ -38,11 +38,11 @@ def test_couplings_invert_with_opposite_log_dets(name, dim, num_layers, dtype, i
 def test_interleaving_parts_every_pair_of_coordinates(dim):
     row, together = jnp.arange(dim)[None, :], np.ones((dim, dim), bool)
     for _ in range(int(np.ceil(np.log2(dim)))):
-        first, second = (np.asarray(half[0]) for half in flows._halves(row))
+        first, second = (np.asarray(half[0]) for half in couplings._halves(row))
         together[np.ix_(first, second)] = together[np.ix_(second, first)] = False
-        row = flows._interleave(*flows._halves(row))
+        row = couplings._interleave(*couplings._halves(row))
     np.testing.assert_array_equal(together, np.eye(dim, dtype=bool))
-    np.testing.assert_array_equal(jnp.concatenate(flows._deal(flows._interleave(*flows._halves(row))), axis=1), row)
+    np.testing.assert_array_equal(jnp.concatenate(couplings._deal(couplings._interleave(*couplings._halves(row))), axis=1), row)
 
 
 def test_splines_leave_points_beyond_their_bound_alone(key):
@@ -127,6 +127,90 @@ class Normalised(nnx.Module):
 def test_from_nnx_refuses_state_that_steps_would_lose():
     with pytest.raises(ValueError, match=r"only state is nnx\.Param.*BatchStat"):
         flows.from_nnx(Normalised, dim=2)
+
+
+class LinenShear(linen.Module):
+    def setup(self):
+        self.amplitude = self.param("amplitude", linen.initializers.normal(1.0), ())
+
+    def forward_and_log_det(self, z):
+        return z.at[:, 1].add(self.amplitude * jnp.sin(z[:, 0])), jnp.zeros_like(z[:, 0])
+
+    def inverse_and_log_det(self, x):
+        return x.at[:, 1].add(-self.amplitude * jnp.sin(x[:, 0])), jnp.zeros_like(x[:, 0])
+
+
+def test_from_linen_with_and_without_a_density(key):
+    family = flows.from_linen(LinenShear(), dim=2)
+    params = family.init(key)
+    cloud = swjko.sample(family, params, key, 6)
+    z = family.latent(key, 6)
+    np.testing.assert_allclose(cloud.points[:, 1], z[:, 1] + params["amplitude"] * jnp.sin(z[:, 0]), rtol=1e-5)
+    np.testing.assert_allclose(family.log_prob(params, cloud.points), cloud.log_density, rtol=1e-5)
+    generator = flows.from_linen(linen.Dense(2), dim=2, latent_dim=3)
+    assert not generator.has_density
+    assert swjko.sample(generator, generator.init(key), key, 4).points.shape == (4, 2)
+
+
+def test_from_linen_refuses_what_is_no_fitting_module(as_users_see_it):
+    with pytest.raises(TypeError, match=r"module must be a flax\.linen\.Module"):
+        flows.from_linen(lambda z: z, dim=2)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
+        flows.from_linen(linen.Dense(5), dim=2)
+    with pytest.raises(ValueError, match="nothing but params; it also has batch_stats"):
+        flows.from_linen(linen.BatchNorm(use_running_average=False), dim=2)
+
+
+def affine_params(key):
+    return {"shift": jax.random.normal(key, (3,)), "log_scale": 0.3 * jnp.arange(3.0)}
+
+
+def chain_of_affine(params):
+    import distrax
+
+    affine = distrax.ScalarAffine(shift=params["shift"], log_scale=params["log_scale"])
+    return distrax.Chain([distrax.Block(distrax.Tanh(), 1), distrax.Block(affine, 1)])
+
+
+def scalar_affine(params):
+    import distrax
+
+    return distrax.ScalarAffine(shift=params["shift"], log_scale=params["log_scale"])
+
+
+@pytest.mark.parametrize("make_bijector", [chain_of_affine, scalar_affine])
+def test_from_distrax_against_the_autodiff_jacobian(make_bijector, key):
+    with jax.enable_x64(True):
+        family = flows.from_distrax(affine_params, make_bijector, dim=3)
+        params = family.init(key)
+        z = 0.5 * jax.random.normal(key, (5, 3))
+        cloud = family.push(params, z)
+        jacobians = jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0]))(z)
+        reference = jax.scipy.stats.norm.logpdf(z).sum(axis=1) - jnp.linalg.slogdet(jacobians)[1]
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9)
+        np.testing.assert_allclose(family.log_prob(params, cloud.points), reference, rtol=1e-8)
+        gradient = jax.grad(lambda params: jnp.sum(family.push(params, z).points ** 2))(params)
+        assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_bijector_in_a_scheme_traces_once(key):
+    traces = []
+
+    def make_bijector(params):
+        traces.append(1)
+        return scalar_affine(params)
+
+    family = flows.from_distrax(affine_params, make_bijector, dim=3)
+    push = jax.jit(lambda family, params, z: family.push(params, z).points)
+    before = len(traces)
+    for _ in range(3):
+        push(family, family.init(key), jnp.ones((2, 3)))
+    assert len(traces) == before + 1
+
+
+def test_from_distrax_refuses_what_is_no_bijector():
+    with pytest.raises(TypeError, match="make_bijector must return a distrax bijector"):
+        flows.from_distrax(affine_params, lambda params: params, dim=3)
 
 
 def test_scanned_layers_see_their_own_weights(key):

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 import swjko
 from swjko import Cloud
-from swjko.functionals import expectation, needs_density
+from swjko.functionals import expectation, is_entropy_like, needs_density
 
 KEY = jax.random.key(0)
 TOLERANCE = 1e-10
@@ -244,7 +244,7 @@ class TestWeightedSum:
 
 
 def test_who_needs_a_density():
-    expected = {name: name in ("negative_entropy", "kl_divergence") for name in FUNCTIONALS}
+    expected = {name: name in ("internal_energy", "negative_entropy", "kl_divergence") for name in FUNCTIONALS}
     assert {name: needs_density(make()) for name, make in FUNCTIONALS.items()} == expected
 
     def own(key, cloud):
@@ -258,9 +258,49 @@ def test_who_needs_a_density():
     assert needs_density(swjko.weighted_sum((1.0, swjko.weighted_sum((1.0, swjko.negative_entropy())))))
 
 
-@pytest.mark.parametrize("name", ["negative_entropy", "kl_divergence"])
+def test_who_is_entropy_like():
+    assert {name for name, make in FUNCTIONALS.items() if not is_entropy_like(make())} == {"internal_energy"}
+    renyi = swjko.internal_energy(lambda r: r**2)
+    assert not is_entropy_like(swjko.weighted_sum((1.0, swjko.negative_entropy()), (1.0, renyi)))
+
+    def own(key, cloud):
+        return 2.0 * jnp.mean(cloud.log_density)
+
+    assert is_entropy_like(own)
+    own.needs_density = True
+    assert not is_entropy_like(own)
+    own.entropy_like = True
+    assert is_entropy_like(Partial(own))
+
+
+@pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
+def test_internal_energy_of_a_gaussian(power):
+    """int rho^m of N(0, S) is (2 pi)^{d (1 - m) / 2} det(S)^{(1 - m) / 2} m^{-d / 2}."""
+    family = swjko.gaussian(2, init_mean=1.0, init_scale=[0.5, 2.0])
+    cloud = swjko.sample(family, family.init(KEY), KEY, 100_000)
+    exact = (2 * np.pi) ** (1 - power) / power
+    values = np.exp((power - 1) * np.asarray(cloud.log_density))
+    estimate = swjko.internal_energy(lambda r: r**power)(KEY, cloud)
+    assert abs(float(estimate) - exact) < 4 * values.std() / np.sqrt(100_000)
+
+
+def test_internal_energy_of_r_log_r_is_the_negative_entropy():
+    cloud = cloud_of()
+    value = swjko.internal_energy(lambda r: r * jnp.log(r))(KEY, cloud)
+    np.testing.assert_allclose(value, swjko.negative_entropy()(KEY, cloud), rtol=1e-5)
+
+
+def test_internal_energy_where_the_density_underflows():
+    functional = swjko.internal_energy(lambda r: r**2)
+    value, gradient = jax.value_and_grad(lambda far: functional(KEY, Cloud(jnp.zeros((2, 1)), None, far)))(jnp.array([-1e4, -1.0]))
+    np.testing.assert_allclose(value, np.exp(-1.0) / 2, rtol=1e-5)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize("name", ["internal_energy", "negative_entropy", "kl_divergence"])
 def test_a_cloud_without_density_is_refused(name):
-    with pytest.raises(ValueError, match=r"negative_entropy needs the density of the measure.*swjko\.gaussian"):
+    refusing = "internal_energy" if name == "internal_energy" else "negative_entropy"
+    with pytest.raises(ValueError, match=rf"{refusing} needs the density of the measure.*swjko\.gaussian"):
         FUNCTIONALS[name]()(KEY, cloud_of(density=False))
 
 

@@ -25,6 +25,7 @@ ORDER = [
     "functionals",
     "triangular",
     "families",
+    "couplings",
     "flows",
     "scheme",
     "sw_jko",
@@ -70,9 +71,9 @@ def test_imports_point_upwards(module):
     assert parts & set(MODULES) <= set(ORDER[: ORDER.index(module)])
 
 
-def test_only_flows_knows_the_network_libraries():
+def test_only_flows_and_couplings_know_the_network_libraries():
     users = {module for module in MODULES if {name.split(".")[0] for name in imported(module)} & {"flax", "distrax", "haiku", "equinox"}}
-    assert users <= {"flows"}
+    assert users <= {"couplings", "flows"}
 
 
 def calls(module: str) -> list[str]:

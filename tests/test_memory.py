@@ -1,15 +1,13 @@
 """Memory of the kernel: the bound given beforehand against compiled programs, blocks, and a million points in a process of its own."""
 
 import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import swjko
+from benchmarks import kernel
 from swjko.wasserstein import BLOCK_BUDGET_BYTES, automatic_block_size
 
 
@@ -51,29 +49,12 @@ def test_automatic_blocks_are_balanced_and_within_the_budget(num_projections):
         assert size == 1 or size * 2 * n * 32 <= BLOCK_BUDGET_BYTES
 
 
-_MILLION = """
-import jax, swjko
-x = jax.random.normal(jax.random.key(0), (1_000_000, 2))
-y = jax.random.normal(jax.random.key(1), (1_000_000, 2)) + 1.0
-directions = swjko.uniform_directions(jax.random.key(2), {num}, 2)
-value, gradient = jax.jit(jax.value_and_grad(swjko.sliced_wasserstein_pow))(x, y, directions)
-# Not getrusage: its peak is inherited from the process that forked this one.
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(float(value), int(peak.split()[1]) / 1024)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from /proc, as Linux has it")
 def test_a_million_points_fit_in_600_megabytes_whatever_the_number_of_directions():
-    peaks = []
-    for num in (16, 48):
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-        script = textwrap.dedent(_MILLION).format(num=num)
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-        value, peak = map(float, done.stdout.split())
+    few, many = (kernel.peak_memory(1_000_000, num) for num in (16, 48))
+    for measured in (few, many):
         # A shift of one in each coordinate is |a|^2 / d = 1; the directions' second moment is off by their number's Monte Carlo error.
-        assert 0.5 < value < 1.5
-        peaks.append(peak)
-    assert max(peaks) <= 600
-    assert abs(peaks[1] - peaks[0]) < 60
+        assert 0.5 < measured["value"] < 1.5
+        assert measured["peak_mib"] <= 600
+    assert abs(many["peak_mib"] - few["peak_mib"]) < 60

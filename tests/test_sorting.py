@@ -125,14 +125,32 @@ class TransformationTest(chex.TestCase):
             np.testing.assert_array_equal(one_permutation, expected_permutation)
 
 
-def test_the_generic_kernel_agrees_with_the_cpu_one():
-    # Other platforms take the pair sort; here it is asked for by name.
-    from swjko import sorting
+def test_the_forms_of_other_platforms_agree_with_the_cpu_one():
+    # Here they are asked for by name. Distinct values, since the form for GPUs leaves the order of equal ones open.
+    values = jnp.asarray(np.random.default_rng(0).normal(size=(7, 33)), jnp.float32).at[0, :3].set(jnp.array([jnp.inf, 0.0, -jnp.inf]))
+    for form in (sorting._sort_pairs, sorting._sort_unsigned_pairs):
+        for other, packed in zip(form(values), sorting._sort_packed(values), strict=True):
+            np.testing.assert_array_equal(other, packed)
+    for form in (sorting._sort_generic, sorting._sort_unsigned):
+        np.testing.assert_array_equal(form(rows_of("float32")), sorting._sort_as_integers(rows_of("float32")))
 
-    values = rows_of("float32")
-    for generic, packed in zip(sorting._sort_pairs(values), sorting._sort_packed(values), strict=True):
-        np.testing.assert_array_equal(generic, packed)
-    np.testing.assert_array_equal(sorting._sort_generic(values), sorting._sort_as_integers(values))
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_form_for_gpus_sends_nan_to_an_end(sign):
+    values = jnp.asarray([[2.0, np.copysign(np.nan, sign), -np.inf, -0.0, np.inf, 0.0]], jnp.float32)
+    for ordered in (sorting._sort_unsigned(values), sorting._sort_unsigned_pairs(values)[0]):
+        row = np.asarray(ordered[0])
+        assert np.isnan(row[0]) or np.isnan(row[-1])
+        np.testing.assert_array_equal(row[~np.isnan(row)], [-np.inf, 0.0, 0.0, 2.0, np.inf])
+
+
+@pytest.mark.parametrize(("platform", "key_type"), [("cuda", "ui32"), ("rocm", "ui32"), ("cpu", "i64"), ("tpu", "f32")])
+def test_each_platform_gets_its_own_sort(platform, key_type):
+    program = jax.jit(sort_rows_with_permutation).trace(rows_of("float32")).lower(lowering_platforms=(platform,)).as_text()
+    (line,) = (line for line in program.splitlines() if "stablehlo.sort" in line)
+    assert ("is_stable = false" in line) == (platform in ("cuda", "rocm"))
+    comparator = program[program.index("stablehlo.sort") :].split("stablehlo.compare")[0]
+    assert f"%arg1: tensor<{key_type}>" in comparator
 
 
 @pytest.mark.parametrize(("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (60, 1025), (32, 1563)])

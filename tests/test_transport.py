@@ -76,10 +76,9 @@ def test_displacement_against_brute_force(key):
 def test_displacement_with_weights_is_barycentric_and_leaves_padding_alone(key):
     x, y = jax.random.normal(key, (5, 2)), jax.random.normal(jax.random.fold_in(key, 1), (10, 2)) + 2.0
     directions = swjko.uniform_directions(key, 7, 2)
-    plain = swjko.sliced_displacement(x, y, directions)
-    padded = swjko.sliced_displacement(
-        jnp.concatenate([x, jnp.full((2, 2), 50.0)]), y, directions, x_weights=jnp.array([0.2] * 5 + [0.0] * 2, x.dtype)
-    )
+    displacement = jax.jit(swjko.sliced_displacement)
+    plain = displacement(x, y, directions)
+    padded = displacement(jnp.concatenate([x, jnp.full((2, 2), 50.0)]), y, directions, x_weights=jnp.array([0.2] * 5 + [0.0] * 2, x.dtype))
     np.testing.assert_allclose(padded[:5], plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(padded[5:], 0.0)
     # The mean displacement over directions is the shift of the means projected on them.

@@ -16,13 +16,13 @@ def test_inverse_and_its_gradient(dim):
     reference = np.linalg.inv(matrix)
     scale = np.abs(reference).max()
     with jax.enable_x64(True):
-        inverse = inverse_of_lower_triangular(jnp.asarray(matrix + above))
+        inverse = jax.jit(inverse_of_lower_triangular)(jnp.asarray(matrix + above))
         np.testing.assert_allclose(inverse, reference, atol=1e-12 * scale)
         assert np.all(np.triu(inverse, 1) == 0)
         weights = rng.normal(size=(dim, dim))
-        gradient = jax.grad(lambda m: jnp.sum(weights * inverse_of_lower_triangular(m)))(jnp.asarray(matrix))
+        gradient = jax.jit(jax.grad(lambda m: jnp.sum(weights * inverse_of_lower_triangular(m))))(jnp.asarray(matrix))
         # Only what lies on and below the diagonal of the inverse is summed.
         expected = np.tril(-reference.T @ np.tril(weights) @ reference.T)
         np.testing.assert_allclose(np.tril(gradient), expected, atol=1e-12 * scale**2 * dim)
-    single = inverse_of_lower_triangular(jnp.asarray(matrix, jnp.float32))
+    single = jax.jit(inverse_of_lower_triangular)(jnp.asarray(matrix, jnp.float32))
     np.testing.assert_allclose(single, reference, atol=1e-5 * scale)

@@ -262,6 +262,7 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         }.items()
     ),
     ("potential", swjko.potential, "v", BAD_FUNCTIONS),
+    ("internal_energy", swjko.internal_energy, "f", BAD_FUNCTIONS),
     ("interaction", swjko.interaction, "w", BAD_FUNCTIONS),
     ("interaction", lambda value: swjko.interaction(jnp.sum, block_size=value), "block_size", OPTIONAL_COUNTS),
     ("kl_divergence", swjko.kl_divergence, "target_log_prob", BAD_FUNCTIONS),
