@@ -9,8 +9,17 @@ from swjko.directions import orthogonal_directions, quasi_directions, sharded_di
 from swjko.wasserstein import sliced_wasserstein, sliced_wasserstein_bytes, sliced_wasserstein_pow, wasserstein_1d_pow
 from swjko.transport import sliced_displacement, wasserstein_1d_plan, wasserstein_1d_potentials
 from swjko.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
-from swjko.functionals import interaction, internal_energy, kl_divergence, negative_entropy, potential, sw_to_target, weighted_sum
-from swjko.families import Family, gaussian, gaussian_moments, particles, pushforward, sample
+from swjko.functionals import (
+    interaction,
+    internal_energy,
+    kl_divergence,
+    mmd_to_target,
+    negative_entropy,
+    potential,
+    sw_to_target,
+    weighted_sum,
+)
+from swjko.families import Family, gaussian, gaussian_moments, grid, particles, pushforward, sample
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
 from swjko.sw_jko import sw_jko
 from swjko.driver import FlowError, Solution, solve
@@ -37,11 +46,13 @@ __all__ = [
     "evaluate",
     "gaussian",
     "gaussian_moments",
+    "grid",
     "infos",
     "interaction",
     "internal_energy",
     "kl_divergence",
     "max_sliced_wasserstein",
+    "mmd_to_target",
     "negative_entropy",
     "orthogonal_directions",
     "particles",

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.triangular import inverse_of_lower_triangular
-from swjko.types import Cloud, Key, Params, as_partial, static_field
+from swjko.types import Cloud, Key, Params, Scalar, as_partial, static_field
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +31,7 @@ class Family:
       init: key -> params.
       latent: (key, num) -> z, a batch of num latents.
       push: (params, z) -> Cloud of num points, with ``log_density`` when ``has_density``.
-      log_prob: (params, points [n dim]) -> [n] when ``has_density``, otherwise None.
+      log_prob: (params, points [n dim]) -> [n], or None without a density, or with one that is known at the pushed points alone.
       dim: dimension of the points.
       has_density: whether the measures have a density that is known in closed form.
     """
@@ -58,12 +58,41 @@ def particles(points: Float[Array, "n d"]) -> Family:
     """
     points = validation.as_points(points, "points")
     return Family(
-        init=Partial(_particles_init, points),
+        init=Partial(_same_for_all_keys, points),
         latent=Partial(_particles_latent, points),
         push=Partial(_particles_push),
         log_prob=Partial(_no_log_prob),
         dim=points.shape[1],
         has_density=False,
+    )
+
+
+def grid(points: Float[Array, "n d"], cell_volume: float | Scalar, *, weights: Float[Array, " n"] | None = None) -> Family:
+    """Weights on fixed points, mu = sum_i w_i delta(x_i), read as the density w_i / cell_volume on cells around them.
+
+    Params are logits [n], w = softmax(logits). Clouds hold all points and their weights, so a scheme asks for num_samples == n; nothing is
+    drawn at random. With d = 1 every direction gives the exact distance, and num_projections=1 is enough.
+
+    Args:
+      points: [n d], such as the centres of the cells of a regular grid.
+      cell_volume: of one cell, in units of length^d.
+      weights: [n] of mu_0, nonnegative and summing to one; None is uniform.
+
+    Raises ValueError or TypeError on points, volumes or weights that do not fit, and on another number of samples. Source: Bonet et al.
+    (2022), arXiv 2110.10972. Example: ``grid(jnp.linspace(-4.0, 4.0, 161)[:, None], 0.05)``.
+    """
+    points, cell_volume = (validation.as_points(points, "points"), validation.as_positive(cell_volume, "cell_volume"))
+    if cell_volume.shape != ():
+        raise ValueError(f"cell_volume must be one number, the volume of each cell; received shape {cell_volume.shape}.")
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    logits = jnp.zeros_like(points[:, 0]) if weights is None else jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
+    return Family(
+        init=Partial(_same_for_all_keys, logits),
+        latent=Partial(_grid_latent, points),
+        push=Partial(_grid_push, points, cell_volume.astype(points.dtype)),
+        log_prob=Partial(_no_log_prob),
+        dim=points.shape[1],
+        has_density=True,
     )
 
 
@@ -158,9 +187,9 @@ def _normal_latent(template: Float[Array, " d"], key: Key, num: int) -> Float[Ar
     return jax.random.normal(key, (num, *template.shape), template.dtype)
 
 
-def _particles_init(points, key):
+def _same_for_all_keys(params, key):
     del key
-    return points
+    return params
 
 
 def _particles_latent(points, key, num):
@@ -172,6 +201,20 @@ def _particles_latent(points, key, num):
 
 def _particles_push(params, z):
     return Cloud(params[z])
+
+
+def _grid_latent(points, key, num):
+    del key
+    if num != points.shape[0]:
+        raise ValueError(
+            f"a grid gives all of its {points.shape[0]} points with their weights: take num_samples={points.shape[0]}, not {num}."
+        )
+    return jnp.arange(num)
+
+
+def _grid_push(points, cell_volume, params, z):
+    log_weights = jax.nn.log_softmax(params)
+    return Cloud(points[z], jnp.exp(log_weights)[z], (log_weights - jnp.log(cell_volume))[z])
 
 
 def _no_log_prob(params, points):

@@ -60,8 +60,8 @@ def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
       f: from a density [] to a scalar, f(0) = 0. r log r is the negative entropy; r^m / (m - 1) gives the porous medium equation,
         d rho / dt = Laplacian rho^m, as its Wasserstein flow.
 
-    Needs a family with a density. Densities below the smallest float count as that. Source: Ambrosio, Gigli, Savare, "Gradient flows"
-    (2008). Example: ``internal_energy(lambda r: r**2)``.
+    Needs a family with a density. Densities below the square root of the smallest float count as that. Source: Ambrosio, Gigli,
+    Savare, "Gradient flows" (2008). Example: ``internal_energy(lambda r: r**2)``.
     """
     return InternalEnergy(as_partial(validation.require_callable(f, "f", "from a density to a scalar")))
 
@@ -97,6 +97,28 @@ def sw_to_target(
         raise ValueError(f"batch_size must not exceed the {target.shape[0]} points of the target; received {batch_size}.")
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
     return SWToTarget(target, num_projections, direction_fn, batch_size)
+
+
+def mmd_to_target(
+    target: Float[Array, "m d"], kernel: Callable[[Float[Array, " d"]], Scalar], *, block_size: int | None = None
+) -> "MMDToTarget":
+    """MMD^2(mu, nu) / 2 for an empirical target nu: 1/2 E k(X - X') - E k(X - Y) + 1/2 E k(Y - Y').
+
+    Pairs of a point with itself are left out on both sides, so the value is unbiased and may fall below zero. Source: Arbel, Korba, Salim,
+    Gretton, "Maximum mean discrepancy gradient flow" (2019), arXiv 1906.04370.
+
+    Args:
+      target: [m d] points of nu, m >= 2; a leaf, never compiled in.
+      kernel: the difference of two points [d] -> scalar, positive definite, such as ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``.
+      block_size: points worked on at once; memory is O(block_size (n + m)). None takes all.
+
+    Raises ValueError or TypeError on points that are not [m d] floats, fewer than two of them, or another kind of kernel.
+    """
+    target = validation.as_points(target, "target")
+    if target.shape[0] < 2:
+        raise ValueError(f"target must hold at least two points, since none is paired with itself; received {target.shape[0]}.")
+    own = interaction(validation.require_callable(kernel, "kernel", "from a difference of points [d] to a scalar"), block_size=block_size)
+    return MMDToTarget(own, target, own(jax.random.key(0), Cloud(target)))
 
 
 def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
@@ -161,7 +183,7 @@ class Interaction:
         weights = jnp.full((n,), 1.0 / n, points.dtype) if cloud.weights is None else cloud.weights / jnp.sum(cloud.weights)
 
         def row(point, weight, index):
-            other = jnp.arange(n) != index
+            other = (jnp.arange(n) != index) & (weights > 0) & (weight > 0)
             # The excluded pair is evaluated away from 0: a where around an infinite value would still give NaN gradients.
             differences = jnp.where(other[:, None], point[None, :] - points, 1.0)
             return weight * jnp.sum(jnp.where(other, weights * _scalars(self.w, differences, "w"), 0.0))
@@ -195,7 +217,8 @@ class InternalEnergy:
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         del key
         log_density = _log_density(cloud, "internal_energy")
-        density = jnp.exp(jnp.maximum(log_density, jnp.log(jnp.finfo(log_density.dtype).tiny)))
+        # Its square must not vanish: f(r) / r would have the derivative 0 / 0.
+        density = jnp.exp(jnp.maximum(log_density, 0.5 * jnp.log(jnp.finfo(log_density.dtype).tiny)))
         return expectation(cloud, _scalars(self.f, density, "f") / density)
 
 
@@ -215,6 +238,26 @@ class SWToTarget:
         if self.batch_size is not None:
             target = jax.random.choice(batch_key, target, (self.batch_size,), replace=False)
         return 0.5 * sliced_wasserstein_pow(cloud.points, target, directions, x_weights=cloud.weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MMDToTarget:
+    own: Interaction
+    target: Leaf
+    target_energy: Leaf
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        def attraction(point):
+            return jnp.mean(_scalars(self.own.w, point[None, :] - self.target, "kernel"))
+
+        n = cloud.points.shape[0]
+        if self.own.block_size is None or self.own.block_size >= n:
+            cross = jax.vmap(attraction)(cloud.points)
+        else:
+            cross = lax.map(jax.checkpoint(attraction), cloud.points, batch_size=self.own.block_size)
+        return self.own(key, cloud) - expectation(cloud, cross) + self.target_energy.astype(cross.dtype)
 
 
 @jax.tree_util.register_dataclass

@@ -143,7 +143,8 @@ class SWJKO:
         anchor_latent = latent if self.common_latents else self.family.latent(anchor_key, self.num_samples)
         cloud = self.family.push(params, latent)
         if self.path_gradient and needs_density(self.functional) and is_entropy_like(self.functional):
-            cloud = cloud._replace(log_density=self.family.log_prob(frozen_params, cloud.points))
+            frozen = self.family.log_prob(frozen_params, cloud.points)
+            cloud = cloud if frozen is None else cloud._replace(log_density=frozen)
         anchor_cloud = self.family.push(anchor, anchor_latent)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
         distance = sliced_wasserstein_pow(

@@ -12,6 +12,7 @@ from swjko import flows
 # Constructors and not values: a family is made under the dtype that its test runs in.
 FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "particles": lambda: swjko.particles(jnp.linspace(-1.0, 1.0, 24).reshape(12, 2)),
+    "grid": lambda: swjko.grid(jnp.stack(jnp.meshgrid(jnp.arange(4.0), jnp.arange(3.0)), -1).reshape(12, 2), 1.0),
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
@@ -26,6 +27,7 @@ FUNCTIONALS: dict[str, Callable[[], swjko.Functional]] = {
     "negative_entropy": swjko.negative_entropy,
     "kl_divergence": lambda: swjko.kl_divergence(lambda x: -jnp.sum(x**2) / 2),
     "sw_to_target": lambda: swjko.sw_to_target(jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), 5),
+    "mmd_to_target": lambda: swjko.mmd_to_target(jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), lambda x: jnp.exp(-jnp.sum(x**2) / 2)),
     "weighted_sum": lambda: swjko.weighted_sum((0.5, swjko.potential(jnp.sum)), (2.0, swjko.potential(lambda x: jnp.sum(x**4)))),
 }
 

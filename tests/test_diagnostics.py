@@ -63,3 +63,9 @@ def test_symmetric_kl_of_a_family_without_density_is_refused(key):
     family = swjko.particles(jnp.ones((3, 2)))
     with pytest.raises(ValueError, match="family with a density"):
         swjko.symmetric_kl(key, family, family.init(key), target_log_prob, target_sample, num_samples=10)
+
+
+def test_symmetric_kl_of_a_grid_is_refused(key):
+    family = swjko.grid(jnp.ones((3, 2)), 1.0)
+    with pytest.raises(ValueError, match="a grid has it at its own alone"):
+        swjko.symmetric_kl(key, family, family.init(key), target_log_prob, jnp.ones((3, 2)), num_samples=3)

@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 import swjko
 from swjko import flows
 
-WITH_DENSITY = [name for name, make in helpers.FAMILIES.items() if make().has_density]
+# At any point of space: a grid has its density at its own points alone.
+WITH_DENSITY = [name for name, make in helpers.FAMILIES.items() if make().has_density and name != "grid"]
 
 
 def perturbed(family, key, size=0.2):
@@ -25,11 +26,12 @@ def perturbed(family, key, size=0.2):
 @pytest.mark.parametrize("name", helpers.FAMILIES)
 def test_push_gives_a_cloud_of_the_asked_size(name, key):
     family = helpers.FAMILIES[name]()
-    cloud = jax.jit(swjko.sample, static_argnums=3)(family, family.init(key), key, 9)
-    assert cloud.points.shape == (9, family.dim)
+    num = 12 if name == "grid" else 9
+    cloud = jax.jit(swjko.sample, static_argnums=3)(family, family.init(key), key, num)
+    assert cloud.points.shape == (num, family.dim)
     assert (cloud.log_density is not None) == family.has_density
     log_prob = jax.jit(family.log_prob)(family.init(key), cloud.points)
-    assert (log_prob is not None) == family.has_density
+    assert (log_prob is not None) == (name in WITH_DENSITY)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "coupling", "spline", "mlp"])
@@ -87,6 +89,27 @@ def test_particles_latents_are_all_some_or_a_bootstrap(key):
     counts = np.unique(many[:, 0], return_counts=True)[1]
     assert counts.shape == (10,)
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_grid_weights_density_and_start():
+    points, weights = jnp.linspace(0.0, 1.0, 5)[:, None], jnp.array([0.1, 0.2, 0.4, 0.3, 0.0])
+    family = swjko.grid(points, 0.25, weights=weights)
+    cloud = swjko.sample(family, family.init(jax.random.key(0)), jax.random.key(1), 5)
+    np.testing.assert_allclose(cloud.weights, weights, atol=1e-6)
+    np.testing.assert_allclose(np.exp(cloud.log_density), weights / 0.25, atol=1e-6)
+    assert family.log_prob(family.init(jax.random.key(0)), points) is None
+
+
+def test_grid_refuses_a_part_of_itself_and_what_is_no_grid(as_users_see_it):
+    points = jnp.zeros((4, 1))
+    with pytest.raises(ValueError, match="take num_samples=4, not 3"):
+        swjko.sample(swjko.grid(points, 1.0), jnp.zeros(4), jax.random.key(0), 3)
+    with pytest.raises(ValueError, match="cell_volume must be positive"):
+        swjko.grid(points, -1.0)
+    with pytest.raises(ValueError, match="cell_volume must be one number"):
+        swjko.grid(points, jnp.ones(4))
+    with pytest.raises(ValueError, match="weights must sum to one"):
+        swjko.grid(points, 1.0, weights=jnp.ones(4))
 
 
 def affine(params, z):

@@ -276,7 +276,7 @@ def test_who_is_entropy_like():
 @pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
 def test_internal_energy_of_a_gaussian(power):
     """int rho^m of N(0, S) is (2 pi)^{d (1 - m) / 2} det(S)^{(1 - m) / 2} m^{-d / 2}."""
-    family = swjko.gaussian(2, init_mean=1.0, init_scale=[0.5, 2.0])
+    family = swjko.gaussian(2, init_mean=1.0, init_scale=jnp.array([0.5, 2.0]))
     cloud = swjko.sample(family, family.init(KEY), KEY, 100_000)
     exact = (2 * np.pi) ** (1 - power) / power
     values = np.exp((power - 1) * np.asarray(cloud.log_density))
@@ -302,6 +302,31 @@ def test_a_cloud_without_density_is_refused(name):
     refusing = "internal_energy" if name == "internal_energy" else "negative_entropy"
     with pytest.raises(ValueError, match=rf"{refusing} needs the density of the measure.*swjko\.gaussian"):
         FUNCTIONALS[name]()(KEY, cloud_of(density=False))
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_mmd_against_all_pairs(block_size):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 2)), rng.normal(size=(5, 2)) + 1.0
+
+    def energies(a, b):
+        return np.exp(-np.sum((a[:, None] - b[None]) ** 2, axis=-1) / 2)
+
+    def without_diagonal(matrix):
+        return (matrix.sum() - np.trace(matrix)) / (len(matrix) * (len(matrix) - 1))
+
+    expected = without_diagonal(energies(x, x)) / 2 - energies(x, y).mean() + without_diagonal(energies(y, y)) / 2
+    functional = swjko.mmd_to_target(jnp.asarray(y, float), lambda x: jnp.exp(-jnp.sum(x**2) / 2), block_size=block_size)
+    value, gradient = jax.value_and_grad(lambda points: functional(KEY, Cloud(points)))(jnp.asarray(x, float))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    shift = np.array([1e-3, 0.0])
+    numeric = (functional(KEY, Cloud(jnp.asarray(x + shift, float))) - functional(KEY, Cloud(jnp.asarray(x - shift, float)))) / 2e-3
+    np.testing.assert_allclose(gradient[:, 0].sum(), numeric, rtol=2e-3)
+
+
+def test_mmd_needs_two_points_of_the_target():
+    with pytest.raises(ValueError, match="target must hold at least two points"):
+        swjko.mmd_to_target(jnp.ones((1, 2)), jnp.sum)
 
 
 def test_one_point_does_not_interact():

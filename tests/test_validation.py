@@ -263,6 +263,7 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
     ("potential", swjko.potential, "v", BAD_FUNCTIONS),
     ("internal_energy", swjko.internal_energy, "f", BAD_FUNCTIONS),
+    ("mmd_to_target", lambda value: swjko.mmd_to_target(np.ones((3, 2)), value), "kernel", BAD_FUNCTIONS),
     ("interaction", swjko.interaction, "w", BAD_FUNCTIONS),
     ("interaction", lambda value: swjko.interaction(jnp.sum, block_size=value), "block_size", OPTIONAL_COUNTS),
     ("kl_divergence", swjko.kl_divergence, "target_log_prob", BAD_FUNCTIONS),
