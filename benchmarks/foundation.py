@@ -49,10 +49,7 @@ class Solve(NamedTuple):
     epsilon: float = 1e-8
 
     def scheme(self, family: swjko.Family, functional: swjko.Functional, **options: Any) -> Any:
-        schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_inner_steps - self.num_warmup_steps)
-        if self.num_warmup_steps:
-            rise = optax.linear_schedule(0.0, self.learning_rate, self.num_warmup_steps)
-            schedule = optax.join_schedules([rise, schedule], [self.num_warmup_steps])
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.num_warmup_steps, self.num_inner_steps)
         return swjko.sw_jko(
             family,
             functional,

@@ -45,10 +45,7 @@ class CouplingFlow(nnx.Module):
             return (_interleave(first, second), log_det + second_log_det + first_log_det), None
 
         (x, log_det), _ = lax.scan(pair, (z, jnp.zeros_like(z[:, 0])), self._weights())
-        if self.odd:
-            first, second = _halves(x)
-            second, second_log_det = self._couple(self.bijection.forward, second, first, self._last_weights())
-            x, log_det = jnp.concatenate((first, second), axis=1), log_det + second_log_det
+        x, log_det = self._couple_last(self.bijection.forward, x, log_det)
         for _ in range(self.num_pairs):
             x = jnp.concatenate(_deal(x), axis=1)
         x, affine_log_det = self.affine.forward_and_log_det(x)
@@ -64,10 +61,7 @@ class CouplingFlow(nnx.Module):
         x, log_det = self.affine.inverse_and_log_det(x)
         for _ in range(self.num_pairs):
             x = _interleave(*_halves(x))
-        if self.odd:
-            first, second = _halves(x)
-            second, second_log_det = self._couple(self.bijection.inverse, second, first, self._last_weights())
-            x, log_det = jnp.concatenate((first, second), axis=1), log_det + second_log_det
+        x, log_det = self._couple_last(self.bijection.inverse, x, log_det)
         (z, log_det), _ = lax.scan(pair, (x, log_det), self._weights(), reverse=True)
         return z, log_det
 
@@ -80,8 +74,14 @@ class CouplingFlow(nnx.Module):
         of_pairs = [leaf[: self.num_pairs] for leaf in self.second_given_first.stacked()]
         return of_pairs, self.first_given_second.stacked()
 
-    def _last_weights(self):
-        return [leaf[self.num_pairs] for leaf in self.second_given_first.stacked()]
+    def _couple_last(self, bijection, x, log_det):
+        """The coupling that an odd number of layers has beyond its pairs."""
+        if not self.odd:
+            return x, log_det
+        first, second = _halves(x)
+        weights = [leaf[self.num_pairs] for leaf in self.second_given_first.stacked()]
+        second, second_log_det = self._couple(bijection, second, first, weights)
+        return jnp.concatenate((first, second), axis=1), log_det + second_log_det
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,13 +56,13 @@ def symmetric_kl(
     if not family.has_density:
         raise ValueError("symmetric_kl needs a family with a density, such as swjko.gaussian or swjko.flows.coupling.")
     family_key, target_key = jax.random.split(key)
-    cloud = sample(family, params, family_key, num_samples)
     points = target_sample(target_key, num_samples) if callable(target_sample) else validation.as_points(target_sample, "target_sample")
     if points.shape[1:] != (family.dim,):
         raise ValueError(f"target_sample must give points [m {family.dim}] like the family's; received shape {points.shape}.")
     log_prob = family.log_prob(params, points)
     if log_prob is None:
         raise ValueError("symmetric_kl needs the density at the target's points, and a grid has it at its own alone; evaluate a KL.")
+    cloud = sample(family, params, family_key, num_samples)
     forward = Estimate.of_mean(jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points))
     backward = Estimate.of_mean(jax.vmap(target_log_prob)(points) - log_prob)
     return Estimate(forward.value + backward.value, jnp.hypot(forward.standard_error, backward.standard_error))

@@ -139,14 +139,12 @@ def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
 
 def needs_density(functional: Functional) -> bool:
     """Whether the functional reads ``cloud.log_density``; a plain function says so by an attribute ``needs_density``."""
-    inner = functional.func if isinstance(functional, Partial) else functional
-    return bool(getattr(inner, "needs_density", False))
+    return _says(functional, "needs_density")
 
 
 def is_entropy_like(functional: Functional) -> bool:
     """Whether log rho enters the functional as a multiple of the entropy at most; a function says so by an attribute ``entropy_like``."""
-    inner = functional.func if isinstance(functional, Partial) else functional
-    return not needs_density(functional) or bool(getattr(inner, "entropy_like", False))
+    return not needs_density(functional) or _says(functional, "entropy_like")
 
 
 def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
@@ -188,12 +186,7 @@ class Interaction:
             differences = jnp.where(other[:, None], point[None, :] - points, 1.0)
             return weight * jnp.sum(jnp.where(other, weights * _scalars(self.w, differences, "w"), 0.0))
 
-        batch = n if self.block_size is None else min(self.block_size, n)
-        if batch == n:
-            rows = jax.vmap(row)(points, weights, jnp.arange(n))
-        else:
-            remembering_nothing = jax.checkpoint(row)
-            rows = lax.map(lambda at: remembering_nothing(*at), (points, weights, jnp.arange(n)), batch_size=batch)
+        rows = _map_in_blocks(row, self.block_size, points, weights, jnp.arange(n))
         return jnp.sum(rows) / (2.0 * (1.0 - jnp.sum(weights**2)))
 
 
@@ -252,11 +245,7 @@ class MMDToTarget:
         def attraction(point):
             return jnp.mean(_scalars(self.own.w, point[None, :] - self.target, "kernel"))
 
-        n = cloud.points.shape[0]
-        if self.own.block_size is None or self.own.block_size >= n:
-            cross = jax.vmap(attraction)(cloud.points)
-        else:
-            cross = lax.map(jax.checkpoint(attraction), cloud.points, batch_size=self.own.block_size)
+        cross = _map_in_blocks(attraction, self.own.block_size, cloud.points)
         return self.own(key, cloud) - expectation(cloud, cross) + self.target_energy.astype(cross.dtype)
 
 
@@ -285,6 +274,21 @@ class WeightedSum:
 
 def _is_pytree_functional(functional: Functional) -> bool:
     return not jax.tree_util.all_leaves([functional])
+
+
+def _map_in_blocks(function: Callable[..., Scalar], block_size: int | None, *arrays: Array) -> Array:
+    """The function at each entry of the arrays' leading axis, ``block_size`` of them at a time, and nothing kept for the gradient."""
+    n = arrays[0].shape[0]
+    if block_size is None or block_size >= n:
+        return jax.vmap(function)(*arrays)
+    remembering_nothing = jax.checkpoint(function)
+    return lax.map(lambda at: remembering_nothing(*at), arrays, batch_size=block_size)
+
+
+def _says(functional: Functional, name: str) -> bool:
+    """Whether the functional, or the function in a ``Partial``, has a true attribute of that name."""
+    inner = functional.func if isinstance(functional, Partial) else functional
+    return bool(getattr(inner, name, False))
 
 
 def _log_density(cloud: Cloud, name: str) -> Array:
