@@ -4,8 +4,9 @@ Ascending and stable; NaN goes to an end of its row, so that whatever is compute
 
 On a CPU, XLA's sort calls its comparator through a pointer for floats and for pairs, and only a single integer operand gets a built-in
 comparison. So a float32 row is mapped to integers of the same order, packed above its column index into one int64, and sorted once:
-4-5 times faster than ``jnp.sort``, permutation included. Where rows are many and short, a bitonic network over whole columns is faster
-still, 2-3 times for values alone, since minimum and maximum run on vectors; its many stages compile slowly, so small inputs do without.
+4-5 times faster than ``jnp.sort``, permutation included. Where rows are many and not long, a bitonic network over whole columns is faster
+still, 2-3 times for values alone, since minimum and maximum run on vectors and all cores share the columns; its many stages compile
+slowly, so small inputs do without.
 On a GPU the key is an unsigned integer and the index a 32-bit payload, and the sort need not be stable: the form that XLA hands to the
 vendor's radix sort where rows are long. There the order of equal values is left open. Other platforms and dtypes sort the (value, index)
 pair, stably.
@@ -14,6 +15,7 @@ The derivative of sorted values is the gather of the tangents by the permutation
 none.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +26,15 @@ from jaxtyping import Array, Float, Int
 
 _INT32_MAX = 0x7FFFFFFF
 _SIGN_BIT = 0x80000000
-# Longer rows leave the cache between stages; below the size, the second that a network takes to compile is worth more than it saves.
-NETWORK_MAX_LENGTH = 2048
-NETWORK_MAX_PACKED_LENGTH = 1024
+# The work of a network grows as log(n)^2, and beyond these lengths the merge sort catches up; below the size, the second that a network
+# takes to compile is worth more than it saves.
+NETWORK_MAX_LENGTH = 16384
+NETWORK_MAX_PACKED_LENGTH = 2048
 NETWORK_MIN_SIZE = 50_000
+# Rows that do not stay in the second-level cache from stage to stage are sorted so many at a time; less is no longer shared among cores.
+_NETWORK_CACHE_BYTES = 2**23
+_NETWORK_BLOCK_BYTES = {4: 2**22, 8: 2**20}
+_NUM_PIECES, _PIECES_MIN_SIZE = 12, 1_000_000
 
 
 @jax.custom_jvp
@@ -51,7 +58,7 @@ def sort_rows_with_permutation(values: Float[Array, "l n"]) -> tuple[Float[Array
     """Each row sorted ascending, and its permutation: ``ordered[i, j] == values[i, permutation[i, j]]``, int32."""
     if values.dtype != jnp.float32:
         return _sort_pairs(values)
-    cpu = _sort_packed_by_network if _network_pays(values, NETWORK_MAX_PACKED_LENGTH) else _sort_packed
+    cpu = _sort_packed_by_network if _packed_network_pays(values) else _sort_packed
     return lax.platform_dependent(values, cpu=cpu, cuda=_sort_unsigned_pairs, rocm=_sort_unsigned_pairs, default=_sort_pairs)
 
 
@@ -70,7 +77,7 @@ def unsort_rows(ordered: Float[Array, "l n"], permutation: Int[Array, "l n"]) ->
 
 
 def _sort_packed(values: Array) -> tuple[Array, Array]:
-    return _through_packed(values, lambda packed: lax.sort(packed, dimension=-1, is_stable=True))
+    return _through_packed(values, _sort_integers)
 
 
 def _sort_packed_by_network(values: Array) -> tuple[Array, Array]:
@@ -80,6 +87,11 @@ def _sort_packed_by_network(values: Array) -> tuple[Array, Array]:
 def _network_pays(values: Array, max_length: int) -> bool:
     lanes, length = values.shape
     return lanes >= 32 and length <= max_length and values.size >= NETWORK_MIN_SIZE
+
+
+def _packed_network_pays(values: Array) -> bool:
+    """As for values, and for few padded columns: these cost what the others do, twice as much as where values go alone."""
+    return _network_pays(values, NETWORK_MAX_PACKED_LENGTH) and 2 * _padded(values.shape[1]) <= 3 * values.shape[1]
 
 
 def _through_packed(values: Array, sort: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -93,7 +105,16 @@ def _through_packed(values: Array, sort: Callable[[Array], Array]) -> tuple[Arra
 
 
 def _sort_as_integers(values: Array) -> Array:
-    return _floats_of_ordered_integers(lax.sort(_ordered_integers(values), dimension=-1, is_stable=True))
+    return _floats_of_ordered_integers(_sort_integers(_ordered_integers(values)))
+
+
+def _sort_integers(rows: Array) -> Array:
+    """XLA sorts all rows in one thread, and hands ready operations to others where more than eight wait: hence the pieces."""
+    if rows.size < _PIECES_MIN_SIZE or rows.shape[0] < _NUM_PIECES:
+        return lax.sort(rows, dimension=-1, is_stable=True)
+    size = math.ceil(rows.shape[0] / _NUM_PIECES)
+    pieces = [rows[first : first + size] for first in range(0, rows.shape[0], size)]
+    return jnp.concatenate([lax.sort(piece, dimension=-1, is_stable=True) for piece in pieces])
 
 
 def _sort_by_network(values: Array) -> Array:
@@ -101,11 +122,23 @@ def _sort_by_network(values: Array) -> Array:
 
 
 def _network(rows: Array) -> Array:
+    """Rows sorted by a network over columns, a cacheful at a time."""
+    lanes, length = rows.shape
+    row_bytes = _padded(length) * rows.dtype.itemsize
+    if lanes * row_bytes <= _NETWORK_CACHE_BYTES:
+        return _network_of_block(rows)
+    block = max(1, _NETWORK_BLOCK_BYTES[rows.dtype.itemsize] // row_bytes)
+    blocks = jnp.pad(rows, ((0, -lanes % block), (0, 0))).reshape(-1, block, length)
+    return lax.map(_network_of_block, blocks).reshape(-1, length)[:lanes]
+
+
+def _network_of_block(rows: Array) -> Array:
     """Batcher's bitonic sort (1968), all comparators ascending: a reflected stage merges two blocks, halving stages order the result."""
-    columns = rows.T
-    length, lanes = columns.shape
-    padded = 1 << (length - 1).bit_length()
-    columns = jnp.pad(columns, ((0, padded - length), (0, 0)), constant_values=jnp.iinfo(rows.dtype).max)
+    lanes, length = rows.shape
+    padded = _padded(length)
+    columns = jnp.pad(rows.T, ((0, padded - length), (0, 0)), constant_values=jnp.iinfo(rows.dtype).max)
+    # Transposed once: fused into a stage, the strided reads would be made for both sides of each comparator.
+    columns = lax.optimization_barrier(columns)
     block = 2
     while block <= padded:
         first, second = jnp.split(columns.reshape(padded // block, 2, block // 2, lanes), 2, axis=1)
@@ -118,7 +151,11 @@ def _network(rows: Array) -> Array:
             columns = _half_cleaners(columns, distance, stages)
             distance >>= stages
         block *= 2
-    return columns[:length].T
+    return lax.optimization_barrier(columns)[:length].T
+
+
+def _padded(length: int) -> int:
+    return 1 << (length - 1).bit_length()
 
 
 def _half_cleaners(columns: Array, distance: int, stages: int) -> Array:
@@ -168,7 +205,8 @@ def _sort_generic(values: Array) -> Array:
 
 def _ordered_integers(values: Array) -> Array:
     """int32 in the order of the float32 values: negative floats have descending bit patterns, so theirs are flipped."""
-    bits = lax.bitcast_convert_type(values + jnp.float32(0.0), jnp.int32)
+    # Not values + 0, which would also make -0.0 equal 0.0: compilers drop the addition.
+    bits = lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)
     return bits ^ ((bits >> 31) & _INT32_MAX)
 
 

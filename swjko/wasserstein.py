@@ -24,8 +24,10 @@ from swjko import line, validation
 from swjko.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.types import Scalar
 
-# What the temporaries of one block of directions may take.
+# What the temporaries of one block of directions may take. With weights the time is spent in passes over memory, and smaller blocks cost
+# nothing.
 BLOCK_BUDGET_BYTES = 2**28
+WEIGHTED_BLOCK_BUDGET_BYTES = 2**26
 # Measured on compiled programs with all gradients wanted: sort keys, permutation, sorted values, residuals, copies for each projected
 # point; with weights the merged levels, the ranks on both sides and the potentials as well.
 _BYTES_PER_PROJECTION = 32
@@ -76,7 +78,8 @@ def sliced_wasserstein_pow(
       p: order, at least 1.
       x_weights, y_weights: [n], [m], nonnegative and summing to one; None is uniform. Traced weights are divided by their sum; a zero
         weight makes its point absent, so clouds padded by zero weights give the unpadded value.
-      block_size: directions worked on at once; None keeps a block within ``BLOCK_BUDGET_BYTES``.
+      block_size: directions worked on at once; None keeps a block within ``BLOCK_BUDGET_BYTES``, or the smaller
+        ``WEIGHTED_BLOCK_BUDGET_BYTES`` with weights.
 
     Conventions: SW_2^2 of a translation by a is |a|^2 / d. 16-bit inputs are computed in float32. With NaN or infinite points (which can
     only be met inside ``jit``; concrete ones raise) the value and all gradients are NaN.
@@ -127,9 +130,9 @@ def sliced_wasserstein_bytes(n: int, m: int, num_projections: int, *, weighted: 
 
 
 def automatic_block_size(n: int, m: int, num_projections: int, weighted: bool) -> int:
-    """Directions per block that keep the temporaries within ``BLOCK_BUDGET_BYTES``, in blocks as equal as can be; at least one."""
+    """Directions per block that keep the temporaries within the budget, in blocks as equal as can be; at least one."""
     per_row = (n + m) * (_BYTES_PER_WEIGHTED_PROJECTION if weighted else _BYTES_PER_PROJECTION)
-    largest = max(1, BLOCK_BUDGET_BYTES // per_row)
+    largest = max(1, (WEIGHTED_BLOCK_BUDGET_BYTES if weighted else BLOCK_BUDGET_BYTES) // per_row)
     return math.ceil(num_projections / math.ceil(num_projections / largest))
 
 

@@ -61,9 +61,10 @@ def test_any_floats(dtype, data):
 def test_negative_zero_is_zero_and_infinities_are_at_the_ends(dtype):
     with jax.enable_x64(True):
         values = jnp.asarray([[0.0, -0.0, np.inf, -1.0, 0.0, -0.0, -np.inf, 1.0]], dtype)
-        ordered, permutation = sort_rows_with_permutation(values)
-        np.testing.assert_array_equal(ordered, [[-np.inf, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, np.inf]])
-        np.testing.assert_array_equal(permutation, [[6, 3, 0, 1, 4, 5, 7, 2]])
+        for sort in (sort_rows_with_permutation, jax.jit(sort_rows_with_permutation)):
+            ordered, permutation = sort(values)
+            np.testing.assert_array_equal(ordered, [[-np.inf, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, np.inf]])
+            np.testing.assert_array_equal(permutation, [[6, 3, 0, 1, 4, 5, 7, 2]])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -153,7 +154,8 @@ def test_each_platform_gets_its_own_sort(platform, key_type):
     assert f"%arg1: tensor<{key_type}>" in comparator
 
 
-@pytest.mark.parametrize(("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (60, 1025), (32, 1563)])
+# The fourth works through its rows in blocks, the last of them filled up.
+@pytest.mark.parametrize(("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (530, 2000), (32, 1563)])
 def test_the_network_sorts_as_numpy_does(rows, length):
     values = np.random.default_rng(length).normal(size=(rows, length)).astype(np.float32)
     values[3, 5], values[4, 7], values[5, 2:4], values[6, :20], values[7, 3] = np.inf, -np.inf, (-0.0, 0.0), 1.0, np.nan
@@ -164,3 +166,15 @@ def test_the_network_sorts_as_numpy_does(rows, length):
     for ordered, permutation in (jax.jit(sort_rows_with_permutation)(values), jax.jit(sorting._sort_packed_by_network)(values)):
         np.testing.assert_array_equal(ordered, np.sort(values))
         np.testing.assert_array_equal(permutation, stable)
+
+
+def test_many_long_rows_are_sorted_in_pieces(monkeypatch):
+    monkeypatch.setattr(sorting, "_PIECES_MIN_SIZE", 100)
+    values = rows_of("float32", shape=(29, 33))
+    program = jax.jit(sort_rows_with_permutation).lower(values).as_text()
+    assert program.count("stablehlo.sort") == 10
+    expected, expected_permutation = numpy_sorted(values)
+    ordered, permutation = jax.jit(sort_rows_with_permutation)(values)
+    np.testing.assert_array_equal(ordered, expected.astype(np.float32))
+    np.testing.assert_array_equal(permutation, expected_permutation)
+    np.testing.assert_array_equal(jax.jit(sort_rows)(values), expected.astype(np.float32))
