@@ -19,16 +19,21 @@ from swjko.functionals import (
     sw_to_target,
     weighted_sum,
 )
+from swjko.neighbours import nearest_neighbour_negative_entropy
 from swjko.families import Family, gaussian, gaussian_moments, grid, particles, pushforward, sample
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
 from swjko.sw_jko import sw_jko
+from swjko.sw_bdf2 import sw_bdf2
+from swjko.adaptive import adaptive
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
+from swjko.certificates import Certificate, certificate
 from swjko import closed_form
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
     "Cloud",
     "DirectionFn",
     "Estimate",
@@ -41,7 +46,9 @@ __all__ = [
     "Scheme",
     "Solution",
     "State",
+    "adaptive",
     "both",
+    "certificate",
     "closed_form",
     "evaluate",
     "gaussian",
@@ -53,6 +60,7 @@ __all__ = [
     "kl_divergence",
     "max_sliced_wasserstein",
     "mmd_to_target",
+    "nearest_neighbour_negative_entropy",
     "negative_entropy",
     "orthogonal_directions",
     "particles",
@@ -69,6 +77,7 @@ __all__ = [
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
     "solve",
+    "sw_bdf2",
     "sw_jko",
     "sw_to_target",
     "symmetric_kl",

@@ -137,7 +137,7 @@ class TriangularAffine(nnx.Module):
     """
 
     def __init__(self, dim: int):
-        self.gain = 7.0 / max(1.0, math.sqrt(dim / 10.0))
+        self.gain = affine_gain(dim)
         self.lower = nnx.Param(jnp.zeros((dim, dim)))
         self.upper = nnx.Param(jnp.zeros((dim, dim)))
         self.log_diagonal = nnx.Param(jnp.zeros((dim,)))
@@ -157,6 +157,11 @@ class TriangularAffine(nnx.Module):
         lower = jnp.eye(log_diagonal.shape[0], dtype=log_diagonal.dtype) + self.gain * jnp.tril(self.lower[...], -1)
         upper = jnp.diag(jnp.exp(log_diagonal)) + self.gain * jnp.triu(self.upper[...], 1)
         return lower, upper, self.gain * self.bias[...], jnp.sum(log_diagonal)
+
+
+def affine_gain(dim: int) -> float:
+    """How much faster than its networks the affine part of a flow in ``dim`` dimensions moves; the reasons are ``TriangularAffine``'s."""
+    return 7.0 / max(1.0, math.sqrt(dim / 10.0))
 
 
 class _Conditioners(nnx.Module):

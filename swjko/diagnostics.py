@@ -11,6 +11,9 @@ from swjko.families import Family, require_family, sample
 from swjko.functionals import needs_density
 from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
 
+# Enough for float64 from any width.
+_BISECTIONS = 64
+
 
 def evaluate(key: Key, family: Family, functional: Functional, params: Params, *, num_samples: int, num_repeats: int = 16) -> Estimate:
     """F at ``params``: the mean over ``num_repeats`` independent clouds of ``num_samples`` points, and its standard error.
@@ -41,7 +44,10 @@ def symmetric_kl(
 ) -> Estimate:
     """KL(mu || nu) + KL(nu || mu), with its standard error.
 
-    mean over x ~ mu of log mu(x) - log nu(x), plus mean over y ~ nu of log nu(y) - log mu(y). A constant missing in log nu cancels.
+    With l = log mu - log nu and points of both measures, it is the mean of 2 l tanh(l / 2) over their equal mixture: no term is negative,
+    and where the measures are close, values far below 1 / num_samples are resolved (means of l and -l under each would have a noise of
+    sqrt(value / num_samples)). A constant missing in log nu is found from the points too, as the one for which the mean of tanh(l / 2)
+    vanishes (Bennett 1976; Meng and Wong 1996).
 
     Args:
       target_log_prob: log-density of nu at one point [d], up to a constant.
@@ -63,9 +69,11 @@ def symmetric_kl(
     if log_prob is None:
         raise ValueError("symmetric_kl needs the density at the target's points, and a grid has it at its own alone; evaluate a KL.")
     cloud = sample(family, params, family_key, num_samples)
-    forward = Estimate.of_mean(jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points))
-    backward = Estimate.of_mean(jax.vmap(target_log_prob)(points) - log_prob)
-    return Estimate(forward.value + backward.value, jnp.hypot(forward.standard_error, backward.standard_error))
+    own = jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points)
+    other = jnp.asarray(log_prob) - jax.vmap(target_log_prob)(points)
+    constant = _log_ratio_of_constants(own, other)
+    sides = [Estimate.of_mean((ratio - constant) * jnp.tanh((ratio - constant) / 2.0)) for ratio in (own, other)]
+    return Estimate(sides[0].value + sides[1].value, jnp.hypot(sides[0].standard_error, sides[1].standard_error))
 
 
 def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Cloud:
@@ -76,12 +84,26 @@ def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Clo
       num: points in each cloud. Returns a Cloud of points [t num d].
     """
     require_family(family)
-    _require_trajectory(family, params_trajectory)
+    require_trajectory(family, params_trajectory, "params_trajectory")
     latent = family.latent(key, validation.as_count(num, "num"))
     return jax.vmap(lambda params: family.push(params, latent))(params_trajectory)
 
 
-def _require_trajectory(family: Family, trajectory: Params) -> None:
+def _log_ratio_of_constants(own: Float[Array, " n"], other: Float[Array, " m"]) -> Scalar:
+    """The constant c at which the mean over both sides of tanh((l - c) / 2) vanishes, by bisection: the mean falls as c grows."""
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2.0
+        positive = jnp.mean(jnp.tanh((own - middle) / 2.0)) + jnp.mean(jnp.tanh((other - middle) / 2.0)) > 0
+        return jnp.where(positive, middle, low), jnp.where(positive, high, middle)
+
+    ends = (jnp.minimum(jnp.min(own), jnp.min(other)), jnp.maximum(jnp.max(own), jnp.max(other)))
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
+    return (low + high) / 2.0
+
+
+def require_trajectory(family: Family, trajectory: Params, name: str) -> None:
     one = jax.eval_shape(family.init, jax.eval_shape(lambda: jax.random.key(0)))
     fits = jax.tree.structure(one) == jax.tree.structure(trajectory) and all(
         jnp.shape(leaf)[1:] == template.shape and jnp.ndim(leaf) == template.ndim + 1
@@ -89,6 +111,6 @@ def _require_trajectory(family: Family, trajectory: Params) -> None:
     )
     if not fits:
         raise ValueError(
-            "params_trajectory must be params of the family with a leading axis of times, such as states.params recorded by swjko.run; "
+            f"{name} must be params of the family with a leading axis of times, such as states.params recorded by swjko.run; "
             f"received shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]}."
         )

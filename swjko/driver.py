@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swjko import validation
-from swjko.scheme import Info, Result, Scheme, State, infos, require_scheme, run
+from swjko.scheme import AnyInfo, AnyState, Result, Scheme, infos, require_scheme, run
 from swjko.types import Key
 
 _TARGET_CHUNKS = 20
@@ -37,7 +37,7 @@ class Solution(NamedTuple):
       timing: seconds, compile apart.
     """
 
-    state: State
+    state: AnyState
     history: Any
     result: Result
     timing: Timing
@@ -60,7 +60,7 @@ def solve(
     chunk_size: int | None = None,
     progress: bool = True,
     throw: bool = True,
-    record: Callable[[State, Info], Any] = infos,
+    record: Callable[[AnyState, AnyInfo], Any] = infos,
 ) -> Solution:
     """Runs ``num_steps`` steps from ``scheme.init`` and returns ``Solution(state, history, result, timing)``.
 
@@ -129,7 +129,7 @@ class _progress_bar:
         self._total, self._done, self._bar = total, 0, None
         self._shown = shown
 
-    def __enter__(self) -> Callable[[int, Info], None]:
+    def __enter__(self) -> Callable[[int, AnyInfo], None]:
         if self._shown:
             self._bar = _rich_bar()
             if self._bar is not None:
@@ -143,7 +143,7 @@ class _progress_bar:
         elif self._shown:
             print(file=sys.stderr)
 
-    def _advance(self, steps: int, info: Info) -> None:
+    def _advance(self, steps: int, info: AnyInfo) -> None:
         self._done += steps
         if not self._shown:
             return

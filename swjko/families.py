@@ -34,6 +34,7 @@ class Family:
       log_prob: (params, points [n dim]) -> [n], or None without a density, or with one that is known at the pushed points alone.
       dim: dimension of the points.
       has_density: whether the measures have a density that is known in closed form.
+      is_finite: whether the measures are finitely many points that ``latent`` enumerates, and clouds are not samples of anything larger.
     """
 
     init: Partial
@@ -42,6 +43,7 @@ class Family:
     log_prob: Partial
     dim: int = static_field()
     has_density: bool = static_field()
+    is_finite: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 def sample(family: Family, params: Params, key: Key, num: int) -> Cloud:
@@ -64,6 +66,7 @@ def particles(points: Float[Array, "n d"]) -> Family:
         log_prob=Partial(_no_log_prob),
         dim=points.shape[1],
         has_density=False,
+        is_finite=True,
     )
 
 
@@ -93,6 +96,7 @@ def grid(points: Float[Array, "n d"], cell_volume: float | Scalar, *, weights: F
         log_prob=Partial(_no_log_prob),
         dim=points.shape[1],
         has_density=True,
+        is_finite=True,
     )
 
 

@@ -1,4 +1,5 @@
-"""Families carried by neural networks: coupling flows with a density, multilayer perceptrons without one, your own flax or distrax model.
+"""Families carried by neural networks: coupling, continuous and convex potential flows with a density, multilayer perceptrons without one,
+your own flax or distrax model.
 
 Parameters are plain nested dictionaries of arrays. A model with ``forward_and_log_det(z)`` and ``inverse_and_log_det(x)`` has a density;
 one with ``__call__(z)`` alone is a generator. Every family here starts at mu_0 = N(init_mean, init_scale^2 I) exactly, except where it
@@ -18,7 +19,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from swjko import couplings, validation
+from swjko import continuous, convex, couplings, validation
 from swjko.families import Family, pushforward
 from swjko.types import Key, Params
 
@@ -80,6 +81,102 @@ def _coupling_family(name, bijection, dim, num_layers, width, init_mean, init_sc
         )
     num_layers, width = (validation.as_count(num_layers, "num_layers"), validation.as_count(width, "width"))
     return _standardised(lambda rngs: couplings.CouplingFlow(dim, num_layers, width, bijection, rngs), dim, init_mean, init_scale)
+
+
+def cnf(
+    dim: int,
+    *,
+    width: int = 64,
+    num_layers: int = 2,
+    num_integration_steps: int = 8,
+    divergence: str = "exact",
+    num_probes: int = 1,
+    seed: int = 0,
+    solver: Any = None,
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
+) -> Family:
+    """A continuous normalising flow: dx/dt = A x + b + net(t, x) from z at t = 0 to x at t = 1, log rho(x) = log N(z) - int div v dt.
+
+    Sources: Chen, Rubanova, Bettencourt, Duvenaud (2018), arXiv 1806.07366; Grathwohl et al. (2019), FFJORD, arXiv 1810.01367.
+
+    Args:
+      dim: dimension, 1 included.
+      width, num_layers: hidden units and hidden layers of the velocity's perceptron.
+      num_integration_steps: equal Runge-Kutta steps of fourth order, four velocities each. Densities and inverses hold to the error of
+        the integral: a sixteenth for twice the steps.
+      divergence: "exact", by d derivatives; or "hutchinson", by ``num_probes`` random signs for each row of a batch, fixed by ``seed``.
+        ``log_density`` and ``log_prob`` then agree on the same batch in the same order, are unbiased over the seeds, and average the signs
+        out over a batch of dim or more rows: right for entropies, which are means of them, and biased for other functions of them
+        (``internal_energy``, ``symmetric_kl``). The "exact" family takes the same params: measure with it.
+      solver: None, or a solver of diffrax such as ``diffrax.Tsit5()``: adaptive, to eps^0.7 of the dtype, the first step being
+        1 / num_integration_steps. Without it the numbers are the same whatever is installed.
+      init_mean, init_scale: numbers, or one per coordinate; the flow starts at N(init_mean, init_scale^2 I).
+
+    Raises ModuleNotFoundError where a solver is given and diffrax is not installed.
+    """
+    dim, width, num_layers = _sizes(dim, width, num_layers)
+    num_steps = validation.as_count(num_integration_steps, "num_integration_steps")
+    probes = _probes(divergence, "divergence", "hutchinson", num_probes)
+    seed = validation.as_count(seed, "seed", minimum=0)
+    integrator = continuous.RungeKutta(num_steps) if solver is None else continuous.Diffrax(_as_solver(solver), num_steps)
+    return _standardised(
+        lambda rngs: continuous.ContinuousFlow(dim, width, num_layers, integrator, probes, seed, rngs), dim, init_mean, init_scale
+    )
+
+
+def icnn(
+    dim: int,
+    *,
+    width: int = 64,
+    num_layers: int = 2,
+    rank: int = 4,
+    strong_convexity: float = 1e-3,
+    log_det: str = "exact",
+    num_probes: int = 1,
+    seed: int = 0,
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
+) -> Family:
+    """A convex potential flow: x = grad psi(z), psi an input convex network plus a quadratic; log rho(x) = log N(z) - log det D^2 psi(z).
+
+    The map is the optimal one from N(0, I), and inverted by Newton's method: ``log_prob`` costs several times a push. Sources: Huang, Chen,
+    Tsirigotis, Courville (2021), arXiv 2012.05942; Amos, Xu, Kolter (2017), arXiv 1609.07152.
+
+    Args:
+      dim: dimension, 1 included.
+      width, num_layers: hidden units and hidden layers.
+      rank: convex quadratics |<a, z>|^2 that enter each hidden layer.
+      strong_convexity: smallest slope of the map, in units of init_scale, above 0 and below 1, the slope at the start.
+      log_det: "exact", by the Hessian of each point, d derivatives; or "stochastic", for many dimensions: by Lanczos quadrature and
+        conjugate gradients from ``num_probes`` random signs for each row of a batch, fixed by ``seed``, with what that means as in ``cnf``.
+      init_mean, init_scale: numbers, or one per coordinate; the flow starts at N(init_mean, init_scale^2 I).
+    """
+    dim, width, num_layers = _sizes(dim, width, num_layers)
+    rank = validation.as_count(rank, "rank")
+    alpha = validation.as_fraction(strong_convexity, "strong_convexity", "the convexity of a potential that starts at |z|^2 / 2")
+    probes = _probes(log_det, "log_det", "stochastic", num_probes)
+    seed = validation.as_count(seed, "seed", minimum=0)
+    return _standardised(
+        lambda rngs: convex.ConvexFlow(dim, width, num_layers, rank, alpha, probes, seed, rngs), dim, init_mean, init_scale
+    )
+
+
+def _sizes(dim, width, num_layers):
+    return tuple(validation.as_count(value, name) for value, name in ((dim, "dim"), (width, "width"), (num_layers, "num_layers")))
+
+
+def _probes(value, name, estimated, num_probes):
+    num_probes = validation.as_count(num_probes, "num_probes")
+    return None if validation.as_choice(value, name, ("exact", estimated)) == "exact" else num_probes
+
+
+def _as_solver(solver):
+    import diffrax
+
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f"solver must be None or a diffrax solver, such as diffrax.Tsit5(); received {solver!r}.")
+    return solver
 
 
 def mlp(

@@ -30,19 +30,22 @@ def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
     return Potential(as_partial(validation.require_callable(v, "v", "from one point [d] to a scalar")))
 
 
-def interaction(w: Callable[[Float[Array, " d"]], Scalar], *, block_size: int | None = None) -> "Interaction":
-    """1/2 int int W(x - y) dmu(x) dmu(y), estimated over pairs of different points (the U-statistic).
+def interaction(w: Callable[[Float[Array, " d"]], Scalar], *, self_pairs: bool = False, block_size: int | None = None) -> "Interaction":
+    """1/2 int int W(x - y) dmu(x) dmu(y), by default estimated over pairs of different points (the U-statistic).
 
-    A point is never paired with itself, so kernels that are singular at 0 are allowed and the estimate from independent points is unbiased.
-    With weights, sum_{i != j} w_i w_j W(x_i - x_j) / (1 - sum_i w_i^2) / 2.
+    A point is then never paired with itself, so kernels that are singular at 0 are allowed and the estimate from independent points is
+    unbiased. With weights, sum_{i != j} w_i w_j W(x_i - x_j) / (1 - sum_i w_i^2) / 2.
 
     Args:
       w: the difference of two points [d] -> scalar; only its even part counts.
+      self_pairs: take all pairs, sum_{i, j} w_i w_j W(x_i - x_j) / 2 (the V-statistic): the exact value for the points as a measure of
+        their own, such as particles; of independent draws it is biased by W(0) / (2 n) and less. W(0) must be finite.
       block_size: rows of the pair matrix worked on at once; memory is O(block_size n). None takes all n.
     """
     if block_size is not None:
         block_size = validation.as_count(block_size, "block_size")
-    return Interaction(as_partial(validation.require_callable(w, "w", "from a difference of points [d] to a scalar")), block_size)
+    kernel = as_partial(validation.require_callable(w, "w", "from a difference of points [d] to a scalar"))
+    return Interaction(kernel, bool(self_pairs), block_size)
 
 
 def negative_entropy() -> "NegativeEntropy":
@@ -169,6 +172,7 @@ class Potential:
 @dataclasses.dataclass(frozen=True)
 class Interaction:
     w: Partial
+    self_pairs: bool = static_field()
     block_size: int | None = static_field()
     needs_density: ClassVar[bool] = False
 
@@ -176,18 +180,18 @@ class Interaction:
         del key
         points = cloud.points
         n = points.shape[0]
-        if n < 2:
+        if n < 2 and not self.self_pairs:
             raise ValueError("interaction needs at least two points, since none is paired with itself; received a cloud of one.")
         weights = jnp.full((n,), 1.0 / n, points.dtype) if cloud.weights is None else cloud.weights / jnp.sum(cloud.weights)
 
         def row(point, weight, index):
-            other = (jnp.arange(n) != index) & (weights > 0) & (weight > 0)
+            other = ((jnp.arange(n) != index) | self.self_pairs) & (weights > 0) & (weight > 0)
             # The excluded pair is evaluated away from 0: a where around an infinite value would still give NaN gradients.
             differences = jnp.where(other[:, None], point[None, :] - points, 1.0)
             return weight * jnp.sum(jnp.where(other, weights * _scalars(self.w, differences, "w"), 0.0))
 
         rows = _map_in_blocks(row, self.block_size, points, weights, jnp.arange(n))
-        return jnp.sum(rows) / (2.0 * (1.0 - jnp.sum(weights**2)))
+        return jnp.sum(rows) / 2.0 if self.self_pairs else jnp.sum(rows) / (2.0 * (1.0 - jnp.sum(weights**2)))
 
 
 @jax.tree_util.register_dataclass
@@ -295,7 +299,7 @@ def _log_density(cloud: Cloud, name: str) -> Array:
     if cloud.log_density is None:
         raise ValueError(
             f"{name} needs the density of the measure, and this cloud has none. "
-            "Use a family with one, such as swjko.gaussian or swjko.flows.coupling."
+            "Use a family with one, such as swjko.gaussian or swjko.flows.coupling, or swjko.nearest_neighbour_negative_entropy."
         )
     return cloud.log_density
 

@@ -95,9 +95,12 @@ def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     return GaussianTarget(precision, center, gaussian(center, np.linalg.inv(precision)))
 
 
-def exact_sw_jko_flow(problem: GaussianTarget, step_size: float, num_steps: int, *, num_directions: int = 2000) -> closed_form.Gaussian:
+def exact_sw_jko_flow(
+    problem: GaussianTarget, step_size: float, num_steps: int, *, num_directions: int = 2000, second_order: bool = False
+) -> closed_form.Gaussian:
     """The exact SW-JKO iterates from N(0, I) in float64, on the host: means [k d], covariances [k d d], start included, k = num_steps + 1.
 
+    With ``second_order``, those of ``closed_form.gaussian_sw_bdf2_flow``: in small steps, the SW flow in continuous time.
     Directions stand for the average over the sphere: equal angles in the plane, exact there to rounding; whole orthogonal blocks
     elsewhere, whose noise of order 1 / sqrt(num_directions) in the covariances is then the oracle's own.
     """
@@ -105,7 +108,8 @@ def exact_sw_jko_flow(problem: GaussianTarget, step_size: float, num_steps: int,
     directions_of = quasi_directions if dim == 2 else orthogonal_directions
     with jax.enable_x64(True):
         directions = directions_of(jax.random.key(0), dim * math.ceil(num_directions / dim), dim)
-        flow = jax.jit(closed_form.gaussian_sw_jko_flow, static_argnames="num_steps")
+        flow = closed_form.gaussian_sw_bdf2_flow if second_order else closed_form.gaussian_sw_jko_flow
+        flow = jax.jit(flow, static_argnames="num_steps")
         precision, center = jnp.asarray(problem.precision), jnp.asarray(problem.center)
         return jax.device_get(flow(jnp.zeros(dim), jnp.eye(dim), precision, center, step_size, num_steps=num_steps, directions=directions))
 

@@ -5,7 +5,7 @@ scheme.init(key) -> state;   scheme.step(key, state) -> (state, info);   run(key
 
 import enum
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 from jax import lax
@@ -42,6 +42,8 @@ _ADVICE = {
 class State(NamedTuple):
     """What the next step needs.
 
+    A scheme that needs more has a NamedTuple of its own with these fields first.
+
     Attributes:
       params: the family's parameters; the points themselves for particle schemes.
       time: sum of the step sizes so far.
@@ -75,6 +77,11 @@ class Info(NamedTuple):
     result: Int[Array, ""]
 
 
+# A State or an Info, or the NamedTuple of a scheme with their fields and more.
+AnyState: TypeAlias = Any
+AnyInfo: TypeAlias = Any
+
+
 @runtime_checkable
 class Scheme(Protocol):
     """A pytree with a family, a start and a step."""
@@ -82,17 +89,17 @@ class Scheme(Protocol):
     @property
     def family(self) -> Family: ...
 
-    def init(self, key: Key, /) -> State: ...
+    def init(self, key: Key, /) -> AnyState: ...
 
-    def step(self, key: Key, state: State, /) -> tuple[State, Info]: ...
+    def step(self, key: Key, state: AnyState, /) -> tuple[AnyState, AnyInfo]: ...
 
 
-def both(state: State, info: Info) -> tuple[State, Info]:
+def both(state: AnyState, info: AnyInfo) -> tuple[AnyState, AnyInfo]:
     """Records everything: the whole trajectory of parameters is kept."""
     return state, info
 
 
-def infos(state: State, info: Info) -> Info:
+def infos(state: AnyState, info: AnyInfo) -> AnyInfo:
     """Records the reports alone, a few numbers per step."""
     del state
     return info
@@ -101,10 +108,10 @@ def infos(state: State, info: Info) -> Info:
 def run(
     key: Key,
     scheme: Scheme,
-    state: State,
+    state: AnyState,
     num_steps: int,
-    record: Callable[[State, Info], Any] = both,
-) -> tuple[State, Any]:
+    record: Callable[[AnyState, AnyInfo], Any] = both,
+) -> tuple[AnyState, Any]:
     """``num_steps`` steps as one scan, from ``state``; returns (final state, what ``record`` kept, stacked along a leading axis).
 
     The key of a step is ``fold_in(key, state.step)``: ten steps, or five and then five more from the state reached, are the same run.

@@ -119,6 +119,13 @@ def as_count(value: Any, name: str, minimum: int = 1) -> int:
     return count
 
 
+def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; received {value!r}.")
+    return value
+
+
 def as_positive(value: Any, name: str) -> Array:
     """A positive number as a float leaf; its sign is checked when concrete (a traced value may be swept by vmap)."""
     try:
@@ -130,6 +137,17 @@ def as_positive(value: Any, name: str) -> Array:
     if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
         raise ValueError(f"{name} must be positive and finite; received {value}.")
     return array
+
+
+def as_fraction(value: Any, name: str, what: str) -> float:
+    """A static number above 0 and below 1; ``what`` says in the message what it is."""
+    try:
+        fraction = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a static number, {what}; received {value!r}.") from error
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"{name} must be above 0 and below 1, {what}; received {value}. Leave it out for the default.")
+    return fraction
 
 
 def as_step_size(value: Any) -> Array:

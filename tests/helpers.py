@@ -16,6 +16,9 @@ FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
+    # As many steps as the laws of densities need to hold to 1e-9.
+    "cnf": lambda: flows.cnf(2, width=8, num_layers=1, num_integration_steps=128, init_mean=0.5, init_scale=1.5),
+    "icnn": lambda: flows.icnn(2, width=8, rank=2, init_mean=0.5, init_scale=1.5),
     "mlp": lambda: flows.mlp(2, 2, width=8, init_mean=0.5, init_scale=1.5),
     "generator": lambda: flows.mlp(3, 2, width=8),
 }

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 import scipy.optimize
 
@@ -157,3 +158,91 @@ def test_under_jit_and_vmap():
         one = closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)
         np.testing.assert_allclose(batched.mean[index], one.mean, rtol=1e-12)
         np.testing.assert_allclose(batched.cov[index], one.cov, rtol=1e-9)
+
+
+def sw_limit(mean, cov, precision, center, time, directions):
+    """The SW gradient flow of Gaussians, the limit of exact steps, by a Runge-Kutta method of order eight.
+
+    The metric on symmetric changes U of a covariance S is mean_l (theta_l^T U theta_l)^2 / (4 theta_l^T S theta_l), on means |.|^2 / d.
+    """
+    d, theta = len(mean), np.asarray(directions)
+    rows, columns = np.triu_indices(d)
+    basis = np.zeros((len(rows), d, d))
+    basis[np.arange(len(rows)), rows, columns] = 1
+    basis = np.maximum(basis, basis.transpose(0, 2, 1))
+    probes = np.einsum("li,kij,lj->lk", theta, basis, theta)
+
+    def velocity(_, state):
+        s = np.einsum("k,kij->ij", state[d:], basis)
+        metric = probes.T @ (probes / (4 * np.einsum("li,ij,lj->l", theta, s, theta))[:, None]) / len(theta)
+        force = np.einsum("ij,kij->k", np.linalg.inv(s) - precision, basis) / 2
+        return np.concatenate([-d * precision @ (state[:d] - center), np.linalg.solve(metric, force)])
+
+    start = np.concatenate([mean, cov[rows, columns]])
+    end = scipy.integrate.solve_ivp(velocity, (0, time), start, method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
+    return end[:d], np.einsum("k,kij->ij", end[d:], basis)
+
+
+def spread(rng, d, low, high):
+    basis = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    matrix = (basis * np.linspace(low, high, d)) @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_orders_of_convergence_in_time(d):
+    rng = np.random.default_rng(d)
+    precision, center, mean, cov = spread(rng, d, 0.5, 2.0), rng.normal(size=d), rng.normal(size=d), spread(rng, d, 0.6, 1.5)
+    directions = orthogonal_directions(jax.random.key(0), 12 * d, d)
+    exact_mean, exact_cov = sw_limit(mean, cov, precision, center, 0.3, directions)
+
+    @jax.jit
+    def ends(num_steps):
+        step_size = 0.3 / num_steps
+        inputs = (*arrays(precision, center), step_size, directions)
+
+        def step(_, laws):
+            first_order, law, previous = laws
+            return (
+                closed_form.gaussian_sw_jko_step(*first_order, *inputs),
+                closed_form.gaussian_sw_bdf2_step(*law, *previous, *inputs),
+                law,
+            )
+
+        start = closed_form.Gaussian(*arrays(mean, cov))
+        first = closed_form.gaussian_sw_jko_step(*start, *inputs)
+        return jax.lax.fori_loop(1, num_steps, step, (first, first, start))[:2]
+
+    def error(law):
+        return np.hypot(np.linalg.norm(law.mean - exact_mean), np.linalg.norm(law.cov - exact_cov))
+
+    errors = np.asarray([[error(law) for law in ends(num_steps)] for num_steps in (16, 32, 64, 128, 256)])
+    orders = np.log2(errors[:-1] / errors[1:])
+    assert np.all(np.abs(orders[:, 0] - 1.0) < 0.1)
+    assert np.all(orders[:, 1] >= 1.8)
+    assert errors[-1, 1] < 0.02 * errors[-1, 0]
+
+
+def test_the_second_order_step_on_the_line():
+    # Minimise 3 (s - (4 s_k - s_{k-1}) / 3)^2 / (4 tau) + a s^2 / 2 - log s, and the same of the mean, by their scalar equations.
+    tau, a, mean, scale, previous_mean, previous_scale = 0.3, 1.7, 0.4, 1.2, 0.9, 2.0
+    step = 2 * tau / 3
+    extrapolated = (4 * scale - previous_scale) / 3
+    new_scale = scipy.optimize.brentq(lambda s: (s - extrapolated) / step + a * s - 1 / s, 1e-3, 10.0, xtol=1e-14)
+    line = [np.full((1,), mean), np.full((1, 1), scale**2), np.full((1,), previous_mean), np.full((1, 1), previous_scale**2)]
+    law = closed_form.gaussian_sw_bdf2_step(*arrays(*line, np.full((1, 1), a), np.full((1,), -0.5)), tau, jnp.ones((1, 1)))
+    np.testing.assert_allclose(law.cov, [[new_scale**2]], rtol=1e-10)
+    np.testing.assert_allclose(law.mean, [((4 * mean - previous_mean) / 3 - 0.5 * step * a) / (1 + step * a)], rtol=1e-10)
+
+
+def test_the_flow_of_second_order_is_its_steps_in_turn():
+    (mean, cov), (center, precision) = gaussian(15, 1), gaussian(16, 1)
+    inputs = (*arrays(precision, center), 0.2)
+    direction = jnp.ones((1, 1))
+    flow = closed_form.gaussian_sw_bdf2_flow(*arrays(mean, cov), *inputs, 2, direction)
+    start = closed_form.Gaussian(*arrays(mean, cov))
+    first = closed_form.gaussian_sw_jko_step(*start, *inputs, direction)
+    second = closed_form.gaussian_sw_bdf2_step(*first, *start, *inputs, direction)
+    for index, law in enumerate((start, first, second)):
+        np.testing.assert_allclose(flow.mean[index], law.mean, rtol=1e-10)
+        np.testing.assert_allclose(flow.cov[index], law.cov, rtol=1e-9)

@@ -51,6 +51,15 @@ def test_symmetric_kl_against_the_closed_form_whatever_the_normalisation():
         assert float(estimate.standard_error) < 0.05 * exact
 
 
+def test_symmetric_kl_resolves_values_far_below_the_noise_of_log_densities():
+    family = swjko.gaussian(2, init_mean=MEAN1 + 0.005, init_scale=SCALE1)
+    exact = 2 * 0.005**2 / SCALE1**2
+    estimate = swjko.symmetric_kl(
+        jax.random.key(2), family, family.init(jax.random.key(0)), lambda x: target_log_prob(x) - 3.0, target_sample, num_samples=10_000
+    )
+    assert abs(float(estimate.value) - exact) < 4 * float(estimate.standard_error) < 0.1 * exact
+
+
 def test_symmetric_kl_takes_points_of_the_target_too():
     family, params = family_and_params()
     points = target_sample(jax.random.key(3), 20_000)

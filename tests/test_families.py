@@ -34,11 +34,11 @@ def test_push_gives_a_cloud_of_the_asked_size(name, key):
     assert (log_prob is not None) == (name in WITH_DENSITY)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "coupling", "spline", "mlp"])
+@pytest.mark.parametrize("name", ["gaussian", "coupling", "spline", "cnf", "icnn", "mlp"])
 def test_flow_families_start_at_the_asked_gaussian(name, key):
     family = helpers.FAMILIES[name]()
     latent = family.latent(key, 64)
-    cloud = family.push(family.init(key), latent)
+    cloud = jax.jit(family.push)(family.init(key), latent)
     np.testing.assert_allclose(cloud.points, 0.5 + 1.5 * latent, rtol=1e-5, atol=1e-5)
     if family.has_density:
         reference = scipy.stats.norm(0.5, 1.5).logpdf(np.asarray(cloud.points, np.float64)).sum(axis=1)

@@ -133,6 +133,18 @@ def test_interaction_with_a_kernel_that_is_singular_at_zero(weighted, block_size
     np.testing.assert_allclose(gradient, central_difference(by_loop, cloud.points), rtol=1e-6, atol=1e-6)
 
 
+@WEIGHTED
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_interaction_of_all_pairs(weighted, block_size):
+    cloud = cloud_of(weighted=weighted)
+    mass, points = masses(cloud), np.asarray(cloud.points)
+    functional = swjko.interaction(lambda x: jnp.cos(x[0]) + jnp.sum(x**2), self_pairs=True, block_size=block_size)
+    differences = points[:, None] - points[None, :]
+    expected = mass @ (np.cos(differences[..., 0]) + np.sum(differences**2, axis=-1)) @ mass / 2
+    np.testing.assert_allclose(functional(KEY, cloud), expected, rtol=TOLERANCE)
+    assert float(functional(KEY, Cloud(cloud.points[:1]))) == 0.5
+
+
 def test_interaction_is_unbiased():
     # W = |x|^2 on independent points of N(0, I): 1/2 E |x - y|^2 = d, with no 1/n from the diagonal.
     points = jax.random.normal(KEY, (20_000, 5, 2))

@@ -90,6 +90,7 @@ BAD_VECTORS = {
     "integers": np.ones(D, int),
     "NaN": np.asarray([1.0, np.nan], np.float32),
 }
+BAD_WORDS = {"another": "approximate", "nothing": None, "a number": 1}
 BAD_FUNCTIONS = {"a number": 3.0, "nothing": None, "text": "f"}
 BAD_FAMILIES = {"nothing": None, "an array": GOOD_X, "a function": flows.coupling}
 
@@ -132,6 +133,11 @@ def gaussian_step(**changes):
     return closed_form.gaussian_sw_jko_step(**inputs)
 
 
+def second_order_step(**changes):
+    inputs = {"mean": ONES, "cov": EYE, "previous_mean": ONES, "previous_cov": EYE, "precision": EYE, "center": ONES}
+    return closed_form.gaussian_sw_bdf2_step(**(inputs | {"step_size": 0.1, "directions": GOOD_DIRECTIONS} | changes))
+
+
 def isotropic_step(**changes):
     return closed_form.isotropic_sw_jko_step(**({"mean": ONES, "scale": 1.0, "center": ONES, "step_size": 0.1} | changes))
 
@@ -166,6 +172,23 @@ def replayed(**changes):
     params = jax.tree.map(lambda leaf: leaf[None], family().init(KEY))
     inputs = {"family": family(), "params_trajectory": params, "num": 4} | changes
     return swjko.replay(KEY, *inputs.values())
+
+
+def second_order(**changes):
+    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
+    inputs |= {"step_size": 0.1, "num_inner_steps": 1, "num_samples": 4, "num_projections": 2} | changes
+    return swjko.sw_bdf2(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+
+
+def adapted(**changes):
+    inputs = {"scheme": scheme(), "min_step_size": 0.01, "max_step_size": 1.0} | changes
+    return swjko.adaptive(inputs.pop("scheme"), **inputs)
+
+
+def certified(**changes):
+    trajectory = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), family().init(KEY))
+    inputs = {"scheme": scheme(), "trajectory": trajectory, "num_samples": 4, "num_repeats": 2} | changes
+    return swjko.certificate(KEY, inputs.pop("scheme"), inputs.pop("trajectory"), **inputs)
 
 
 def ran(**changes):
@@ -248,6 +271,16 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         }.items()
     ),
     *(
+        ("gaussian_sw_bdf2_step", lambda value, name=name: second_order_step(**{name: value}), name, bad)
+        for name, bad in {
+            "mean": BAD_VECTORS,
+            "previous_mean": BAD_VECTORS,
+            "cov": BAD_SQUARES | SINGULAR,
+            "previous_cov": BAD_SQUARES,
+            "step_size": BAD_POSITIVES,
+        }.items()
+    ),
+    *(
         ("isotropic_sw_jko_step", lambda value, name=name: isotropic_step(**{name: value}), name, bad)
         for name, bad in {"mean": BAD_VECTORS, "center": BAD_VECTORS, "scale": BAD_POSITIVES, "step_size": BAD_POSITIVES}.items()
     ),
@@ -266,6 +299,13 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("mmd_to_target", lambda value: swjko.mmd_to_target(np.ones((3, 2)), value), "kernel", BAD_FUNCTIONS),
     ("interaction", swjko.interaction, "w", BAD_FUNCTIONS),
     ("interaction", lambda value: swjko.interaction(jnp.sum, block_size=value), "block_size", OPTIONAL_COUNTS),
+    ("nearest_neighbour_negative_entropy", swjko.nearest_neighbour_negative_entropy, "num_neighbours", BAD_COUNTS),
+    (
+        "nearest_neighbour_negative_entropy",
+        lambda value: swjko.nearest_neighbour_negative_entropy(block_size=value),
+        "block_size",
+        OPTIONAL_COUNTS,
+    ),
     ("kl_divergence", swjko.kl_divergence, "target_log_prob", BAD_FUNCTIONS),
     ("sw_to_target", lambda value: to_target(target=value), "target", BAD_POINTS),
     ("sw_to_target", lambda value: to_target(num_projections=value), "num_projections", BAD_COUNTS),
@@ -285,13 +325,15 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         },
     ),
     ("particles", swjko.particles, "points", BAD_POINTS),
-    *((make.__name__, make, "dim", BAD_COUNTS) for make in (swjko.gaussian, flows.coupling)),
+    *((make.__name__, make, "dim", BAD_COUNTS) for make in (swjko.gaussian, flows.coupling, flows.cnf, flows.icnn)),
     ("coupling", flows.coupling, "dim", {"one": 1}),
     *(
         (name, lambda value, make=make: make(init_scale=value), "init_scale", BAD_POSITIVES | {"too many": ONES.repeat(2)})
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
             "coupling": lambda **more: flows.coupling(D, **more),
+            "cnf": lambda **more: flows.cnf(D, **more),
+            "icnn": lambda **more: flows.icnn(D, **more),
             "mlp": lambda **more: flows.mlp(D, D, **more),
         }.items()
     ),
@@ -300,11 +342,34 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
             "coupling": lambda **more: flows.coupling(D, **more),
+            "cnf": lambda **more: flows.cnf(D, **more),
+            "icnn": lambda **more: flows.icnn(D, **more),
             "mlp": lambda **more: flows.mlp(D, D, **more),
         }.items()
     ),
     ("coupling", lambda value: flows.coupling(D, num_layers=value), "num_layers", BAD_COUNTS),
     ("coupling", lambda value: flows.coupling(D, width=value), "width", BAD_COUNTS),
+    *(
+        (make.__name__, lambda value, make=make, name=name: make(D, **{name: value}), name, BAD_COUNTS)
+        for make, names in {
+            flows.cnf: ("width", "num_layers", "num_integration_steps", "num_probes"),
+            flows.icnn: ("width", "num_layers", "rank", "num_probes"),
+        }.items()
+        for name in names
+    ),
+    *(
+        (make.__name__, lambda value, make=make: make(D, seed=value), "seed", {"negative": -1, "a key": KEY})
+        for make in (flows.cnf, flows.icnn)
+    ),
+    ("cnf", lambda value: flows.cnf(D, divergence=value), "divergence", BAD_WORDS),
+    ("icnn", lambda value: flows.icnn(D, log_det=value), "log_det", BAD_WORDS),
+    ("cnf", lambda value: flows.cnf(D, solver=value), "solver", {"text": "Tsit5", "a number": 5}),
+    (
+        "icnn",
+        lambda value: flows.icnn(D, strong_convexity=value),
+        "strong_convexity",
+        BAD_POSITIVES | {"that of the start": 1.0, "a vector": ONES},
+    ),
     ("mlp", lambda value: flows.mlp(value, D), "latent_dim", BAD_COUNTS),
     ("mlp", lambda value: flows.mlp(D, value), "dim", BAD_COUNTS),
     ("mlp", lambda value: flows.mlp(D, D, num_layers=value), "num_layers", BAD_COUNTS),
@@ -365,6 +430,38 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "directions",
         {"of other dimension": lambda key, num, dim: jnp.ones((num, dim + 1))},
     ),
+    (
+        "sw_bdf2",
+        lambda value: second_order(family=value, num_samples=N),
+        "family",
+        BAD_FAMILIES | {"weights": swjko.grid(jnp.asarray(GOOD_X), 1.0)},
+    ),
+    ("sw_bdf2", lambda value: second_order(step_size=value), "step_size", BAD_POSITIVES),
+    ("sw_bdf2", lambda value: second_order(num_samples=value), "num_samples", BAD_COUNTS),
+    ("adaptive", lambda value: adapted(scheme=value), "scheme", {"nothing": None, "a family": family(), "of second order": second_order()}),
+    ("adaptive", lambda value: adapted(min_step_size=value), "min_step_size", BAD_POSITIVES | {"above the step size": 0.5}),
+    ("adaptive", lambda value: adapted(max_step_size=value), "max_step_size", BAD_POSITIVES | {"below the step size": 0.05}),
+    *(
+        ("adaptive", lambda value, name=name: adapted(**{name: value}), name, bad)
+        for name, bad in {
+            "growth": {"below one": 0.5, "NaN": float("nan"), "text": "a", "nothing": None},
+            "saturation": {"negative": -1.0, "infinite": float("inf"), "text": "a"},
+            "num_standard_errors": {"negative": -1.0, "boolean": True},
+            "num_repeats": BAD_COUNTS | {"one": 1},
+            "max_retries": BAD_COUNTS,
+        }.items()
+    ),
+    ("certificate", lambda value: certified(scheme=value), "scheme", {"nothing": None, "of second order": second_order()}),
+    ("certificate", lambda value: certified(num_samples=value), "num_samples", BAD_COUNTS),
+    ("certificate", lambda value: certified(num_repeats=value), "num_repeats", BAD_COUNTS | {"one": 1}),
+    ("certificate", lambda value: certified(gradient_tolerance=value), "gradient_tolerance", BAD_POSITIVES),
+    (
+        "certificate",
+        lambda value: certified(trajectory=value),
+        "trajectory",
+        {"nothing": None, "points": GOOD_X, "no times": family().init(KEY)},
+    ),
+    ("certificate", lambda value: certified(start=value), "start", {"points": GOOD_X}),
     ("run", lambda value: ran(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
     ("run", lambda value: ran(state=value), "state", {"nothing": None, "points": GOOD_X}),
     ("run", lambda value: ran(num_steps=value), "num_steps", BAD_COUNTS),
@@ -429,6 +526,7 @@ def test_the_good_inputs_are_accepted():
         line,
         isotropic_step,
         gaussian_step,
+        second_order_step,
         ornstein_uhlenbeck,
         to_target,
         pushed,
@@ -438,6 +536,9 @@ def test_the_good_inputs_are_accepted():
         ran,
         solved,
         scheme,
+        second_order,
+        adapted,
+        certified,
     ):
         good()
     for function in (swjko.sliced_wasserstein_pow, swjko.sliced_wasserstein):
