@@ -5,7 +5,7 @@ Neural families live in ``swjko.flows`` (it imports flax) and exact Gaussian sol
 
 # ruff: noqa: I001 - reading order, from the pieces to the whole
 from swjko.types import Cloud, DirectionFn, Estimate, Functional
-from swjko.directions import orthogonal_directions, quasi_directions, sharded_directions, uniform_directions
+from swjko.directions import orthogonal_directions, quasi_directions, recommended_directions, sharded_directions, uniform_directions
 from swjko.wasserstein import sliced_wasserstein, sliced_wasserstein_bytes, sliced_wasserstein_pow, wasserstein_1d_pow
 from swjko.transport import sliced_displacement, wasserstein_1d_plan, wasserstein_1d_potentials
 from swjko.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
@@ -67,6 +67,7 @@ __all__ = [
     "potential",
     "pushforward",
     "quasi_directions",
+    "recommended_directions",
     "replay",
     "run",
     "sample",

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 from swjko.types import DirectionFn, Key
 from swjko.validation import as_count
 
+_QUASI_MAX_DIM = 3
+
 
 def uniform_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
     """Independent uniform directions, theta = g / |g| with g ~ N(0, I_dim).
@@ -67,6 +69,16 @@ def quasi_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
     return _normalised(jax.scipy.special.ndtri(_shifted_sobol(key, num, dim)))
 
 
+def recommended_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
+    """``quasi_directions`` for dim <= 3 and ``orthogonal_directions`` above: what errs least for a given number.
+
+    Measured over numbers from 16 to 2048 (``benchmarks/results/directions.png``), and what Petrovic, Bardenet, Desolneux (2025), arXiv
+    2509.10166, recommend. Returns [num dim], unit rows. Raises as those two.
+    """
+    dim = as_count(dim, "dim")
+    return quasi_directions(key, num, dim) if dim <= _QUASI_MAX_DIM else orthogonal_directions(key, num, dim)
+
+
 def sharded_directions(direction_fn: DirectionFn, mesh: Mesh, axis: str) -> DirectionFn:
     """The same directions laid out over a mesh axis, so that each device projects and sorts its share and the results are summed.
 
@@ -104,8 +116,8 @@ def _shifted_sobol(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
     words = jax.random.bits(key, (1, dim), jnp.uint32)
     for digit, row in enumerate(numbers):
         words = words ^ jnp.where(((index >> digit) & 1)[:, None] == 1, jnp.asarray(row)[None, :], jnp.uint32(0))
-    # 24 bits are what a float32 in (0, 1) holds; the half keeps the quantile finite.
-    return ((words >> 8).astype(float) + 0.5) / 2.0**24
+    # With 23 bits and a half, the 24 that a float32 holds, the largest is below 1 and its quantile finite.
+    return ((words >> 9).astype(float) + 0.5) / 2.0**23
 
 
 @functools.cache

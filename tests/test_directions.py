@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from swjko import orthogonal_directions, uniform_directions
+from swjko import orthogonal_directions, quasi_directions, recommended_directions, uniform_directions
 
 BOTH = pytest.mark.parametrize("draw", [uniform_directions, orthogonal_directions])
 SIZES = [(1, 1), (5, 1), (1, 3), (7, 3), (12, 3), (64, 10)]
@@ -44,6 +44,17 @@ def test_blocks_are_independent():
     first, second = np.split(np.asarray(jax.vmap(lambda key: orthogonal_directions(key, 4, 2))(keys(4000)), np.float64), 2, axis=1)
     squares = np.einsum("kid,kjd->kij", first, second)[:, 0, 0] ** 2
     assert abs(squares.mean() - 0.5) < 4 * squares.std() / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("word", [0, 0xFFFFFFFF])
+def test_the_outermost_points_have_finite_quantiles(monkeypatch, word):
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, word, dtype))
+    assert np.all(np.isfinite(quasi_directions(jax.random.key(0), 1, 5)))
+
+
+@pytest.mark.parametrize(("dim", "draw"), [(1, quasi_directions), (3, quasi_directions), (4, orthogonal_directions)])
+def test_recommended_by_dimension(dim, draw):
+    np.testing.assert_array_equal(recommended_directions(jax.random.key(5), 8, dim), draw(jax.random.key(5), 8, dim))
 
 
 def keys(num, seed=4):

@@ -230,6 +230,8 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("uniform_directions", lambda value: swjko.uniform_directions(KEY, 2, value), "dim", BAD_COUNTS),
     ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, value, 2), "num", BAD_COUNTS),
     ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, 2, value), "dim", BAD_COUNTS),
+    ("recommended_directions", lambda value: swjko.recommended_directions(KEY, value, 2), "num", BAD_COUNTS),
+    ("recommended_directions", lambda value: swjko.recommended_directions(KEY, 2, value), "dim", BAD_COUNTS),
     ("uniform_directions", lambda value: swjko.uniform_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
     ("orthogonal_directions", lambda value: swjko.orthogonal_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
     ("wasserstein_1d_pow", lambda value: line(u=value), "u", BAD_VALUES),
