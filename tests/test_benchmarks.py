@@ -7,7 +7,7 @@ import numpy as np
 import ot
 import pytest
 
-from benchmarks import directions, kernel
+from benchmarks import directions, fokker_planck, kernel
 from benchmarks.__main__ import main
 
 _TINY = kernel.Case(24, 24, 3, 8, at_least={"jnp.sort": 1e-9}, ambition={"jnp.sort": 1e9})
@@ -120,3 +120,23 @@ def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
     assert [(row["dim"], row["pair"]) for row in content["runs"]] == [(dim, pair) for dim in (2, 3) for pair in directions.PAIRS]
     assert (tmp_path / "directions.png").stat().st_size > 0
     assert "d = 3: " in capsys.readouterr().out
+
+
+def test_euler_maruyama_reaches_the_law_of_its_chain():
+    precision, center = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
+    points = np.asarray(fokker_planck._langevin(jax.random.key(0), precision, center, num=4000, num_steps=8000))
+    covariance = np.linalg.inv(precision)
+    # The steps of 1e-3 are off by 1e-3; 4000 points by more.
+    np.testing.assert_allclose(points.mean(axis=0), center, atol=4 * np.sqrt(covariance.max() / 4000))
+    np.testing.assert_allclose(np.cov(points.T), covariance, atol=6 * covariance.max() / np.sqrt(4000))
+
+
+def test_settings_of_fokker_planck_follow_their_rule():
+    for dim in (2, 10, 12, 50, 100):
+        settings, _ = fokker_planck.stationary_settings(dim)
+        assert settings.num_projections % dim == 0
+        assert settings.num_projections >= 64
+        settings, _ = fokker_planck.trajectory_settings(dim)
+        steps = [time / (dim * settings.step_size) for time in fokker_planck.TIMES]
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+        assert max(steps) == pytest.approx(settings.num_steps)
