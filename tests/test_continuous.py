@@ -14,7 +14,7 @@ from swjko.probes import row_probes
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
 def test_maps_invert_with_the_log_det_of_their_jacobian(divergence, dim, dtype, inverse_tolerance, log_det_tolerance, key):
     """To the error of the integral, which at 64 steps is below the tolerances."""
@@ -37,7 +37,7 @@ def test_maps_invert_with_the_log_det_of_their_jacobian(divergence, dim, dtype, 
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 5])
 def test_starts_at_the_identity(divergence, dim, key):
     family = flows.cnf(dim, width=8, divergence=divergence)
     z = family.latent(key, 16)

@@ -35,7 +35,7 @@ def spd(dim, smallest=0.2, largest=4.0):
     return jnp.asarray(rotation @ np.diag(np.linspace(smallest, largest, dim)) @ rotation.T)
 
 
-@pytest.mark.parametrize(("log_det", "dim"), [("exact", 1), ("exact", 2), ("exact", 5), ("stochastic", 5)])
+@pytest.mark.parametrize(("log_det", "dim"), [("exact", 1), ("exact", 5), ("stochastic", 5)])
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
 def test_maps_invert_with_the_log_det_of_their_jacobian(log_det, dim, dtype, inverse_tolerance, log_det_tolerance, key):
     with jax.enable_x64(dtype == "float64"):
@@ -56,7 +56,7 @@ def test_maps_invert_with_the_log_det_of_their_jacobian(log_det, dim, dtype, inv
             )
 
 
-@pytest.mark.parametrize(("log_det", "dim"), [("exact", 1), ("exact", 2), ("exact", 5), ("stochastic", 5)])
+@pytest.mark.parametrize(("log_det", "dim"), [("exact", 1), ("exact", 5), ("stochastic", 5)])
 def test_starts_at_the_identity(log_det, dim, key):
     with jax.enable_x64(True):
         family = flows.icnn(dim, width=8, log_det=log_det)

@@ -43,6 +43,7 @@ def tiny_scheme(name="gaussian", functional="potential", **options):
     return swjko.sw_jko(helpers.FAMILIES[name](), helpers.FUNCTIONALS[functional](), optax.adam(1e-2), **(defaults | options))
 
 
+@pytest.mark.slow
 def test_isotropic_flow_within_four_standard_errors_of_the_exact_one():
     scheme = gaussian_scheme(swjko.gaussian(2, init_mean=2.0, init_scale=2.0))
 
@@ -66,6 +67,7 @@ def exact_directions(dim):
     return swjko.orthogonal_directions(jax.random.key(1), 40_000, dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 5])
 def test_anisotropic_flow_within_one_percent_of_the_exact_steps(dim):
     rng = np.random.default_rng(3)
