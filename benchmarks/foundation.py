@@ -198,7 +198,7 @@ def fokker_planck(sizes: Sizes) -> dict[str, Any]:
         for name, (key, law) in laws.items():
             params = solution.state.params
             estimate = _symmetric_kl(key, scheme.family, params, law.log_prob, law.sample, num_samples=_SYMMETRIC_KL_SAMPLES)
-            # An estimate below its own noise may be negative; its standard error is then what can be said.
+            # Of an estimate below its own noise the standard error is what can be said; it may be zero.
             log10 = math.log10(max(float(estimate.value), float(estimate.standard_error)))
             divergences[name] = {"symmetric_kl": estimate, "log10": log10}
         own = math.log10(gaussian_symmetric_kl(exact.mean, exact.cov, problem.center, np.linalg.inv(problem.precision)))
