@@ -5,6 +5,7 @@ divergence to N(center, precision^{-1}) up to a constant. Covariances are [d d],
 dtype of their arguments; pass float64 for oracles to 1e-12.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -130,14 +131,9 @@ def gaussian_sw_jko_flow(
 
     Arguments and errors as ``gaussian_sw_jko_step``.
     """
-    start = Gaussian(mean, cov)
-
-    def step(law: Gaussian, _: None) -> tuple[Gaussian, Gaussian]:
-        law = gaussian_sw_jko_step(law.mean, law.cov, precision, center, step_size, directions)
-        return law, law
-
-    _, laws = lax.scan(step, start, length=num_steps)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, laws)
+    return _iterates(
+        lambda law: gaussian_sw_jko_step(law.mean, law.cov, precision, center, step_size, directions), Gaussian(mean, cov), num_steps
+    )
 
 
 def gaussian_sw_bdf2_flow(
@@ -163,6 +159,51 @@ def gaussian_sw_bdf2_flow(
 
     _, rest = lax.scan(step, (start, first), length=num_steps - 1)
     return jax.tree.map(lambda first, second, rest: jnp.concatenate([first[None], second[None], rest]), start, first, rest)
+
+
+def gaussian_jko_step(
+    mean: Float[Array, " d"],
+    cov: Float[Array, "d d"],
+    precision: Float[Array, "d d"],
+    center: Float[Array, " d"],
+    step_size: float | Scalar,
+) -> Gaussian:
+    """The exact Wasserstein JKO step from N(mean, cov), a minimiser over all measures: argmin_mu W_2^2(mu, N(mean, cov)) / (2 step_size)
+    + F(mu).
+
+    It is Gaussian, with mean (I + tau A)^{-1} (mean + tau A center) and a covariance S' for which M = I + tau (A - S'^{-1}), the optimal
+    map back from it, has M S' M = cov. With cov = L L^T and M = L N L^T that reads N + tau N^2 = L^{-1} (I + tau A) L^{-T}, a scalar
+    equation in each eigenvalue, and S' = L^{-T} N^{-2} L^{-1}: precision and cov need not commute. Derived from Jordan, Kinderlehrer,
+    Otto (1998), doi 10.1137/S0036141096303359.
+
+    Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau). Returns ``Gaussian(mean, cov)``.
+    """
+    mean, center = _as_vectors(mean, center, "mean", "center")
+    dim = mean.shape[0]
+    cov, precision = (validation.as_square(cov, dim, "cov", definite=True), validation.as_square(precision, dim, "precision"))
+    step_size = validation.as_step_size(step_size).astype(cov.dtype)
+    pull = step_size * precision
+    slope = jnp.eye(dim, dtype=cov.dtype) + pull
+    inverse = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(cov), jnp.eye(dim, dtype=cov.dtype), lower=True)
+    values, basis = jnp.linalg.eigh(inverse @ slope @ inverse.T)
+    # The positive root of N + tau N^2 = value, as its inverse and without a difference of near numbers.
+    factor = inverse.T @ (basis * ((1.0 + jnp.sqrt(1.0 + 4.0 * step_size * values)) / (2.0 * values))[None, :])
+    return Gaussian(jnp.linalg.solve(slope, mean + pull @ center), factor @ factor.T)
+
+
+def gaussian_jko_flow(
+    mean: Float[Array, " d"],
+    cov: Float[Array, "d d"],
+    precision: Float[Array, "d d"],
+    center: Float[Array, " d"],
+    step_size: float | Scalar,
+    num_steps: int,
+) -> Gaussian:
+    """``num_steps`` exact Wasserstein JKO steps from N(mean, cov): means [k d] and covariances [k d d], the start first, k = num_steps + 1.
+
+    Arguments and errors as ``gaussian_jko_step``. As step_size falls they come to ``ornstein_uhlenbeck``, at first order.
+    """
+    return _iterates(lambda law: gaussian_jko_step(law.mean, law.cov, precision, center, step_size), Gaussian(mean, cov), num_steps)
 
 
 def isotropic_sw_jko_step(
@@ -198,6 +239,17 @@ def ornstein_uhlenbeck(mean: Array, cov: Array, precision: Array, center: Array,
     decay = (basis * jnp.exp(-time * rates)[None, :]) @ basis.T
     noise = (basis * (-jnp.expm1(-2 * time * rates) / rates)[None, :]) @ basis.T
     return Gaussian(center + decay @ (mean - center), decay @ cov @ decay + noise)
+
+
+def _iterates(step: Callable[[Gaussian], Gaussian], start: Gaussian, num_steps: int) -> Gaussian:
+    """The start and what ``num_steps`` steps make of it, stacked."""
+
+    def body(law: Gaussian, _: None) -> tuple[Gaussian, Gaussian]:
+        law = step(law)
+        return law, law
+
+    _, laws = lax.scan(body, start, length=num_steps)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, laws)
 
 
 def _anchored_step(mean, anchor, cov, precision, center, step_size, directions) -> Gaussian:

@@ -246,3 +246,67 @@ def test_the_flow_of_second_order_is_its_steps_in_turn():
     for index, law in enumerate((start, first, second)):
         np.testing.assert_allclose(flow.mean[index], law.mean, rtol=1e-10)
         np.testing.assert_allclose(flow.cov[index], law.cov, rtol=1e-9)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 20])
+@pytest.mark.parametrize("step_size", [1e-4, 0.1, 10.0])
+def test_the_wasserstein_step_satisfies_its_equations(d, step_size):
+    (mean, cov), (center, precision) = gaussian(17, d), gaussian(18, d)
+    new = jax.jit(closed_form.gaussian_jko_step)(*arrays(mean, cov, precision, center), step_size)
+    # The optimal map back, x -> x + step_size grad(V + log rho'), is a positive definite matrix and takes the new measure to the old.
+    back = np.eye(d) + step_size * (precision - np.linalg.inv(new.cov))
+    np.testing.assert_allclose(back @ new.cov @ back, cov, atol=1e-10)
+    assert np.linalg.eigvalsh((back + back.T) / 2).min() > 0
+    np.testing.assert_allclose(new.mean + step_size * precision @ (new.mean - center), mean, atol=1e-10)
+
+
+def test_the_wasserstein_step_is_a_minimum():
+    (mean, cov), (center, precision) = gaussian(19, 3), gaussian(20, 3)
+    inputs = arrays(mean, cov, precision, center)
+
+    def objective(law):
+        away = law.mean - center
+        energy = (away @ precision @ away + jnp.sum(precision * law.cov) - jnp.linalg.slogdet(law.cov)[1]) / 2
+        return closed_form.gaussian_w2_pow(*law, *arrays(mean, cov)) / 0.6 + energy
+
+    new = closed_form.gaussian_jko_step(*inputs, 0.3)
+    gradient = jax.grad(objective)(new)
+    np.testing.assert_allclose(gradient.mean, 0.0, atol=1e-9)
+    np.testing.assert_allclose(gradient.cov + gradient.cov.T, 0.0, atol=1e-9)
+
+
+def test_the_wasserstein_step_in_commuting_cases():
+    # In each coordinate the scalar equation s'(1 + tau a) - s - tau / s' = 0; and one SW step of size tau / d where all are alike.
+    scales, rates, tau = np.array([0.5, 1.0, 3.0]), np.array([2.0, 0.3, 1.0]), 0.4
+    mean, center = np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.5, 0.5])
+    new = closed_form.gaussian_jko_step(*arrays(mean, np.diag(scales**2), np.diag(rates), center), tau)
+    pairs = zip(scales, rates, strict=True)
+    roots = [scipy.optimize.brentq(lambda x, s=s, a=a: x * (1 + tau * a) - s - tau / x, 1e-3, 10.0, xtol=1e-14) for s, a in pairs]
+    np.testing.assert_allclose(new.cov, np.diag(np.square(roots)), atol=1e-12)
+    isotropic = closed_form.isotropic_sw_jko_step(*arrays(mean, 1.7, center), tau / 3)
+    alike = closed_form.gaussian_jko_step(*arrays(mean, 1.7**2 * np.eye(3), np.eye(3), center), tau)
+    np.testing.assert_allclose(alike.mean, isotropic.mean, rtol=1e-12)
+    np.testing.assert_allclose(alike.cov, isotropic.scale**2 * np.eye(3), rtol=1e-12, atol=1e-12)
+
+
+def test_the_target_is_a_fixed_point_of_the_wasserstein_step():
+    center, precision = gaussian(21, 4)
+    new = closed_form.gaussian_jko_step(*arrays(center, np.linalg.inv(precision), precision, center), 0.7)
+    np.testing.assert_allclose(new.mean, center, atol=1e-12)
+    np.testing.assert_allclose(new.cov, np.linalg.inv(precision), atol=1e-11)
+
+
+def test_wasserstein_steps_come_to_ornstein_uhlenbeck_at_first_order():
+    (mean, cov), (center, precision) = gaussian(22, 3), gaussian(23, 3)
+    inputs = arrays(mean, cov, precision, center)
+    exact = closed_form.ornstein_uhlenbeck(*inputs, 0.8)
+
+    def error(num_steps):
+        flow = closed_form.gaussian_jko_flow(*inputs, 0.8 / num_steps, num_steps)
+        assert flow.mean.shape == (num_steps + 1, 3)
+        np.testing.assert_array_equal(flow.cov[0], cov)
+        return np.hypot(np.linalg.norm(flow.mean[-1] - exact.mean), np.linalg.norm(flow.cov[-1] - exact.cov))
+
+    errors = np.array([error(num_steps) for num_steps in (100, 200, 400)])
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.05)
+    assert errors[-1] < 0.01
