@@ -24,7 +24,9 @@ from swjko.families import Family, gaussian, gaussian_moments, grid, particles, 
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
 from swjko.sw_jko import sw_jko
 from swjko.sw_bdf2 import sw_bdf2
+from swjko.direct import direct_minimization
 from swjko.adaptive import adaptive
+from swjko.particle_flows import langevin, sliced_flow
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
 from swjko.certificates import Certificate, certificate
@@ -50,6 +52,7 @@ __all__ = [
     "both",
     "certificate",
     "closed_form",
+    "direct_minimization",
     "evaluate",
     "gaussian",
     "gaussian_moments",
@@ -58,6 +61,7 @@ __all__ = [
     "interaction",
     "internal_energy",
     "kl_divergence",
+    "langevin",
     "max_sliced_wasserstein",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",
@@ -73,6 +77,7 @@ __all__ = [
     "sample",
     "sharded_directions",
     "sliced_displacement",
+    "sliced_flow",
     "sliced_wasserstein",
     "sliced_wasserstein_bytes",
     "sliced_wasserstein_estimate",

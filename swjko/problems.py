@@ -4,12 +4,9 @@ Data are bound with ``jax.tree_util.Partial``, so they are leaves of every funct
 seed, since scikit-learn draws them on the host; scikit-learn itself is imported only where it is needed.
 """
 
-import csv
-import importlib
+import dataclasses
 import math
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +16,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from swjko import closed_form, validation
+from swjko.datasets import DataError, Table, breast_cancer, digits, load_logreg, load_points, load_table, require_extra, wine  # noqa: F401
 from swjko.directions import orthogonal_directions, quasi_directions
-from swjko.functionals import interaction, potential, weighted_sum
-from swjko.types import Functional, Key, Scalar
-
-
-class DataError(ValueError):
-    """A data file that cannot be used; the message names the file, and the line or the column."""
+from swjko.functionals import WeightedSum, expectation, interaction, negative_entropy, potential, weighted_sum
+from swjko.types import Cloud, Functional, Key, Leaf, Scalar, static_field
 
 
 class Target(NamedTuple):
@@ -51,21 +45,12 @@ class GaussianTarget(NamedTuple):
 
 
 class Equilibrium(NamedTuple):
-    """An energy in the plane, its exact minimum, and the radii between which its minimiser is uniform (equal radii: a circle)."""
+    """An energy in the plane, its value at equilibrium, and the radii between which the equilibrium is uniform (equal radii: a circle)."""
 
     functional: Functional
     exact_energy: float
     inner_radius: float
     outer_radius: float
-
-
-class Table(NamedTuple):
-    """features [n p] float64; labels [n], -1 or +1; names of the p columns; the labels as the file writes them, of -1 and of +1."""
-
-    features: Float[np.ndarray, "n p"]
-    labels: Float[np.ndarray, " n"]
-    names: tuple[str, ...]
-    classes: tuple[str, str]
 
 
 def gaussian(mean: Any, cov: Any) -> Target:
@@ -139,7 +124,9 @@ def disk() -> Equilibrium:
 def annulus() -> Equilibrium:
     """W = |x|^2/2 - log|x| and V = -log|x|/4: uniform on 1/2 < |x| < sqrt(5)/2.
 
-    On it s = |x|^2 is uniform on (1/4, 5/4) and the minimum is 3/8 - (1/2) int s log(s) ds.
+    On it s = |x|^2 is uniform on (1/4, 5/4) and the energy is 3/8 - (1/2) int s log(s) ds: the least of measures that are symmetric about
+    0. W knows no origin and V falls with the distance from it, so F has no minimum over all measures: a shift of the cloud grows like
+    exp(t / 4) in Wasserstein time. Start centred, and stop at a few units of time.
     """
     functional = weighted_sum((1.0, interaction(Partial(_coulomb_kernel))), (1.0, potential(Partial(_repulsive_center))))
     return Equilibrium(functional, 9 / 16 - 25 / 64 * math.log(5 / 4) - math.log(4) / 64, 0.5, math.sqrt(5) / 2)
@@ -155,81 +142,51 @@ def logistic_regression(features: Array, labels: Array) -> Partial:
 
     Args: features [n p]; labels [n], each -1 or +1. Returns a function of one point [p + 1]; the last coordinate is log alpha.
     """
+    return Partial(_posterior_log_prob, _signed_features(features, labels))
+
+
+def logistic_regression_kl(features: Array, labels: Array, *, batch_size: int | None = None) -> WeightedSum:
+    """KL(mu | posterior) for the posterior of ``logistic_regression``, up to the log-evidence, each evaluation on rows of its own.
+
+    The potential of a draw x is -log prior(x) - (n / batch_size) sum_{i in batch} log p(y_i | x), for each draw by itself and averaged
+    over them; the rows of a batch are drawn independently, so value and gradient are unbiased. All draws of an evaluation meet the same
+    batch. (A sum over the draws in place of the mean has the posterior to the power of their number as its minimum.)
+
+    Args: features [n p]; labels [n], each -1 or +1; batch_size: rows for each evaluation, None takes all n.
+    Raises ValueError or TypeError on shapes and labels that do not fit, and on fewer rows than batch_size.
+    Example: ``sw_jko(flows.coupling(dim=p + 1), logistic_regression_kl(features, labels, batch_size=512), ...)``.
+    """
+    signed_features = _signed_features(features, labels)
+    rows = signed_features.shape[0]
+    if batch_size is not None and validation.as_count(batch_size, "batch_size") > rows:
+        raise ValueError(f"batch_size must not exceed the {rows} rows of features; received {batch_size}. Leave it out to take all rows.")
+    return weighted_sum((1.0, _PosteriorPotential(signed_features, batch_size)), (1.0, negative_entropy()))
+
+
+def _signed_features(features: Array, labels: Array) -> Float[Array, "n p"]:
     features, labels = (validation.as_points(features, "features"), validation.as_values(labels, "labels"))
     if labels.shape[0] != features.shape[0]:
         raise ValueError(f"labels must have one value for each of {features.shape[0]} rows; received {labels.shape[0]}.")
     if validation.is_concrete(labels) and not bool(jnp.all(jnp.abs(labels) == 1)):
         raise ValueError(f"labels must be -1 or +1; received {np.unique(np.asarray(labels))[:5].tolist()}.")
-    return Partial(_posterior_log_prob, features * labels[:, None])
+    return features * labels[:, None]
 
 
-def load_table(path: str | Path, label: str) -> Table:
-    """A CSV file with a header, as features and labels; ``label`` names the column of labels, whose two values become -1 and +1 in order.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _PosteriorPotential:
+    signed_features: Leaf
+    batch_size: int | None = static_field()
+    needs_density: ClassVar[bool] = False
 
-    Raises DataError naming the file, and the line or column, when it cannot be read, misses the column, holds a field that is not a finite
-    number, has a row too short or too long, fewer than two rows, a constant column, or labels of other than two classes.
-    """
-    header, lines = _read_csv(Path(path))
-    if label not in header:
-        raise DataError(f"{path}: no column {label!r} to take as labels; the header names {', '.join(header)}.")
-    _require_distinct(path, header)
-    at = header.index(label)
-    written = [fields[at].strip() for _, fields in lines]
-    classes = sorted(set(written), key=_sort_key)
-    if len(classes) != 2 or {"", "nan"} & {name.lower() for name in classes}:
-        shown = ", ".join(repr(name) for name in classes[:5])
-        raise DataError(f"{path}, column {label!r}: labels must be of exactly two classes; found {len(classes)}: {shown}.")
-    names = tuple(name for name in header if name != label)
-    if not names:
-        raise DataError(f"{path}: no column beside the labels {label!r}.")
-    features = _numbers(path, [(number, fields[:at] + fields[at + 1 :]) for number, fields in lines], names)
-    labels = np.where(np.asarray(written) == classes[1], 1.0, -1.0)
-    return Table(features, labels, names, (classes[0], classes[1]))
-
-
-def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
-    """Points [n d] as float64, from a .npy file of rank 2 (never a pickle) or a CSV file of numbers, with a header or without one.
-
-    Raises DataError as ``load_table`` does.
-    """
-    if Path(path).suffix != ".npy":
-        header, lines = _read_csv(Path(path))
-        if all(_is_number(name) for name in header):
-            lines = [(1, header), *lines]
-            header = [str(index + 1) for index in range(len(header))]
-        _require_distinct(path, header)
-        return _numbers(path, lines, tuple(header))
-    try:
-        # A memory map allocates nothing, whatever size a damaged header claims.
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable .npy file of numbers ({str(error) or type(error).__name__}).") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.ndim != 2 or values.size == 0:
-        received = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise DataError(f"{path}: must hold real numbers of shape [points, dimension]; it holds {received}.")
-    values = np.array(values, np.float64)
-    _require_usable(path, values, tuple(str(index + 1) for index in range(values.shape[1])), range(1, len(values) + 1), "row")
-    return values
-
-
-def breast_cancer() -> Table:
-    """scikit-learn's Wisconsin breast cancer table, 569 x 30; +1 is benign."""
-    data = require_extra("sklearn.datasets").load_breast_cancer()
-    labels = np.where(data.target == 1, 1.0, -1.0)
-    return Table(np.asarray(data.data, np.float64), labels, tuple(str(name) for name in data.feature_names), ("malignant", "benign"))
-
-
-def digits() -> Float[np.ndarray, "n 64"]:
-    """scikit-learn's 1797 images of digits, 8 x 8, as rows of grey levels 0 to 16."""
-    return np.asarray(require_extra("sklearn.datasets").load_digits().data, np.float64)
-
-
-def require_extra(module: str) -> ModuleType:
-    """The module, or an ImportError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{module.split('.')[0]} is not installed; get it with: pip install 'swjko[cli]'") from error
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        rows, scale = self.signed_features, 1.0
+        if self.batch_size is not None:
+            scale = rows.shape[0] / self.batch_size
+            # With replacement: a permutation of all rows would cost more than the batch.
+            rows = rows[jax.random.randint(key, (self.batch_size,), 0, rows.shape[0])]
+        values = jax.vmap(lambda point: -_log_prior(point) - scale * _log_likelihood(rows, point))(cloud.points)
+        return expectation(cloud, values)
 
 
 def _gaussian_log_prob(center, whitening, log_normaliser, x: Float[Array, " d"]) -> Scalar:
@@ -267,69 +224,17 @@ def _repulsive_center(x: Float[Array, " d"]) -> Scalar:
 
 
 def _posterior_log_prob(signed_features, point: Float[Array, " d"]) -> Scalar:
+    return _log_likelihood(signed_features, point) + _log_prior(point)
+
+
+def _log_likelihood(signed_features, point: Float[Array, " d"]) -> Scalar:
+    # The weaker precision of a GPU's matrix product shows in log-likelihoods of hundreds.
+    margins = jnp.dot(signed_features, point[:-1], precision=lax.Precision.HIGHEST)
+    return jnp.sum(jax.nn.log_sigmoid(margins))
+
+
+def _log_prior(point: Float[Array, " d"]) -> Scalar:
     w, log_alpha = (point[:-1], point[-1])
     alpha = jnp.exp(log_alpha)
     log_prior_w = 0.5 * (w.shape[0] * (log_alpha - math.log(2 * math.pi)) - alpha * jnp.sum(w**2))
-    log_prior_log_alpha = math.log(100.0) - 100.0 * alpha + log_alpha
-    # The weaker precision of a GPU's matrix product shows in log-likelihoods of hundreds.
-    margins = jnp.dot(signed_features, w, precision=lax.Precision.HIGHEST)
-    return jnp.sum(jax.nn.log_sigmoid(margins)) + log_prior_w + log_prior_log_alpha
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and the rows under it, each with its line number; blank lines are skipped."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, fields) for fields in reader if fields]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file of comma-separated values"
-        raise DataError(f"{path}: cannot be read ({reason}).") from error
-    if not lines:
-        raise DataError(f"{path}: the file is empty.")
-    header = [name.strip() for name in lines[0][1]]
-    for number, fields in lines[1:]:
-        if len(fields) != len(header):
-            raise DataError(f"{path}, line {number}: {len(fields)} fields, and the first line has {len(header)}.")
-    return header, lines[1:]
-
-
-def _require_distinct(path, header: list[str]) -> None:
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(f"{path}: the header names column {name!r} twice.")
-
-
-def _numbers(path, lines: list[tuple[int, list[str]]], names: tuple[str, ...]) -> Float[np.ndarray, "n p"]:
-    for number, fields in lines:
-        for name, field in zip(names, fields, strict=True):
-            if not _is_number(field):
-                raise DataError(f"{path}, line {number}, column {name!r}: {field!r} is not a number.")
-    values = np.array([[float(field) for field in fields] for _, fields in lines], np.float64).reshape(len(lines), len(names))
-    _require_usable(path, values, names, [number for number, _ in lines], "line")
-    return values
-
-
-def _require_usable(path, values: np.ndarray, names: tuple[str, ...], numbers: Any, unit: str) -> None:
-    if len(values) < 2:
-        raise DataError(f"{path}: at least two rows of data are needed; found {len(values)}.")
-    # Squares of larger numbers leave float64.
-    bad = np.argwhere(~(np.abs(values) < 1e100))
-    if len(bad):
-        row, column = bad[0]
-        raise DataError(f"{path}, {unit} {numbers[row]}, column {names[column]!r}: {values[row, column]} is not a usable finite number.")
-    constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
-    if len(constant):
-        raise DataError(f"{path}, column {names[constant[0]]!r}: every row has the same value; remove the column.")
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _sort_key(name: str) -> tuple[bool, float, str]:
-    return (not _is_number(name), float(name) if _is_number(name) else 0.0, name)
+    return log_prior_w + math.log(100.0) - 100.0 * alpha + log_alpha

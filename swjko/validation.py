@@ -128,15 +128,28 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
 
 def as_positive(value: Any, name: str) -> Array:
     """A positive number as a float leaf; its sign is checked when concrete (a traced value may be swept by vmap)."""
+    array = _as_numbers(value, name)
+    if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
+        raise ValueError(f"{name} must be positive and finite; received {value}.")
+    return array
+
+
+def as_nonnegative(value: Any, name: str) -> Array:
+    """A number of at least zero as a float leaf, in the manner of ``as_positive``."""
+    array = _as_numbers(value, name)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be one number; received shape {array.shape}. To sweep it, vmap over the scheme's leaf.")
+    if is_concrete(array) and not bool((array >= 0) & jnp.isfinite(array)):
+        raise ValueError(f"{name} must be at least 0 and finite; received {value}.")
+    return array
+
+
+def _as_numbers(value: Any, name: str) -> Array:
     try:
         array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number; received {value!r} of type {type(value).__name__}.") from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(float)
-    if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
-        raise ValueError(f"{name} must be positive and finite; received {value}.")
-    return array
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def as_fraction(value: Any, name: str, what: str) -> float:

@@ -142,6 +142,42 @@ def test_logistic_regression_refuses(features, labels, message):
         problems.logistic_regression(jnp.asarray(features, float), jnp.asarray(labels, float))
 
 
+def test_logistic_regression_kl_is_the_divergence_to_the_posterior(key):
+    rng = np.random.default_rng(5)
+    features, labels = (jnp.asarray(rng.standard_normal((40, 3)), float), jnp.asarray(rng.choice([-1.0, 1.0], 40), float))
+    cloud = swjko.sample(swjko.gaussian(4), swjko.gaussian(4).init(key), key, 8)
+    expected = swjko.kl_divergence(problems.logistic_regression(features, labels))(key, cloud)
+    functional = problems.logistic_regression_kl(features, labels)
+    np.testing.assert_allclose(functional(key, cloud), expected, rtol=1e-5)
+    assert swjko.functionals.needs_density(functional)
+    assert swjko.functionals.is_entropy_like(functional)
+    assert [leaf.shape for leaf in jax.tree.leaves(functional)] == [(), (), (40, 3)]
+
+
+def test_minibatches_are_unbiased_in_value_and_gradient(key):
+    rng = np.random.default_rng(6)
+    features, labels = (jnp.asarray(rng.standard_normal((40, 3)), float), jnp.asarray(rng.choice([-1.0, 1.0], 40), float))
+    points = 0.5 * jax.random.normal(key, (6, 4))
+    density = jnp.zeros(6)
+
+    def values(functional, keys):
+        value_and_grad = jax.value_and_grad(lambda points, key: functional(key, swjko.Cloud(points, None, density)))
+        value, gradient = jax.jit(jax.vmap(value_and_grad, in_axes=(None, 0)))(points, keys)
+        return np.concatenate([np.asarray(value)[:, None], np.asarray(gradient).reshape(len(keys), -1)], axis=1).astype(np.float64)
+
+    exact = values(problems.logistic_regression_kl(features, labels), jax.random.split(key, 1))[0]
+    found = values(problems.logistic_regression_kl(features, labels, batch_size=7), jax.random.split(key, 4000))
+    errors = found.std(axis=0, ddof=1) / np.sqrt(len(found))
+    assert np.all(np.abs(found.mean(axis=0) - exact) < 4.5 * errors + 1e-4 * np.abs(exact))
+    assert errors[0] > 0.01
+
+
+@pytest.mark.parametrize(("batch_size", "message"), [(4, "batch_size must not exceed the 3 rows"), (0, "batch_size must be at least 1")])
+def test_minibatches_larger_than_the_data_are_refused(batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        problems.logistic_regression_kl(jnp.ones((3, 2)), jnp.ones(3), batch_size=batch_size)
+
+
 def test_load_table(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("\ufeffa, sick ,b\n1,yes,2.5\n\n-3e1,no,0\n", encoding="utf-8")

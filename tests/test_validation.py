@@ -185,6 +185,22 @@ def adapted(**changes):
     return swjko.adaptive(inputs.pop("scheme"), **inputs)
 
 
+def moved_by_langevin(**changes):
+    inputs = {"points_init": GOOD_X, "log_prob": log_prob, "step_size": 0.1} | changes
+    return swjko.langevin(inputs.pop("points_init"), inputs.pop("log_prob"), **inputs)
+
+
+def moved_by_slices(**changes):
+    inputs = {"points_init": GOOD_X, "target": GOOD_Y, "step_size": 0.1, "num_projections": 2} | changes
+    return swjko.sliced_flow(inputs.pop("points_init"), inputs.pop("target"), **inputs)
+
+
+def minimised(**changes):
+    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
+    inputs |= {"num_inner_steps": 1, "num_samples": 4} | changes
+    return swjko.direct_minimization(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+
+
 def certified(**changes):
     trajectory = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), family().init(KEY))
     inputs = {"scheme": scheme(), "trajectory": trajectory, "num_samples": 4, "num_repeats": 2} | changes
@@ -453,6 +469,36 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "max_retries": BAD_COUNTS,
         }.items()
     ),
+    *(
+        ("langevin", lambda value, name=name: moved_by_langevin(**{name: value}), name, bad)
+        for name, bad in {
+            "points_init": BAD_POINTS,
+            "log_prob": BAD_FUNCTIONS | {"a vector": lambda x: x},
+            "step_size": BAD_POSITIVES | {"a list": [0.1, 0.2]},
+            "num_inner_steps": BAD_COUNTS,
+        }.items()
+    ),
+    *(
+        ("sliced_flow", lambda value, name=name: moved_by_slices(**{name: value}), name, bad)
+        for name, bad in {
+            "points_init": BAD_POINTS,
+            "target": BAD_POINTS | {"dimension": np.ones((M, 3), np.float32)},
+            "step_size": BAD_POSITIVES,
+            "num_projections": BAD_COUNTS,
+            "temperature": {"negative": -0.1, "NaN": float("nan"), "infinite": float("inf"), "text": "a", "a list": [0.1, 0.2]},
+            "direction_fn": BAD_FUNCTIONS,
+        }.items()
+    ),
+    *(
+        ("direct_minimization", lambda value, name=name: minimised(**{name: value}), name, bad)
+        for name, bad in {
+            "family": BAD_FAMILIES,
+            "functional": BAD_FUNCTIONS,
+            "optimizer": {"nothing": None},
+            "num_inner_steps": BAD_COUNTS,
+            "num_samples": BAD_COUNTS,
+        }.items()
+    ),
     ("certificate", lambda value: certified(scheme=value), "scheme", {"nothing": None, "of second order": second_order()}),
     ("certificate", lambda value: certified(num_samples=value), "num_samples", BAD_COUNTS),
     ("certificate", lambda value: certified(num_repeats=value), "num_repeats", BAD_COUNTS | {"one": 1}),
@@ -540,6 +586,9 @@ def test_the_good_inputs_are_accepted():
         scheme,
         second_order,
         adapted,
+        moved_by_langevin,
+        moved_by_slices,
+        minimised,
         certified,
     ):
         good()
