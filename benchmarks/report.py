@@ -16,7 +16,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 _SHORT_SECONDS = 0.1
 
-_PACKAGES = ("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax", "POT", "ott-jax", "torch", "scikit-learn")
+_PACKAGES = ("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax", "POT", "ott-jax", "torch", "scikit-learn", "blackjax")
 
 
 def machine() -> dict[str, Any]:

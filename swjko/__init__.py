@@ -20,12 +20,13 @@ from swjko.functionals import (
     weighted_sum,
 )
 from swjko.neighbours import nearest_neighbour_negative_entropy
-from swjko.families import Family, gaussian, gaussian_moments, grid, particles, pushforward, sample
+from swjko.families import Family, gaussian, gaussian_mixture, gaussian_moments, grid, particles, pushforward, sample
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
 from swjko.sw_jko import sw_jko
 from swjko.sw_bdf2 import sw_bdf2
 from swjko.direct import direct_minimization
 from swjko.adaptive import adaptive
+from swjko.icnn_jko import icnn_jko
 from swjko.particle_flows import langevin, sliced_flow
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
@@ -55,8 +56,10 @@ __all__ = [
     "direct_minimization",
     "evaluate",
     "gaussian",
+    "gaussian_mixture",
     "gaussian_moments",
     "grid",
+    "icnn_jko",
     "infos",
     "interaction",
     "internal_energy",

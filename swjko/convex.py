@@ -11,6 +11,8 @@ Korotin, Egiazarian, Asadulaev, Safin, Burnaev (2021), arXiv 1909.13082 (convex 
 function of one point; ``swjko.flows`` makes a family of it.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -23,7 +25,8 @@ from jaxtyping import Array, Float
 
 from swjko.couplings import affine_gain
 from swjko.probes import row_probes
-from swjko.types import Scalar
+from swjko.triangular import inverse_of_lower_triangular
+from swjko.types import Key, Params, Scalar
 
 # A strongly convex function of one point [d]. A module is one.
 Potential: TypeAlias = Callable[[Float[Array, " d"]], Scalar]
@@ -68,6 +71,56 @@ class ConvexFlow(nnx.Module):
         return stochastic_log_det_hessian(self.potential, z, probes)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ConvexMaps:
+    """All flows of one size, as functions of their parameters, plain nested dictionaries of arrays. A pytree without leaves."""
+
+    dim: int
+    width: int
+    num_layers: int
+    rank: int
+    strong_convexity: float
+    num_probes: int | None = None
+    seed: int = 0
+
+    def init(self, key: Key, deviations: Float[Array, " d"] | None = None) -> Params:
+        """Parameters of the identity, with a random network that is silent, for inputs of the given standard deviations; ones if None."""
+        params = nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)), nnx.Param, ...)[1])
+        if deviations is not None:
+            for layer in params["potential"]["hidden"].values():
+                layer["weights"], layer["factor"] = (layer[name] / deviations[None, :] for name in ("weights", "factor"))
+        return params
+
+    def transport(self, params: Params, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """grad psi at each row."""
+        return transport(self._at(params).potential, x)
+
+    def forward(self, params: Params, x: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """grad psi and the log-determinant of its Jacobian at each row."""
+        return self._at(params).forward_and_log_det(x)
+
+    def forward_with_score(self, params: Params, x: Float[Array, "n d"], score: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
+        """The same and the score of the image: see ``log_det_and_score``. Log-determinants are exact here."""
+        potential = self._at(params).potential
+        return transport(potential, x), *log_det_and_score(potential, x, score)
+
+    def inverse(self, params: Params, y: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """x with grad psi(x) = y, and the log-determinant of dx / dy, at each row."""
+        return self._at(params).inverse_and_log_det(y)
+
+    def _at(self, params: Params) -> ConvexFlow:
+        return nnx.merge(self._graph, params)
+
+    @functools.cached_property
+    def _graph(self) -> Any:
+        return nnx.split(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))), nnx.Param, ...)[0]
+
+    def _make(self, rngs: nnx.Rngs) -> ConvexFlow:
+        sizes = (self.dim, self.width, self.num_layers, self.rank)
+        return ConvexFlow(*sizes, self.strong_convexity, self.num_probes, self.seed, rngs)
+
+
 def transport(potential: Potential, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """grad psi at each row."""
     return jax.vmap(jax.grad(potential))(z)
@@ -81,6 +134,26 @@ def log_det_hessian(potential: Potential, z: Float[Array, "n d"]) -> Float[Array
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
 
     return jax.vmap(at_point)(z)
+
+
+def log_det_and_score(
+    potential: Potential, z: Float[Array, "n d"], score: Float[Array, "n d"]
+) -> tuple[Float[Array, " n"], Float[Array, "n d"]]:
+    """log det H at each row, and the score of the image of a measure whose score at z is given: its grad log rho at x = grad psi(z).
+
+    log rho'(x) = log rho(z) - log det H(z), so grad log rho'(x) = H^{-1} (score - grad log det H(z)), and d log det H = tr(H^{-1} dH). No
+    derivatives in what the potential closes over.
+    """
+
+    def at_point(z, score):
+        hessian, pull_back = jax.vjp(jax.jacfwd(jax.grad(potential)), z)
+        factor = jnp.linalg.cholesky(hessian)
+        half = inverse_of_lower_triangular(factor)
+        inverse = jnp.matmul(half.T, half)
+        (slope,) = pull_back(inverse)
+        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor))), jnp.matmul(inverse, score - slope)
+
+    return jax.vmap(at_point)(z, score)
 
 
 def stochastic_log_det_hessian(potential: Potential, z: Float[Array, "n d"], probes: Float[Array, "m n d"]) -> Float[Array, " n"]:
@@ -189,7 +262,8 @@ class ConvexPotential(nnx.Module):
     """psi of the module's text at one point [d]; |z|^2 / 2 at the start.
 
     The quadratic and linear part, whose gradients alone reach all Gaussians, has the gain of ``couplings.TriangularAffine``, for its
-    reasons. L is lower triangular with a positive diagonal.
+    reasons; the network has none, and what little it does while that part is on its way is soon undone. L is lower triangular with a
+    positive diagonal.
     """
 
     def __init__(self, dim: int, width: int, num_layers: int, rank: int, strong_convexity: float, rngs: nnx.Rngs):
@@ -205,7 +279,7 @@ class ConvexPotential(nnx.Module):
         hidden = first(z, None)
         for layer in others:
             hidden = layer(z, hidden)
-        network = jnp.sum((self.gain * self.output[...]) ** 2 * hidden) / math.sqrt(self.output.shape[0])
+        network = jnp.sum(self.output[...] ** 2 * hidden) / math.sqrt(self.output.shape[0])
         factor = jnp.diag(jnp.exp(0.5 * self.gain * self.log_diagonal[...])) + self.gain * jnp.tril(self.lower[...], -1)
         quadratic = self.strong_convexity * jnp.sum(z**2) + (1.0 - self.strong_convexity) * jnp.sum((z @ factor) ** 2)
         return 0.5 * quadratic + self.gain * jnp.vdot(self.bias[...], z) + network

@@ -108,7 +108,7 @@ def posterior(settings: Settings, *, seed: int, progress: bool = True, data: str
     if (data is None) != (label is None):
         raise DataError("--data FILE.csv and --label COLUMN go together.")
     table = problems.breast_cancer() if data is None or label is None else problems.load_table(data, label)
-    train, test = _split(table, seed, data or "the default table")
+    train, test = split(table, seed, data or "the default table")
     log_prob = problems.logistic_regression(jnp.asarray(train.features, float), jnp.asarray(train.labels, float))
     dim = train.features.shape[1] + 1
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
@@ -120,7 +120,7 @@ def posterior(settings: Settings, *, seed: int, progress: bool = True, data: str
     figures = {
         "rows for training": len(train.labels),
         "rows held out": len(test.labels),
-        **_held_out_scores(points[:, :-1], test),
+        **held_out_scores(points[:, :-1], test),
         **_reference_scores(train, test, seed),
         "effective posterior draws (importance sampling)": effective,
         "posterior marginals": {
@@ -238,7 +238,7 @@ def _gaussian_symmetric_kl(problem: problems.GaussianTarget, mean, cov) -> float
     return forward + _gaussian_kl(problem.center, np.linalg.inv(problem.precision), np.linalg.inv(cov), mean)
 
 
-def _split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
+def split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
     """80 % for training and the rest, both standardised by the mean and standard deviation of the training part."""
     order = np.random.default_rng(seed).permutation(len(table.labels))
     cut = max(1, len(order) // 5)
@@ -252,7 +252,7 @@ def _split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
     return part, rest
 
 
-def _held_out_scores(weights: np.ndarray, test: Table) -> dict[str, float]:
+def held_out_scores(weights: np.ndarray, test: Table) -> dict[str, float]:
     """Accuracy and mean log-likelihood of the prediction averaged over draws of the weights [s p]."""
     log_prob = -np.logaddexp(0.0, -(weights @ (test.features * test.labels[:, None]).T))
     averaged = np.logaddexp.reduce(log_prob, axis=0) - math.log(len(weights))

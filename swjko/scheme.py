@@ -32,7 +32,7 @@ class Result(enum.IntEnum):
 
 _ADVICE = {
     Result.OK: "the flow ran as asked",
-    Result.STEP_LIMIT: "the number of steps was reached before the stopping criterion; raise num_steps",
+    Result.STEP_LIMIT: "the number of steps was reached before the stopping criterion; raise num_steps, or the scheme's max_steps",
     Result.NON_FINITE: "a value became NaN or infinite; lower the learning rate or step_size, or check the functional on the samples",
     Result.DIVERGED: "a step raised its objective far above the start; lower the learning rate or step_size, or take more samples",
     Result.INNER_NOT_CONVERGED: "the inner problem was not solved to its tolerance; raise num_inner_steps",

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import ot
 import pytest
+import scipy.optimize
 
-from benchmarks import directions, fokker_planck, kernel
+from benchmarks import directions, fokker_planck, kernel, logistic_regression
 from benchmarks.__main__ import main
+from swjko import datasets, problems
 
 _TINY = kernel.Case(24, 24, 3, 8, at_least={"jnp.sort": 1e-9}, ambition={"jnp.sort": 1e9})
 _CASES = [_TINY, kernel.Case(24, 36, 3, 8), kernel.Case(24, 30, 3, 8, weighted=True)]
@@ -140,3 +142,76 @@ def test_settings_of_fokker_planck_follow_their_rule():
         steps = [time / (dim * settings.step_size) for time in fokker_planck.TIMES]
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
         assert max(steps) == pytest.approx(settings.num_steps)
+
+
+def test_newton_start_is_the_mode_scipy_finds_and_its_alpha_stands():
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((60, 3)), rng.choice([-1.0, 1.0], 60)
+    start = logistic_regression.newton_start(features, labels)
+    alpha = np.exp(start.mean[-1])
+
+    def cost(w):
+        return np.sum(np.logaddexp(0.0, -labels * (features @ w))) + alpha * w @ w / 2
+
+    # alpha stands to 1e-3, and the mode with it.
+    found = scipy.optimize.minimize(cost, np.zeros(3), tol=1e-12).x
+    np.testing.assert_allclose(start.mean[:-1], found, atol=1e-4)
+    covariance = start.factor[:-1, :-1] @ start.factor[:-1, :-1].T
+    probability = 1 / (1 + np.exp(-features @ found))
+    hessian = (features * (probability * (1 - probability))[:, None]).T @ features + alpha * np.eye(3)
+    np.testing.assert_allclose(covariance, np.linalg.inv(hessian), rtol=1e-3)
+    assert alpha == pytest.approx(2.5 / (100 + (found @ found + np.trace(covariance)) / 2), rel=2e-3)
+
+
+def test_points_at_the_start_have_the_posterior_of_their_parameters():
+    problem = logistic_regression.make_problem("wine", logistic_regression.load("wine 0 (scikit-learn)", None), 0)
+    points = np.random.default_rng(1).standard_normal((5, problem.dim))
+    posterior = problems.logistic_regression(*(jax.numpy.asarray(array, float) for array in (problem.train.features, problem.train.labels)))
+    expected = jax.vmap(posterior)(jax.numpy.asarray(problem.parameters(points), float))
+    np.testing.assert_allclose(jax.vmap(problem.log_prob())(jax.numpy.asarray(points, float)), expected, rtol=1e-5)
+
+
+# blackjax imports it.
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
+def test_logistic_regression_compares_with_nuts(tmp_path, capsys):
+    pytest.importorskip("blackjax", reason="the reference is that of blackjax: pip install 'swjko[bench]'")
+    assert main(["logistic_regression", "--quick", "--sets", "wine 0 (scikit-learn)", "covtype", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "logistic_regression.json").read_text())
+    (row,) = content["rows"]
+    assert content["missing"] == ["covtype"]
+    assert set(row["methods"]) == set(logistic_regression.METHODS)
+    assert {"largest_rhat", "converged", "held-out log-likelihood"} <= set(row["nuts"])
+    found = content["summary"]["wine 0 (scikit-learn)"]["methods"]["start"]
+    assert found["mean"] == row["methods"]["start"]["mean"]
+    assert not found["met"]["mean"]
+    assert (tmp_path / "logistic_regression.png").stat().st_size > 0
+    assert "left out: " in capsys.readouterr().out
+
+
+def test_separable_rows_are_recognised():
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((40, 3))
+    labels = np.sign(features @ [1.0, -2.0, 0.5])
+    table = datasets.Table(features, labels, ("a", "b", "c"), ("0", "1"))
+    assert logistic_regression.separable(table)
+    assert not logistic_regression.separable(table._replace(features=np.tile(features, (2, 1)), labels=np.append(labels, -labels)))
+
+
+def test_posteriors_are_judged_by_their_worst_split():
+    run = {"mean": 0.02, "smallest_ratio": 0.98, "largest_ratio": 1.02, "log_likelihood_minus_nuts": 1e-4, "run_seconds": 5.0}
+    run |= {
+        "median": 0.01,
+        "smallest_width": 0.99,
+        "largest_width": 1.01,
+        "compile_seconds": 5.0,
+        "held-out accuracy": 0.8,
+        "held-out log-likelihood": -0.5,
+    }
+    rows = [
+        {"set": "a", "separable": False, "methods": dict.fromkeys(logistic_regression.METHODS, run | change)}
+        for change in ({}, {"mean": 0.05})
+    ]
+    (found,) = logistic_regression.summary(rows).values()
+    found = found["methods"]
+    assert found["sw_jko"]["met"] == {"mean": True, "ratio": True, "seconds": True, "log_likelihood": True}
+    assert found["sw_jko"]["ambition"] == {"mean": False, "ratio": True, "seconds": True}

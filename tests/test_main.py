@@ -197,7 +197,7 @@ def test_evidence_by_importance_sampling(key):
 def test_held_out_scores_average_over_draws():
     """Two draws that disagree: the prediction is the mean of their probabilities."""
     data = problems.Table(np.array([[2.0], [1.0]]), np.array([1.0, -1.0]), ("x",), ("no", "yes"))
-    scores = experiments._held_out_scores(np.array([[1.0], [-0.5]]), data)
+    scores = experiments.held_out_scores(np.array([[1.0], [-0.5]]), data)
     sigmoid = scipy.stats.logistic.cdf
     first, second = ((sigmoid(2.0) + sigmoid(-1.0)) / 2, (sigmoid(-1.0) + sigmoid(0.5)) / 2)
     assert scores["held-out log-likelihood"] == pytest.approx((np.log(first) + np.log(second)) / 2)

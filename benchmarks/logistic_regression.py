@@ -1,0 +1,402 @@
+"""Posteriors of Bayesian logistic regression against NUTS: SW-JKO by a coupling flow, Langevin, direct minimisation, and their start.
+
+The data sets, model and split of Bonet et al. (2022), arXiv 2110.10972, table 1: 80 % of the rows for training, standardised by them;
+(w, log alpha) with w | alpha ~ N(0, I / alpha), alpha ~ Gamma(1, rate 100), no intercept, log alpha not clipped. All methods start from one
+Gaussian and move in its coordinates: the mode of w and the inverse Hessian there, at the alpha that its own update reproduces,
+(1 + p / 2) / (100 + E|w|^2 / 2), and for log alpha a standard deviation of (1 + p / 2)^(-1/2). This is Newton's method, takes
+milliseconds, and is the row "start". One setting serves all data sets; it was chosen on splits with seeds from 100 on, and not on the sets
+of scikit-learn.
+
+Agreement, over all marginals of (w, log alpha), with four chains of NUTS (blackjax) on the same split: the largest difference of means in
+posterior standard deviations, the range of the ratios of standard deviations, and the difference of the log-likelihood of the rows held
+out, per row. Where the training rows are linearly separable the posterior has no variance: along w = r u with u separating, the
+likelihood tends to 1 and the prior, alpha integrated out, falls as r^-(p + 2), so r has a density of r^-3. Means and deviations of draws
+then say little, and what counts are medians, in halves of the central 68 %, and the ratios of these widths; both are given for all. Data
+sets that are not found are named and left out; of more than 20,000 rows that many are drawn, for all methods.
+"""
+
+import argparse
+import importlib
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.tree_util import Partial
+
+import swjko
+from benchmarks import report
+from benchmarks.foundation import Solve
+from swjko import datasets, experiments, flows, problems
+
+SETS = ("covtype", "german", "diabetis", "twonorm", "ringnorm", "banana", "splice", "waveform", "image")
+UNTUNED: dict[str, Callable[[], datasets.Table]] = {
+    "breast cancer (scikit-learn)": datasets.breast_cancer,
+    **{f"wine {cultivar} (scikit-learn)": lambda cultivar=cultivar: datasets.wine(cultivar) for cultivar in range(3)},
+}
+# Accuracy and GPU seconds of SW-JKO (Bonet et al. 2022); accuracy, log-likelihood and GPU seconds of JKO-ICNN (Mokrov et al. 2021).
+PUBLISHED = {
+    "covtype": (0.755, 104, 0.756, -0.516, 26136),
+    "german": (0.680, 83, 0.670, -0.599, 3965),
+    "diabetis": (0.778, 122, 0.773, -0.451, 7618),
+    "twonorm": (0.981, 301, 0.982, -0.058, 10116),
+    "ringnorm": (0.741, 83, 0.740, -0.499, 1971),
+    "banana": (0.559, 67, 0.561, -0.691, 1102),
+    "splice": (0.850, 114, 0.835, -0.366, 5091),
+    "waveform": (0.776, 121, 0.781, -0.487, 1897),
+    "image": (0.821, 72, 0.818, -0.444, 3794),
+}
+_PUBLISHED_NAMES = ("SW-JKO accuracy", "SW-JKO seconds", "JKO-ICNN accuracy", "JKO-ICNN log-likelihood", "JKO-ICNN seconds")
+# (at least, ambition); seconds include compilation.
+TARGETS = {"mean": (0.08, 0.03), "ratio": ((0.92, 1.08), (0.97, 1.03)), "log_likelihood": (-0.003, None), "seconds": (40.0, 15.0)}
+_MAX_ROWS = 20_000
+_MAX_RHAT = 1.01
+_PREDICTIVE_DRAWS = 16_384
+_sample = jax.jit(swjko.sample, static_argnames=("num",))
+
+
+class Sizes(NamedTuple):
+    """Everything that ``--quick`` makes smaller. Steps are in the coordinates of the start."""
+
+    solve: Solve = Solve(5, 0.5, 150, 128, 32, 5e-3, 15)
+    num_layers: int = 6
+    width: int = 64
+    draws: int = 65_536
+    particles: int = 512
+    # One unit of time in each step, the points of the last ones pooled.
+    langevin_steps: int = 14
+    langevin_pooled: int = 10
+    langevin_inner_steps: int = 40
+    chains: int = 4
+    warmup: int = 500
+    samples: int = 5000
+
+
+QUICK = Sizes(Solve(1, 0.5, 10, 32, 8, 5e-3, 2), 2, 16, 500, 32, 3, 2, 5, 2, 50, 50)
+
+
+class Start(NamedTuple):
+    """N(mean, factor factor^T) of (w, log alpha), the law that all methods start from; arrays are float64."""
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+
+class Problem(NamedTuple):
+    name: str
+    train: datasets.Table
+    test: datasets.Table
+    start: Start
+
+    @property
+    def dim(self) -> int:
+        return len(self.start.mean)
+
+    def log_prob(self) -> Partial:
+        """Of one point in the coordinates of the start, in the default precision."""
+        posterior = problems.logistic_regression(jnp.asarray(self.train.features, float), jnp.asarray(self.train.labels, float))
+        return Partial(_log_prob_from_start, jnp.asarray(self.start.mean, float), jnp.asarray(self.start.factor, float), posterior)
+
+    def parameters(self, points: Any) -> np.ndarray:
+        """(w, log alpha) [.. p + 1] from points in the coordinates of the start."""
+        return self.start.mean + np.asarray(points, np.float64) @ self.start.factor.T
+
+
+class Draws(NamedTuple):
+    """points [s d] in the coordinates of the start, and what they took."""
+
+    points: np.ndarray
+    run_seconds: float
+    compile_seconds: float
+    result: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quick", action="store_true", help="one small set in tiny settings, to see that it runs; written to runs/benchmarks"
+    )
+    parser.add_argument("--full", action="store_true", help="five splits of each set instead of three: more than an hour on two cores")
+    parser.add_argument("--seeds", type=int, metavar="N", help="splits of each set, seeds 0 to N - 1")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="another first seed; the settings were chosen on 100")
+    parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"some of {', '.join((*SETS, *UNTUNED))}")
+    parser.add_argument("--data-dir", default=os.environ.get("SWJKO_DATA"), help="where the data sets are (default: SWJKO_DATA)")
+    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+
+
+def main(args: argparse.Namespace) -> int:
+    sizes = QUICK if args.quick else Sizes()
+    count = args.seeds or (1 if args.quick else 5 if args.full else 3)
+    names = args.sets or (["wine 0 (scikit-learn)"] if args.quick else [*SETS, *UNTUNED])
+    rows, missing = [], []
+    for name in names:
+        try:
+            table = load(name, args.data_dir)
+        except datasets.DataError as error:
+            missing.append(name)
+            print(f"left out: {error}", flush=True)
+            continue
+        for seed in range(args.first_seed, args.first_seed + count):
+            rows.append(measure(make_problem(name, table, seed), seed, sizes))
+    payload = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": missing, "rows": rows}
+    payload["summary"] = summary(rows)
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    print(report.write_results("logistic_regression", payload, directory))
+    _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
+    return 0
+
+
+def load(name: str, data_dir: str | None) -> datasets.Table:
+    if name in UNTUNED:
+        return UNTUNED[name]()
+    if data_dir is None:
+        raise datasets.DataError(f"{name}: no --data-dir and no SWJKO_DATA say where it is.")
+    return datasets.load_logreg(name, data_dir)
+
+
+def make_problem(name: str, table: datasets.Table, seed: int) -> Problem:
+    if len(table.labels) > _MAX_ROWS:
+        kept = np.random.default_rng(seed).choice(len(table.labels), _MAX_ROWS, replace=False)
+        table = table._replace(features=table.features[kept], labels=table.labels[kept])
+    train, test = experiments.split(table, seed, name)
+    return Problem(name, train, test, newton_start(train.features, train.labels))
+
+
+def newton_start(features: np.ndarray, labels: np.ndarray) -> Start:
+    """Mode and inverse Hessian of w at a fixed alpha, and alpha at its mean given their second moment, in turns until both stand."""
+    p = features.shape[1]
+    shape = 1 + p / 2
+    w, alpha = np.zeros(p), shape / 100
+
+    def cost(w):
+        return np.sum(np.logaddexp(0.0, -labels * (features @ w))) + alpha * w @ w / 2
+
+    hessian = np.eye(p)
+    for _ in range(200):
+        probability = 1 / (1 + np.exp(-features @ w))
+        gradient = features.T @ (probability - (labels + 1) / 2) + alpha * w
+        hessian = (features * (probability * (1 - probability))[:, None]).T @ features + alpha * np.eye(p)
+        step = np.linalg.solve(hessian, gradient)
+        length = 1.0
+        while cost(w - length * step) > cost(w) and length > 1e-6:
+            length /= 2
+        w = w - length * step
+        before, alpha = alpha, shape / (100 + (w @ w + np.trace(np.linalg.inv(hessian))) / 2)
+        if gradient @ step < 1e-8 and abs(math.log(alpha / before)) < 1e-3:
+            break
+    factor = np.zeros((p + 1, p + 1))
+    factor[:p, :p] = np.linalg.inv(np.linalg.cholesky(hessian)).T
+    factor[p, p] = shape**-0.5
+    return Start(np.append(w, math.log(alpha)), factor)
+
+
+def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
+    """All methods on one split, beside NUTS."""
+    reference, chains = nuts(problem, seed, sizes)
+    mean, deviation = reference.mean(axis=0), reference.std(axis=0)
+    exact_median, exact_width = _central(reference)
+    scores = _scores(reference, problem.test)
+    row: dict[str, Any] = {
+        "set": problem.name,
+        "seed": seed,
+        "rows": len(problem.train.labels),
+        "parameters": problem.dim,
+        "nuts": chains | scores,
+    }
+    row["separable"] = separable(problem.train)
+    row["published"] = dict(zip(_PUBLISHED_NAMES, PUBLISHED.get(problem.name, ()), strict=False))
+    row["methods"] = {}
+    for name, method in METHODS.items():
+        draws = method(problem, seed, sizes)
+        points = problem.parameters(draws.points)
+        difference, ratio = (points.mean(axis=0) - mean) / deviation, points.std(axis=0) / deviation
+        median, width = _central(points)
+        found: dict[str, Any] = {"mean": np.max(np.abs(difference)), "smallest_ratio": ratio.min(), "largest_ratio": ratio.max()}
+        found["median"] = np.max(np.abs(median - exact_median) / exact_width)
+        found |= {"smallest_width": np.min(width / exact_width), "largest_width": np.max(width / exact_width)}
+        found |= {"log_alpha": {"mean": difference[-1], "ratio": ratio[-1]}, **_scores(points, problem.test)}
+        found["log_likelihood_minus_nuts"] = found["held-out log-likelihood"] - scores["held-out log-likelihood"]
+        found |= {"run_seconds": draws.run_seconds, "compile_seconds": draws.compile_seconds, "result": draws.result}
+        row["methods"][name] = found
+        print(
+            f"{problem.name}, seed {seed}, {name}: mean {found['mean']:.3f} sd, ratios {ratio.min():.3f} to {ratio.max():.3f}, "
+            f"medians {found['median']:.3f}, widths {found['smallest_width']:.3f} to {found['largest_width']:.3f}, "
+            f"log-likelihood {found['log_likelihood_minus_nuts']:+.5f}, {draws.run_seconds:.1f} + {draws.compile_seconds:.1f} s",
+            flush=True,
+        )
+    return row
+
+
+def separable(table: datasets.Table) -> bool:
+    """Whether some w has y_i <x_i, w> >= 1 for all rows: a linear program."""
+    signed = table.features * table.labels[:, None]
+    program = scipy.optimize.linprog(np.zeros(signed.shape[1]), A_ub=-signed, b_ub=-np.ones(len(signed)), bounds=(None, None))
+    return program.status == 0
+
+
+def nuts(problem: Problem, seed: int, sizes: Sizes) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws of (w, log alpha), all chains in one, and what is to be known of them; in float64. Warns where R-hat is too large."""
+    blackjax: Any = importlib.import_module("blackjax")
+
+    def chain(key, log_prob):
+        start_key, warmup_key, run_key = jax.random.split(key, 3)
+        warmup = blackjax.window_adaptation(blackjax.nuts, log_prob)
+        start = 2.0 * jax.random.normal(start_key, (problem.dim,))
+        (state, parameters), _ = warmup.run(warmup_key, start, num_steps=sizes.warmup)
+        kernel = blackjax.nuts(log_prob, **parameters)
+
+        def step(state, key):
+            state, info = kernel.step(key, state)
+            return state, (state.position, info.is_divergent)
+
+        return jax.lax.scan(step, state, jax.random.split(run_key, sizes.samples))[1]
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), sizes.chains)
+        began = time.perf_counter()
+        points, divergent = jax.device_get(jax.jit(jax.vmap(chain, in_axes=(0, None)))(keys, problem.log_prob()))
+        seconds = time.perf_counter() - began
+        rhat = float(np.max(blackjax.rhat(problem.parameters(points))))
+        effective = float(np.min(blackjax.ess(problem.parameters(points))))
+    info = {"seconds_with_compilation": seconds, "largest_rhat": rhat, "smallest_effective_draws": effective}
+    info |= {"divergent": int(divergent.sum()), "converged": rhat < _MAX_RHAT}
+    if not info["converged"]:
+        print(f"{problem.name}, seed {seed}: NUTS has an R-hat of {rhat:.3f}, no reference", flush=True)
+    return problem.parameters(points).reshape(-1, problem.dim), info
+
+
+def sw_jko(problem: Problem, seed: int, sizes: Sizes) -> Draws:
+    family, functional = _flow(problem, sizes)
+    settings = sizes.solve._replace(num_projections=problem.dim * math.ceil(sizes.solve.num_projections / problem.dim))
+    scheme = settings.scheme(family, functional, direction_fn=swjko.recommended_directions)
+    return _solved(scheme, settings.num_steps, seed, sizes)
+
+
+def direct(problem: Problem, seed: int, sizes: Sizes) -> Draws:
+    """The same family, optimiser, updates and points."""
+    family, functional = _flow(problem, sizes)
+    settings = sizes.solve
+    optimizer = settings.scheme(family, functional).optimizer
+    scheme = swjko.direct_minimization(
+        family, functional, optimizer, num_inner_steps=settings.num_inner_steps, num_samples=settings.num_samples
+    )
+    return _solved(scheme, settings.num_steps, seed, sizes)
+
+
+def langevin(problem: Problem, seed: int, sizes: Sizes) -> Draws:
+    start_key, run_key = jax.random.split(jax.random.key(seed))
+    points = jax.random.normal(start_key, (sizes.particles, problem.dim))
+    scheme = swjko.langevin(points, problem.log_prob(), step_size=1.0, num_inner_steps=sizes.langevin_inner_steps)
+    solution = swjko.solve(run_key, scheme, sizes.langevin_steps, progress=False, throw=False, record=_points)
+    pooled = solution.history[-sizes.langevin_pooled :].reshape(-1, problem.dim)
+    return Draws(pooled, *_seconds(solution), solution.result.name)
+
+
+def start(problem: Problem, seed: int, sizes: Sizes) -> Draws:
+    return Draws(np.random.default_rng(seed).standard_normal((sizes.draws, problem.dim)), 0.0, 0.0, "OK")
+
+
+# Each gives draws in the coordinates of the start.
+METHODS: dict[str, Callable[[Problem, int, Sizes], Draws]] = {
+    "sw_jko": sw_jko,
+    "direct minimisation": direct,
+    "Langevin": langevin,
+    "start": start,
+}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each set and method the worst over the splits of what has a target, and means of the rest; sets in order."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(row["set"] for row in rows):
+        found[name] = {"separable": any(row["separable"] for row in rows if row["set"] == name), "methods": {}}
+        for method in METHODS:
+            runs = [row["methods"][method] for row in rows if row["set"] == name]
+            entry: dict[str, Any] = {"mean": max(run["mean"] for run in runs)}
+            entry["ratio"] = (min(run["smallest_ratio"] for run in runs), max(run["largest_ratio"] for run in runs))
+            entry["median"] = max(run["median"] for run in runs)
+            entry["width"] = (min(run["smallest_width"] for run in runs), max(run["largest_width"] for run in runs))
+            entry["log_likelihood"] = min(run["log_likelihood_minus_nuts"] for run in runs)
+            entry["seconds"] = max(run["run_seconds"] + run["compile_seconds"] for run in runs)
+            entry["met"] = _met(entry, 0)
+            entry["ambition"] = _met(entry, 1)
+            for score in ("held-out accuracy", "held-out log-likelihood"):
+                entry[score] = np.mean([run[score] for run in runs])
+            found[name]["methods"][method] = entry
+    return found
+
+
+def _met(entry: dict[str, Any], which: int) -> dict[str, bool]:
+    (low, high), least = TARGETS["ratio"][which], TARGETS["log_likelihood"][which]
+    met = {"mean": entry["mean"] <= TARGETS["mean"][which], "ratio": low <= entry["ratio"][0] and entry["ratio"][1] <= high}
+    met["seconds"] = entry["seconds"] <= TARGETS["seconds"][which]
+    return met if least is None else met | {"log_likelihood": entry["log_likelihood"] >= least}
+
+
+def _central(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians, and half the distance between the quantiles at 16 % and 84 %."""
+    low, median, high = np.quantile(points, (0.16, 0.5, 0.84), axis=0)
+    return median, (high - low) / 2
+
+
+def _flow(problem: Problem, sizes: Sizes) -> tuple[swjko.Family, Any]:
+    family = flows.coupling(problem.dim, num_layers=sizes.num_layers, width=sizes.width)
+    return family, swjko.kl_divergence(problem.log_prob())
+
+
+def _solved(scheme: Any, num_steps: int, seed: int, sizes: Sizes) -> Draws:
+    solution = swjko.solve(jax.random.key(seed), scheme, num_steps, progress=False, throw=False)
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    points = _sample(scheme.family, solution.state.params, key, num=sizes.draws).points
+    return Draws(np.asarray(points), *_seconds(solution), solution.result.name)
+
+
+def _log_prob_from_start(mean, factor, log_prob, point):
+    return log_prob(mean + jnp.dot(factor, point, precision=jax.lax.Precision.HIGHEST))
+
+
+def _scores(points: np.ndarray, test: datasets.Table) -> dict[str, float]:
+    stride = max(1, len(points) // _PREDICTIVE_DRAWS)
+    return experiments.held_out_scores(points[::stride, :-1], test)
+
+
+def _seconds(solution: swjko.Solution) -> tuple[float, float]:
+    return solution.timing.run_seconds, solution.timing.compile_seconds
+
+
+def _points(state: swjko.State, info: swjko.Info) -> Any:
+    del info
+    return state.params
+
+
+def _figure(found: dict[str, Any]) -> Any:
+    """Worst difference of means and range of ratios for each set, a colour for each method, and the bounds asked for."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for index, method in enumerate(METHODS):
+        places = np.arange(len(found)) + 0.18 * (index - (len(METHODS) - 1) / 2)
+        left.plot(
+            [entry["methods"][method]["mean"] for entry in found.values()], places, "o", color=f"C{index}", markersize=5, label=method
+        )
+        for place, entry in zip(places, found.values(), strict=True):
+            right.plot(entry["methods"][method]["ratio"], [place, place], color=f"C{index}", linewidth=3)
+    for bound, style in zip(TARGETS["mean"], ("--", ":"), strict=True):
+        left.axvline(bound, color="0.5", linestyle=style, linewidth=1)
+    for bounds, style in zip(TARGETS["ratio"], ("--", ":"), strict=True):
+        for bound in bounds:
+            right.axvline(bound, color="0.5", linestyle=style, linewidth=1)
+    left.set(xscale="log", xlabel="worst difference of marginal means from NUTS (posterior sd)")
+    right.set(xlabel="marginal sd / that of NUTS, smallest to largest")
+    left.set_yticks(np.arange(len(found)), labels=list(found))
+    left.invert_yaxis()
+    left.legend(fontsize=8)
+    return figure
