@@ -133,21 +133,22 @@ def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else Sizes()
     count = args.seeds or (1 if args.quick else 5 if args.full else 3)
     names = args.sets or (["wine 0 (scikit-learn)"] if args.quick else [*SETS, *UNTUNED])
-    rows, missing = [], []
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": [], "rows": []}
     for name in names:
         try:
             table = load(name, args.data_dir)
         except datasets.DataError as error:
-            missing.append(name)
+            payload["missing"].append(name)
             print(f"left out: {error}", flush=True)
             continue
         for seed in range(args.first_seed, args.first_seed + count):
-            rows.append(measure(make_problem(name, table, seed), seed, sizes))
-    payload = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": missing, "rows": rows}
-    payload["summary"] = summary(rows)
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    print(report.write_results("logistic_regression", payload, directory))
-    _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
+            payload["rows"].append(measure(make_problem(name, table, seed), seed, sizes))
+        # After each set: a run of an hour may be cut short.
+        payload["summary"] = summary(payload["rows"])
+        report.write_results("logistic_regression", payload, directory)
+        _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
+    print(directory / "logistic_regression.json")
     return 0
 
 
