@@ -20,7 +20,7 @@ from swjko.functionals import (
     weighted_sum,
 )
 from swjko.neighbours import nearest_neighbour_negative_entropy
-from swjko.families import Family, gaussian, gaussian_moments, grid, particles, pushforward, sample
+from swjko.families import Family, gaussian, gaussian_mixture, gaussian_moments, grid, particles, pushforward, sample
 from swjko.scheme import Info, Result, Scheme, State, both, infos, run
 from swjko.sw_jko import sw_jko
 from swjko.sw_bdf2 import sw_bdf2
@@ -56,6 +56,7 @@ __all__ = [
     "direct_minimization",
     "evaluate",
     "gaussian",
+    "gaussian_mixture",
     "gaussian_moments",
     "grid",
     "icnn_jko",

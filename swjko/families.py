@@ -117,6 +117,34 @@ def gaussian(dim: int, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.
     )
 
 
+def gaussian_mixture(dim: int, num_components: int = 32, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> Family:
+    """Equal parts of ``num_components`` Gaussians, each with a mean and a covariance of its own; no network, and its points move alone.
+
+    log rho = logsumexp_k log N(mean_k, F_k F_k^T) - log num_components. A batch of latents holds the components in equal numbers, in an
+    order drawn anew, and a remainder of components drawn at random. Separated modes cost nothing here and networks much; a law that
+    is no small sum of Gaussians is another matter. Source: Lambert, Chewi, Bach, Bonnabel, Rigollet (2022), arXiv 2205.15902.
+
+    params: those of ``gaussian`` with a leading axis of components. Components that start equal would stay so: the centres are drawn
+    from N(init_mean, init_scale^2 I / 2) around which each has half of the variance, so that mu_0 is N(init_mean, init_scale^2 I) in the
+    mean over keys and for many components, not exactly.
+
+    Args:
+      dim: dimension, 1 included.
+      num_components: Gaussians, of weight 1 / num_components for ever: what several of them share are the weights of modes.
+      init_mean, init_scale: numbers, or one per coordinate.
+    """
+    dim, num_components = (validation.as_count(dim, "dim"), validation.as_count(num_components, "num_components"))
+    init_mean, init_scale = validation.as_start(dim, init_mean, init_scale)
+    return Family(
+        init=Partial(_mixture_init, init_mean, init_scale, jnp.zeros((num_components, dim), init_mean.dtype)),
+        latent=Partial(_mixture_latent, jnp.zeros((num_components, dim), init_mean.dtype)),
+        push=Partial(_mixture_push),
+        log_prob=Partial(_mixture_log_prob),
+        dim=dim,
+        has_density=True,
+    )
+
+
 def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """Mean [d] and covariance [d d] of the ``gaussian`` family at ``params``."""
     factor = _gaussian_factor(params)
@@ -243,6 +271,31 @@ def _gaussian_push(params, z):
 def _gaussian_log_prob(params, points):
     z = (points - params["mean"][None, :]) @ inverse_of_lower_triangular(_gaussian_factor(params)).T
     return standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"])
+
+
+def _mixture_init(init_mean, init_scale, template, key):
+    num, dim = template.shape
+    centers = init_mean[None, :] + init_scale[None, :] * jax.random.normal(key, (num, dim), template.dtype) / jnp.sqrt(2.0)
+    log_diagonal = jnp.broadcast_to(jnp.log(init_scale) - jnp.log(2.0) / 2, (num, dim))
+    return {"mean": centers, "log_diagonal": log_diagonal, "lower": jnp.zeros((num, dim, dim), template.dtype)}
+
+
+def _mixture_latent(template, key, num):
+    component_key, noise_key = jax.random.split(key)
+    components = jax.random.permutation(component_key, template.shape[0])
+    return components[jnp.arange(num) % template.shape[0]], jax.random.normal(noise_key, (num, template.shape[1]), template.dtype)
+
+
+def _mixture_push(params, z):
+    component, noise = z
+    factors = jax.vmap(_gaussian_factor)(params)
+    points = params["mean"][component] + jnp.einsum("nij,nj->ni", factors[component], noise)
+    return Cloud(points, None, _mixture_log_prob(params, points))
+
+
+def _mixture_log_prob(params, points):
+    log_probs = jax.vmap(_gaussian_log_prob, in_axes=(0, None), out_axes=1)(params, points)
+    return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(1.0 * log_probs.shape[1])
 
 
 def _push_points(transform, params, z):

@@ -126,7 +126,7 @@ class _ToExtrapolation(SWJKO):
 
     previous: Leaf = None
 
-    def _squared_distance(self, cloud: Cloud, anchor: Params, latent: Array, directions: Float[Array, "l d"]) -> Scalar:
+    def _squared_distance(self, cloud: Cloud, anchor: Params, latent: Any, directions: Float[Array, "l d"]) -> Scalar:
         def distance(points: Array, anchor_points: Array, previous_points: Array) -> Scalar:
             # As in the distance itself: differences of centred projections keep the digits that a large offset would take.
             center = lax.stop_gradient(jnp.mean(anchor_points, axis=0))

@@ -158,7 +158,7 @@ class SWJKO:
         energy = self.functional(functional_key, cloud)
         return energy + proximity, (energy, proximity)
 
-    def _squared_distance(self, cloud: Cloud, anchor: Params, latent: Array, directions: Array) -> Scalar:
+    def _squared_distance(self, cloud: Cloud, anchor: Params, latent: Any, directions: Array) -> Scalar:
         old = self.family.push(anchor, latent)
         if cloud.weights is not None or old.weights is not None:
             return sliced_wasserstein_pow(cloud.points, old.points, directions, x_weights=cloud.weights, y_weights=old.weights)

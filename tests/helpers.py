@@ -14,6 +14,7 @@ FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "particles": lambda: swjko.particles(jnp.linspace(-1.0, 1.0, 24).reshape(12, 2)),
     "grid": lambda: swjko.grid(jnp.stack(jnp.meshgrid(jnp.arange(4.0), jnp.arange(3.0)), -1).reshape(12, 2), 1.0),
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
+    "gaussian_mixture": lambda: swjko.gaussian_mixture(2, 3, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     # As many steps as the laws of densities need to hold to 1e-9.

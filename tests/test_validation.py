@@ -345,10 +345,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("particles", swjko.particles, "points", BAD_POINTS),
     *((make.__name__, make, "dim", BAD_COUNTS) for make in (swjko.gaussian, flows.coupling, flows.cnf, flows.icnn)),
     ("coupling", flows.coupling, "dim", {"one": 1}),
+    ("gaussian_mixture", lambda value: swjko.gaussian_mixture(D, value), "num_components", BAD_COUNTS),
     *(
         (name, lambda value, make=make: make(init_scale=value), "init_scale", BAD_POSITIVES | {"too many": ONES.repeat(2)})
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
+            "gaussian_mixture": lambda **more: swjko.gaussian_mixture(D, 3, **more),
             "coupling": lambda **more: flows.coupling(D, **more),
             "cnf": lambda **more: flows.cnf(D, **more),
             "icnn": lambda **more: flows.icnn(D, **more),
@@ -359,6 +361,7 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         (name, lambda value, make=make: make(init_mean=value), "init_mean", {"too many": np.ones(3), "NaN": float("nan"), "text": "a"})
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
+            "gaussian_mixture": lambda **more: swjko.gaussian_mixture(D, 3, **more),
             "coupling": lambda **more: flows.coupling(D, **more),
             "cnf": lambda **more: flows.cnf(D, **more),
             "icnn": lambda **more: flows.icnn(D, **more),
