@@ -134,7 +134,8 @@ def main(args: argparse.Namespace) -> int:
     count = args.seeds or (1 if args.quick else 5 if args.full else 3)
     names = args.sets or (["wine 0 (scikit-learn)"] if args.quick else [*SETS, *UNTUNED])
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": [], "rows": []}
+    payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": []}
+    payload |= {"rows": [], "summary": {}}
     for name in names:
         try:
             table = load(name, args.data_dir)
@@ -148,7 +149,7 @@ def main(args: argparse.Namespace) -> int:
         payload["summary"] = summary(payload["rows"])
         report.write_results("logistic_regression", payload, directory)
         _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
-    print(directory / "logistic_regression.json")
+    print(report.write_results("logistic_regression", payload, directory))
     return 0
 
 

@@ -172,6 +172,7 @@ def test_points_at_the_start_have_the_posterior_of_their_parameters():
 
 
 # blackjax imports it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
 def test_logistic_regression_compares_with_nuts(tmp_path, capsys):
     pytest.importorskip("blackjax", reason="the reference is that of blackjax: pip install 'swjko[bench]'")
