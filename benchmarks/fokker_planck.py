@@ -151,7 +151,7 @@ def trajectory(sizes: Sizes) -> dict[str, Any]:
                 own.append(_log10_symmetric_kl(seed, family, params, problems.gaussian(exact.mean[step], exact.cov[step]))["log10"])
                 times.append(step * settings.step_size * dim)
             runs.append(
-                {"seed": seed, "log10": own, "exact_sw_flow_to_ornstein_uhlenbeck_log10": _geometries(problem), **_seconds(solution)}
+                {"seed": seed, "log10": own, "exact_sw_flow_to_ornstein_uhlenbeck_log10": geometries(problem), **_seconds(solution)}
             )
         means = {name: np.mean([run[name] for run in runs], axis=0) for name in ("log10", "exact_sw_flow_to_ornstein_uhlenbeck_log10")}
         rows.append({"dim": dim, "settings": settings, "network": network, "wasserstein_times": times, "mean": means, "runs": runs})
@@ -223,7 +223,7 @@ def _log10_symmetric_kl(seed: int, family: swjko.Family, params: Any, law: probl
     return {"symmetric_kl": estimate, "log10": math.log10(max(float(estimate.value), float(np.finfo(np.float32).tiny)))}
 
 
-def _geometries(problem: problems.GaussianTarget) -> list[float]:
+def geometries(problem: problems.GaussianTarget) -> list[float]:
     """log10 SymKL of the exact SW flow at t / d, by small second-order steps, to Ornstein-Uhlenbeck at t."""
     dim = len(problem.center)
     found = []
@@ -242,10 +242,14 @@ def _euler_maruyama(seed: int, dim: int, num: int, quick: bool) -> float:
     """log10 SymKL of a Gaussian kernel density estimate on particles at time 8, steps of 1e-3, by 10,000 points on each side."""
     problem = problems.gaussian_target(seed, dim)
     particles = np.asarray(_langevin(jax.random.key(seed), problem.precision, problem.center, num=num, num_steps=80 if quick else 8000))
-    density = scipy.stats.gaussian_kde(particles.T)
-    rng = np.random.default_rng(seed)
     count = 200 if quick else _SYMMETRIC_KL_SAMPLES
-    law: Any = scipy.stats.multivariate_normal(problem.center, np.linalg.inv(problem.precision))  # pyright: ignore[reportArgumentType]
+    return kernel_density_log10(particles, problem.center, np.linalg.inv(problem.precision), count, np.random.default_rng(seed))
+
+
+def kernel_density_log10(particles: np.ndarray, mean: np.ndarray, cov: np.ndarray, count: int, rng: np.random.Generator) -> float:
+    """log10 SymKL of a Gaussian kernel density estimate on particles [n d] to N(mean, cov), by ``count`` points on each side."""
+    density = scipy.stats.gaussian_kde(particles.T)
+    law: Any = scipy.stats.multivariate_normal(mean, cov)  # pyright: ignore[reportArgumentType]
     own, exact = density.resample(count, rng).T, law.rvs(count, rng)
     own_ratio, exact_ratio = (density.logpdf(points.T) - law.logpdf(points) for points in (own, exact))
     return math.log10(np.mean(own_ratio) - np.mean(exact_ratio))
