@@ -419,3 +419,44 @@ def test_particles_are_no_samples_and_their_distance_is_not_corrected():
         return scheme.objective_and_gradient(jax.random.key(2), moved, points)[0][1][1]
 
     assert float(proximity(True)) == float(proximity(False))
+
+
+def counting():
+    """An optimiser whose every update lowers every parameter by one."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda leaf: -jnp.ones_like(leaf), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def test_updates_stop_at_the_inner_tolerance_and_each_flow_at_its_own(key):
+    """The gradient of the sum of coordinates is constant: the first mean that counts passes, or none does."""
+    scheme = swjko.sw_jko(
+        swjko.particles(jnp.zeros((4, 2))),
+        swjko.potential(jnp.sum),
+        counting(),
+        step_size=1e6,
+        num_inner_steps=25,
+        num_samples=4,
+        num_projections=4,
+        inner_tolerance=1.0,
+    )
+
+    def moved(tolerance):
+        changed = dataclasses.replace(scheme, inner_tolerance=tolerance)
+        return -changed.step(key, changed.init(key))[0].params[0, 0]
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(moved))(jnp.array([1.5, 0.5])), [10.0, 25.0])
+    assert float(jax.jit(moved)(jnp.asarray(1.5))) == 10.0
+
+
+def test_a_tolerance_that_is_not_reached_changes_nothing(key):
+    options = {"step_size": 0.1, "num_inner_steps": 12, "num_samples": 16, "num_projections": 4}
+    without, with_one = (
+        swjko.sw_jko(swjko.gaussian(2), helpers.FUNCTIONALS["kl_divergence"](), optax.adam(1e-2), **options, inner_tolerance=tolerance)
+        for tolerance in (None, 1e-9)
+    )
+    moved = [jax.jit(type(scheme).step)(scheme, key, scheme.init(key))[0].params for scheme in (without, with_one)]
+    chex.assert_trees_all_close(*moved, rtol=1e-6)

@@ -440,6 +440,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("sw_jko", lambda value: scheme(functional=swjko.potential(value)), "v must map one point", {"a vector": lambda x: x}),
     ("sw_jko", lambda value: scheme(optimizer=value), "optimizer", {"nothing": None, "a rate": 1e-3, "a class": optax.adam}),
     ("sw_jko", lambda value: scheme(step_size=value), "step_size", BAD_POSITIVES | {"a list": [0.1, 0.2]}),
+    (
+        "sw_jko",
+        lambda value: scheme(inner_tolerance=value),
+        "inner_tolerance",
+        {name: bad for name, bad in BAD_POSITIVES.items() if bad is not None},
+    ),
     *(
         ("sw_jko", lambda value, name=name: scheme(**{name: value}), name, BAD_COUNTS)
         for name in ("num_inner_steps", "num_samples", "num_projections")
