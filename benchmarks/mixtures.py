@@ -144,9 +144,9 @@ def _figure(rows: list[dict[str, Any]], drawn: dict[str, np.ndarray], seed: int)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    figure = Figure(figsize=(13.0, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 1 + len(drawn))
+    axes = figure.subplots(1, 1 + len(drawn), width_ratios=[1.5] + [1.0] * len(drawn))
     for index, name in enumerate(dict.fromkeys(row["family"] for row in rows)):
         own = [row for row in rows if row["family"] == name]
         axes[0].plot([row["dim"] for row in own], [row["mean"] for row in own], "o-", color=f"C{index}", label=name)
@@ -155,9 +155,9 @@ def _figure(rows: list[dict[str, Any]], drawn: dict[str, np.ndarray], seed: int)
             axes[0].plot([row["dim"]] * len(values), values, ".", color=f"C{index}", alpha=0.4, markersize=4)
     for index, name in enumerate(("JKO-ICNN", "Euler-Maruyama, 50000"), start=3):
         axes[0].plot(*zip(*PUBLISHED[name].items(), strict=True), "s--", color=f"C{index}", markersize=3, label=f"{name} (published)")
-    axes[0].set(xlabel="dimension", ylabel="KL both ways, nats", yscale="log", xticks=list(NUM_COMPONENTS))
+    axes[0].set(xlabel="dimension", ylabel="KL both ways, nats", yscale="log", ylim=(1e-5, 20), xticks=list(NUM_COMPONENTS))
     axes[0].grid(True, which="major", alpha=0.3)
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="lower right")
     centers = np.asarray(problems.random_mixture(seed, 2, num=NUM_COMPONENTS[2]).log_prob.args[0])
     for axis, (name, points) in zip(axes[1:], drawn.items(), strict=True):
         axis.plot(*points.T, ".", markersize=1.2, color="C0")
