@@ -28,6 +28,7 @@ from swjko.direct import direct_minimization
 from swjko.adaptive import adaptive
 from swjko.icnn_jko import icnn_jko
 from swjko.particle_flows import langevin, sliced_flow
+from swjko.ensemble import flow_mesh, run_many, shard_flows, stack_flows
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
 from swjko.certificates import Certificate, certificate
@@ -55,6 +56,7 @@ __all__ = [
     "closed_form",
     "direct_minimization",
     "evaluate",
+    "flow_mesh",
     "gaussian",
     "gaussian_mixture",
     "gaussian_moments",
@@ -77,7 +79,9 @@ __all__ = [
     "recommended_directions",
     "replay",
     "run",
+    "run_many",
     "sample",
+    "shard_flows",
     "sharded_directions",
     "sliced_displacement",
     "sliced_flow",
@@ -86,6 +90,7 @@ __all__ = [
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
     "solve",
+    "stack_flows",
     "sw_bdf2",
     "sw_jko",
     "sw_to_target",

@@ -1,5 +1,6 @@
 """What a user gets wrong raises ``ValueError`` or ``TypeError`` that names the argument, before anything is compiled."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 import swjko
 from swjko import closed_form, flows, validation
@@ -92,6 +94,7 @@ BAD_VECTORS = {
 }
 BAD_WORDS = {"another": "approximate", "nothing": None, "a number": 1}
 BAD_FUNCTIONS = {"a number": 3.0, "nothing": None, "text": "f"}
+BAD_MESHES = {"a number": 8, "devices": jax.devices(), "no axis of flows": jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))}
 BAD_FAMILIES = {"nothing": None, "an array": GOOD_X, "a function": flows.coupling}
 
 
@@ -215,6 +218,15 @@ def ran(**changes):
 def solved(**changes):
     inputs = {"scheme": scheme(), "num_steps": 1, "progress": False} | changes
     return swjko.solve(KEY, inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+
+
+def ran_many(**changes):
+    inputs = {"keys": jax.random.split(KEY, 2), "scheme": scheme(), "num_steps": 1} | changes
+    return swjko.run_many(inputs.pop("keys"), inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+
+
+def swept():
+    return dataclasses.replace(scheme(), step_size=jnp.asarray([0.1, 0.2, 0.3]))
 
 
 class _BatchNormalised(nnx.Module):
@@ -523,6 +535,50 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("run", lambda value: ran(state=value), "state", {"nothing": None, "points": GOOD_X}),
     ("run", lambda value: ran(num_steps=value), "num_steps", BAD_COUNTS),
     ("run", lambda value: ran(record=value), "record", BAD_FUNCTIONS),
+    (
+        "run_many",
+        lambda value: ran_many(keys=value),
+        "keys",
+        {"nothing": None, "one key": KEY, "a number": 3, "none": jax.random.split(KEY, 0), "rank 2": jax.random.split(KEY, (2, 2))},
+    ),
+    ("run_many", lambda value: ran_many(scheme=value), "scheme", {"nothing": None, "a list": [scheme()]}),
+    ("run_many", lambda value: ran_many(num_steps=value), "num_steps", BAD_COUNTS),
+    ("run_many", lambda value: ran_many(record=value), "record", BAD_FUNCTIONS),
+    (
+        "run_many",
+        lambda value: ran_many(axes=value),
+        "axes",
+        {"one": 1, "minus one": -1, "boolean": False, "a name": "step_size", "a tuple": (0, None), "the scheme": scheme()},
+    ),
+    ("run_many", lambda value: ran_many(scheme=value), "axes", {"not said to be stacked": swept()}),
+    (
+        "run_many",
+        lambda value: ran_many(scheme=value, axes=dataclasses.replace(jax.tree.map(lambda leaf: None, value), step_size=0)),
+        "step_size",
+        {"of another length": swept(), "not stacked": scheme()},
+    ),
+    ("run_many", lambda value: ran_many(mesh=value), "mesh", BAD_MESHES),
+    (
+        "stack_flows",
+        swjko.stack_flows,
+        "schemes",
+        {"nothing": None, "one scheme": scheme(), "none": [], "two kinds": [scheme(), second_order()]},
+    ),
+    ("stack_flows", lambda value: swjko.stack_flows([value]), "scheme", {"a family": family()}),
+    ("flow_mesh", swjko.flow_mesh, "devices", {"none": [], "a number": 8, "a name": "cpu", "numbers": [0, 1]}),
+    (
+        "flow_mesh",
+        lambda value: swjko.flow_mesh(projection_devices=value),
+        "projection_devices",
+        BAD_COUNTS | {"no divisor": 3, "more than there are": 16},
+    ),
+    ("shard_flows", lambda value: swjko.shard_flows(jnp.ones(8), value), "mesh", BAD_MESHES),
+    (
+        "shard_flows",
+        lambda value: swjko.shard_flows(value, swjko.flow_mesh()),
+        "tree",
+        {"no multiple": jnp.ones(6), "no flows": jnp.ones((0, 2)), "a scalar": jnp.ones(()), "two lengths": (jnp.ones(8), jnp.ones(16))},
+    ),
     ("solve", lambda value: solved(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
     ("solve", lambda value: solved(num_steps=value), "num_steps", BAD_COUNTS),
     ("solve", lambda value: solved(chunk_size=value), "chunk_size", OPTIONAL_COUNTS),
@@ -591,6 +647,7 @@ def test_the_good_inputs_are_accepted():
         symmetric_kl,
         replayed,
         ran,
+        ran_many,
         solved,
         scheme,
         second_order,
