@@ -29,6 +29,7 @@ from swjko.adaptive import adaptive
 from swjko.icnn_jko import icnn_jko
 from swjko.particle_flows import langevin, sliced_flow
 from swjko.ensemble import flow_mesh, run_many, shard_flows, stack_flows
+from swjko.checkpoints import CheckpointError
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
 from swjko.certificates import Certificate, certificate
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "CheckpointError",
     "Cloud",
     "DirectionFn",
     "Estimate",

@@ -39,6 +39,8 @@ ORDER = [
     "icnn_jko",
     "particle_flows",
     "ensemble",
+    "configuration",
+    "lock",
     "checkpoints",
     "driver",
     "diagnostics",

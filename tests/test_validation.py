@@ -558,6 +558,7 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"of another length": swept(), "not stacked": scheme()},
     ),
     ("run_many", lambda value: ran_many(mesh=value), "mesh", BAD_MESHES),
+    ("run_many", lambda value: ran_many(batch_size=value), "batch_size", OPTIONAL_COUNTS),
     (
         "stack_flows",
         swjko.stack_flows,
@@ -583,6 +584,9 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("solve", lambda value: solved(num_steps=value), "num_steps", BAD_COUNTS),
     ("solve", lambda value: solved(chunk_size=value), "chunk_size", OPTIONAL_COUNTS),
     ("solve", lambda value: solved(record=value), "record", BAD_FUNCTIONS),
+    ("solve", lambda value: solved(checkpoint_dir=value), "checkpoint_dir", {"a number": 3, "nothing": "", "bytes": b"runs"}),
+    ("solve", lambda value: solved(checkpoint_seconds=value), "checkpoint_seconds", BAD_POSITIVES),
+    ("solve", lambda value: solved(checkpoint_steps=value), "checkpoint_steps", OPTIONAL_COUNTS),
     ("evaluate", lambda value: evaluated(family=value), "family", BAD_FAMILIES),
     ("evaluate", lambda value: evaluated(functional=value), "functional", BAD_FUNCTIONS),
     (
