@@ -266,9 +266,10 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
             label = f"d = {row['dim']}: standard {row['standard_log10']['mean']:.2f}"
             axis.errorbar(means, heights, xerr=errors, fmt="o", color=f"C{index}", markersize=4, capsize=2, label=label)
         axis.axvline(0.0, color="0.5", linewidth=0.8)
-        axis.set(title=measure, xlabel="change of log10 SymKL (right: worse), bars 2 s.e.")
+        axis.set(title=measure, xlabel="change of log10 SymKL")
         axis.set_yticks(np.arange(len(names)), labels=names)
         axis.grid(True, axis="x", alpha=0.3)
         axis.legend(fontsize=7)
     axes[0].invert_yaxis()
+    figure.suptitle("one choice changed at a time: right of the line is worse, bars are two standard errors", fontsize=10)
     return figure
