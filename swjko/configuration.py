@@ -2,7 +2,7 @@
 
 Numbers stand for themselves and arrays for their dtype, shape and SHA-256. A function of a user's is its bytecode, what it closes over, its
 defaults, and the numbers, arrays and own functions among its globals; one of a library is its name and what it closes over, since the
-versions are in the table. Of an object that is none of these only the type is known.
+versions are in the table. An object of a user's class is its attributes; of a library's object that is no tree only the type is known.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.dtype)
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
 _LIBRARIES = {
     "jax",
     "jaxlib",
@@ -70,6 +71,9 @@ def _describe(entries: dict[str, str], name: str, thing: Any, seen: dict[int, tu
     if isinstance(thing, _PLAIN) or _is_plain_sequence(thing):
         entries[name] = _short(repr(thing))
         return
+    if isinstance(thing, _ARRAYS):
+        entries[name] = _array(thing)
+        return
     if id(thing) in seen:
         entries[name] = f"as {seen[id(thing)][0]}"
         return
@@ -83,8 +87,6 @@ def _describe(entries: dict[str, str], name: str, thing: Any, seen: dict[int, tu
 def _parts(thing: Any) -> tuple[str, list[tuple[str, Any]]]:
     """A thing's own description, and what else it holds."""
     kind = _qualified(type(thing))
-    if isinstance(thing, (jax.Array, np.ndarray, np.generic)):
-        return _array(thing), []
     if isinstance(thing, jax.ShapeDtypeStruct):
         return f"{thing.dtype}{list(thing.shape)}", []
     if isinstance(thing, type):
@@ -105,6 +107,8 @@ def _parts(thing: Any) -> tuple[str, list[tuple[str, Any]]]:
         return f"{kind} of {len(thing)}", [(str(index), part) for index, part in enumerate(thing)]
     if isinstance(thing, Mapping):
         return f"{kind} of {len(thing)}", sorted(((str(label), part) for label, part in thing.items()), key=lambda item: item[0])
+    if not _is_library(type(thing)) and hasattr(thing, "__dict__"):
+        return kind, sorted(vars(thing).items())
     leaves, structure = jax.tree_util.tree_flatten_with_path(thing)
     if not jax.tree_util.treedef_is_leaf(structure):
         return kind, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
@@ -120,7 +124,7 @@ def _function(function: types.FunctionType) -> tuple[str, list[tuple[str, Any]]]
     for label in sorted(set(_global_names(function.__code__)) & set(function.__globals__)):
         value = function.__globals__[label]
         own = isinstance(value, types.FunctionType) and not _is_library(value)
-        if own or isinstance(value, (*_PLAIN, jax.Array, np.ndarray)) or _is_plain_sequence(value):
+        if own or isinstance(value, (*_PLAIN, *_ARRAYS)) or _is_plain_sequence(value):
             parts.append((label, value))
     return f"{function.__qualname__} {_digest(*_code(function.__code__))}", parts
 
@@ -157,7 +161,7 @@ def _is_plain_sequence(thing: Any) -> bool:
     return type(thing) in (tuple, list) and all(isinstance(part, _PLAIN) for part in thing)
 
 
-def _is_library(function: types.FunctionType) -> bool:
+def _is_library(function: types.FunctionType | type) -> bool:
     return (function.__module__ or "").split(".")[0] in _LIBRARIES
 
 
