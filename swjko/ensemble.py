@@ -75,7 +75,6 @@ def run_many(
     static = {"num_steps": num_steps, "record": record, "batch_size": validation.as_count(batch_size, "batch_size"), "mesh": mesh}
     leaf_axes = _leaf_axes(axes, scheme)
     _check_stacked(scheme, leaf_axes, num_flows)
-    _check_one_flow(keys, scheme, leaf_axes)
     if mesh is None:
         return _run_flows(keys, scheme, leaf_axes=leaf_axes, **static)
     keys, scheme, padding = _placed(keys, scheme, leaf_axes, mesh)
@@ -167,7 +166,9 @@ def _flows(keys, scheme, leaf_axes, num_steps, record, batch_size, mesh):
             one = jax.tree.unflatten(structure, [leaf if axis is None else next(own) for leaf, axis in zip(leaves, leaf_axes, strict=True)])
             # As in ``solve``.
             init_key, run_key = jax.random.split(key)
-            return run(run_key, one, one.init(init_key), num_steps, record)
+            state = one.init(init_key)
+            _require_one_flow(state)
+            return run(run_key, one, state, num_steps, record)
 
         stacked = [leaf for leaf, axis in zip(leaves, leaf_axes, strict=True) if axis == 0]
         if batch_size >= keys.shape[0] > 1:
@@ -267,14 +268,12 @@ def _check_stacked(scheme: Any, leaf_axes: tuple, num_flows: int) -> None:
             )
 
 
-def _check_one_flow(keys: Any, scheme: Any, leaf_axes: tuple) -> None:
-    """A stacked step size that axes does not mention would broadcast into every flow."""
-    in_axes = (0, jax.tree.unflatten(jax.tree.structure(scheme), leaf_axes))
-    time = jax.eval_shape(jax.vmap(lambda key, scheme: scheme.init(key).time, in_axes=in_axes), keys, scheme)
-    if time.ndim != 1:
+def _require_one_flow(state: Any) -> None:
+    """While tracing. A stacked step size that axes does not mention would broadcast into every flow."""
+    if jnp.ndim(state.time):
         raise ValueError(
-            f"axes must say which leaves of the scheme are stacked: with these, the time of one flow has shape {time.shape[1:]}. "
-            "Give 0 for step_size, as swjko.stack_flows does."
+            "axes must say which leaves of the scheme are stacked: with these, the time of one flow has shape "
+            f"{jnp.shape(state.time)}. Give 0 for step_size, as swjko.stack_flows does."
         )
 
 
