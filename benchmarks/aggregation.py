@@ -229,5 +229,6 @@ def _figure(clouds: dict[tuple[str, str], swjko.Cloud]) -> Any:
             axis.set_xlabel("first coordinate", fontsize=8)
             axis.set_ylabel("second coordinate", fontsize=8)
             axis.tick_params(labelsize=7)
+            axis.locator_params(nbins=5)
     figure.suptitle("final measures (dots; areas are weights on the grid) and exact radii (lines)", fontsize=10)
     return figure

@@ -400,5 +400,5 @@ def _figure(found: dict[str, Any]) -> Any:
     right.set(xlabel="marginal sd / that of NUTS, smallest to largest")
     left.set_yticks(np.arange(len(found)), labels=list(found))
     left.invert_yaxis()
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), fontsize=8)
     return figure

@@ -185,6 +185,7 @@ def test_a_run_in_two_parts_is_the_same_run(key):
     chex.assert_trees_all_close(cloud, before, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmapped_flows_equal_single_ones_over_keys_and_step_sizes(key):
     with jax.enable_x64(True):
         scheme = tiny_scheme("potential", step_size=jnp.asarray(0.1, jnp.float64))
@@ -201,6 +202,7 @@ def test_vmapped_flows_equal_single_ones_over_keys_and_step_sizes(key):
             chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], many.pool), one.pool, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_solve_stops_where_there_is_no_room_and_the_last_state_holds_the_whole_flow(key):
     scheme = tiny_scheme()
     solution = swjko.solve(key, scheme, 6, chunk_size=3, progress=False, throw=False, record=swjko.both)
