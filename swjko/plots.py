@@ -1,10 +1,14 @@
-"""Figures of flows: a cloud over its target, a cloud at several times, energy and proximity against time.
+"""Figures of flows: a cloud over its target, a cloud at several times or as a movie, energy and proximity against time.
 
 Each function returns a matplotlib Figure, draws into ``axis`` when one is given, and never shows anything; save with ``figure.savefig``.
-matplotlib is imported on the first call and its global state (pyplot) is left alone, so no display is needed.
+matplotlib is imported on the first call and its global state (pyplot) is left alone, so no display is needed. Notebooks show a figure
+that is the last value of a cell once they have run ``%matplotlib inline``.
 """
 
+import io
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from swjko import validation
 from swjko.scheme import Info
-from swjko.types import Scalar
+from swjko.types import Estimate, Scalar
 
 _INK, _TARGET, _EXACT = ("#1f5fa8", "#c2571a", "#444444")
 _GRID_POINTS = 90
+_BAND = 2.0  # standard errors
+_LEAST_DPI, _COLORS, _LAST_MILLISECONDS = 40.0, 64, 1500
 
 
 def cloud(
@@ -62,12 +69,9 @@ def cloud(
 
 def clouds(points: Float[Any, "t n d"], times: Float[Any, " t"], **cloud_options: Any) -> Any:
     """``cloud`` at each of the times, side by side on equal axes. points: [t n d], such as ``replay`` gives; options are ``cloud``'s."""
-    points, times = (np.asarray(points), np.asarray(times))
+    points, times = _as_trajectory(points, times)
     axes = _figure(len(times), (2.6 * len(times) + 0.6, 3.2), shared=True)
-    if points.shape[2] > 1 and cloud_options.get("limits") is None:
-        target = cloud_options.get("target")
-        shown = [points[0], points[-1]] if target is None else [points[0], points[-1], np.asarray(target)]
-        cloud_options["limits"] = _limits(shown)
+    cloud_options = _with_limits(points, cloud_options)
     for axis, moment, time in zip(axes, points, times, strict=True):
         cloud(moment, axis=axis, **cloud_options)
         axis.set_title(f"t = {time:.3g}", fontsize=10)
@@ -77,33 +81,97 @@ def clouds(points: Float[Any, "t n d"], times: Float[Any, " t"], **cloud_options
     return axes[0].figure
 
 
+def movie(
+    points: Float[Any, "t n d"],
+    times: Float[Any, " t"],
+    path: str | os.PathLike[str],
+    *,
+    frames_per_second: float = 8.0,
+    dpi: float = 80.0,
+    max_bytes: int = 400_000,
+    **cloud_options: Any,
+) -> Any:
+    """``cloud`` at each of the times as the frames of a GIF at ``path``, on axes that stand still; the last is held. Returns the Figure.
+
+    Args:
+      points: [t n d], d at least 2, such as ``replay`` gives: with the same latents at all times each point keeps its identity.
+      times: [t].
+      path: of the file to write, ending in .gif; one that is there is replaced.
+      frames_per_second: how fast the times pass.
+      dpi: dots per inch of frames of 4.4 by 4 inches, or of the size of the figure of ``axis``.
+      max_bytes: of the file. A larger one is drawn again at fewer dots per inch, not below 40.
+      cloud_options: those of ``cloud``; limits are fitted to all times.
+
+    Raises ValueError on shapes that do not fit, on another kind of file, and, with nothing written, on a movie that max_bytes cannot hold.
+    Example: ``movie(clouds.points, times, "flow.gif", log_prob=log_prob)``, ``clouds = replay(key, scheme.family, states.params, 500)``.
+    """
+    points, times = _as_trajectory(points, times)
+    if points.shape[2] < 2:
+        raise ValueError(f"points must have at least two coordinates to be drawn in a plane; received shape {points.shape}. Take clouds.")
+    if Path(path).suffix.lower() != ".gif":
+        raise ValueError(f"path must end in .gif; received {os.fspath(path)!r}.")
+    fps, dpi = (float(validation.as_positive(frames_per_second, "frames_per_second")), float(validation.as_positive(dpi, "dpi")))
+    max_bytes = validation.as_count(max_bytes, "max_bytes")
+    figure = cloud(points[0], **_with_limits(points, cloud_options))
+    axis = cloud_options.get("axis") or figure.axes[0]
+    axis.legend(fontsize=8, markerscale=2, loc="upper left", framealpha=0.85)
+    while len(written := _gif(axis, points, times, fps, dpi)) > max_bytes:
+        if dpi <= _LEAST_DPI:
+            raise ValueError(
+                f"max_bytes must be at least {len(written)} for these {len(times)} frames of {points.shape[1]} points; received "
+                f"{max_bytes}. Take fewer times or fewer points."
+            )
+        # Bytes grow a little slower than pixels.
+        dpi = max(_LEAST_DPI, 0.9 * dpi * (max_bytes / len(written)) ** 0.5)
+    Path(path).write_bytes(written)
+    return figure
+
+
 def energy(
     history: Info,
     *,
-    start: float | None = None,
+    estimate: Estimate | None = None,
+    start: float | Scalar | Estimate | None = None,
     exact: float | Float[Any, " t"] | None = None,
     exact_name: str = "exact",
+    name: str = "flow",
     unit: str = "",
     log: bool = False,
+    color: str = _INK,
     axis: Any = None,
 ) -> Any:
     """Energy against time. history: ``Solution.history``, or ``run``'s infos.
 
     Args:
-      start: energy at time 0, which no step reports.
+      estimate: energies of the steps evaluated anew, values and standard errors [t], such as ``certificate(...).energy`` or ``evaluate``
+        mapped over the steps; drawn in place of the history's, whose noise nobody knows, in a band of two standard errors on either side.
+      start: energy at time 0, which no step reports; an ``Estimate`` has a band too.
       exact: the least energy, drawn as a level; or one value for each step, and for time 0 before them where ``start`` is given.
-      exact_name, unit: words for the legend and the axis.
+      exact_name, name, unit: words for the legend and the axis.
       log: a logarithmic energy axis, for energies that are all positive.
+      color: of the curve and its band.
       axis: a matplotlib Axes to draw into; None makes a figure.
+
+    Raises ValueError when estimate or exact have not one value for each time.
     """
     axis = _figure(1, (5.2, 3.6))[0] if axis is None else axis
-    times, values = (np.asarray(history.time), np.asarray(history.energy))
+    times = np.atleast_1d(np.asarray(history.time))
+    values, errors = _with_errors(history.energy if estimate is None else estimate)
+    if values.shape != times.shape or errors.shape != times.shape:
+        raise ValueError(f"estimate must have one value for each of {times.shape[0]} steps; received shape {values.shape}.")
     if start is not None:
-        times, values = (np.concatenate([[0.0], times]), np.concatenate([[start], values]))
-    axis.plot(times, values, color=_INK, marker="o", markersize=3, linewidth=1.4, label="flow")
+        first = _with_errors(start)
+        times, values, errors = (np.concatenate(pair) for pair in (([0.0], times), (first[0], values), (first[1], errors)))
+    if np.any(errors > 0):
+        band = (values - _BAND * errors, values + _BAND * errors)
+        axis.fill_between(times, *band, color=color, alpha=0.25, linewidth=0, label=f"{name}, $\\pm$ {_BAND:g} standard errors")
+    axis.plot(times, values, color=color, marker="o", markersize=3, linewidth=1.4, label=name)
     if exact is not None:
-        levels = np.broadcast_to(np.asarray(exact, float), times.shape)
-        axis.plot(times, levels, color=_EXACT, linestyle="--", linewidth=1.2, label=exact_name)
+        levels = np.asarray(exact, float)
+        if levels.shape not in ((), times.shape):
+            raise ValueError(f"exact must be one number, or have one for each of {times.shape[0]} times; received shape {levels.shape}.")
+        axis.plot(times, np.broadcast_to(levels, times.shape), color=_EXACT, linestyle="--", linewidth=1.2, label=exact_name)
+    if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=8)
     if log:
         axis.set_yscale("log")
@@ -123,7 +191,7 @@ def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
 
 
 def progress(history: Info, *, unit: str = "", **energy_options: Any) -> Any:
-    """``energy`` and ``proximity`` side by side."""
+    """``energy`` and ``proximity`` side by side; options are ``energy``'s."""
     axes = _figure(2, (9.6, 3.6))
     energy(history, unit=unit, axis=axes[0], **energy_options)
     proximity(history, unit=unit, axis=axes[1])
@@ -138,6 +206,50 @@ def _figure(columns: int, size: tuple[float, float], shared: bool = False) -> An
         raise ImportError("plots need matplotlib, which is not installed; get it with: pip install 'swjko[cli]'") from error
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     return figure.subplots(1, columns, squeeze=False, sharex=shared, sharey=shared)[0]
+
+
+def _as_trajectory(points: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
+    points, times = (np.asarray(points), np.asarray(times))
+    if points.ndim != 3 or 0 in points.shape:
+        raise ValueError(f"points must have rank 3, [times, points, dimension], none of them 0; received shape {points.shape}.")
+    if times.shape != points.shape[:1]:
+        raise ValueError(f"times must have one value for each of {points.shape[0]} clouds; received shape {times.shape}.")
+    return points, times
+
+
+def _with_limits(points: np.ndarray, cloud_options: dict[str, Any]) -> dict[str, Any]:
+    """The options of ``cloud`` with limits that hold first, last and target, unless some are given."""
+    if points.shape[2] == 1 or cloud_options.get("limits") is not None:
+        return cloud_options
+    target = cloud_options.get("target")
+    shown = [points[0], points[-1]] if target is None else [points[0], points[-1], np.asarray(target)]
+    return cloud_options | {"limits": _limits(shown)}
+
+
+def _gif(axis: Any, points: np.ndarray, times: np.ndarray, frames_per_second: float, dpi: float) -> bytes:
+    """The axis with its flow at each of the times."""
+    from PIL import Image
+
+    dots = next(part for part in reversed(axis.collections) if part.get_label() == "flow")
+    frames = []
+    for moment, time in zip(points, times, strict=True):
+        dots.set_offsets(moment[:, :2])
+        axis.set_title(f"t = {time:.2f}", fontsize=10)
+        frame = io.BytesIO()
+        axis.figure.savefig(frame, format="png", dpi=dpi)
+        # Few colours and no dithering, whose grain differs from frame to frame: half of the bytes.
+        frames.append(Image.open(frame).convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE))
+    durations = [round(1000 / frames_per_second)] * len(frames)
+    durations[-1] += _LAST_MILLISECONDS
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return buffer.getvalue()
+
+
+def _with_errors(estimate: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Values and standard errors, zero where none are known, of rank 1."""
+    value, error = estimate if isinstance(estimate, Estimate) else (estimate, np.zeros(np.shape(estimate)))
+    return np.atleast_1d(np.asarray(value, float)), np.atleast_1d(np.asarray(error, float))
 
 
 def _limits(clouds: list[np.ndarray]) -> tuple[float, float, float, float]:

@@ -1,5 +1,6 @@
 """Figures hold the data they are given, need no display, and can be saved."""
 
+import itertools
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
+import swjko
 from swjko import plots
 from swjko.scheme import Info
 
@@ -78,6 +81,84 @@ def test_energy_draws_history_and_exact_values(history, exact, levels):
     assert "time" in axis.get_xlabel()
 
 
+def test_energy_has_a_band_of_two_standard_errors(history):
+    estimate = swjko.Estimate(np.array([3.1, 2.1, 1.4]), np.array([0.1, 0.2, 0.05]))
+    axis = plots.energy(history, estimate=estimate, start=swjko.Estimate(np.array(4.0), np.array(0.5)), exact=1.0).axes[0]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [4.0, 3.1, 2.1, 1.4])
+    (band,) = axis.collections
+    vertices = band.get_paths()[0].vertices
+    for time, low, high in ((0.0, 3.0, 5.0), (0.2, 1.7, 2.5), (0.3, 1.3, 1.5)):
+        at = vertices[np.isclose(vertices[:, 0], time), 1]
+        np.testing.assert_allclose([at.min(), at.max()], [low, high])
+    words = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert words == ["flow, $\\pm$ 2 standard errors", "flow", "exact"]
+
+
+def test_energies_of_several_flows_share_an_axis(history):
+    axis = plots.energy(history, name="a").axes[0]
+    plots.energy(history, name="b", color="C1", axis=axis)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    assert not axis.collections
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimate": swjko.Estimate(np.zeros(2), np.zeros(2))}, "estimate must have one value for each of 3 steps"),
+        ({"exact": np.zeros(4)}, "exact must be one number, or have one for each of 3 times"),
+    ],
+)
+def test_energies_that_do_not_fit_are_refused(history, options, message):
+    with pytest.raises(ValueError, match=message):
+        plots.energy(history, **options)
+
+
+def test_movie_moves_its_points_and_holds_the_last(tmp_path):
+    points = np.cumsum(_points(4, 30, 2), axis=0)
+    figure = plots.movie(
+        points, np.array([0.0, 0.1, 0.2, 0.3]), tmp_path / "a.gif", frames_per_second=10.0, dpi=50.0, target=_points(20, 2)
+    )
+    with Image.open(tmp_path / "a.gif") as picture:
+        frames, durations = [], []
+        for index in range(picture.n_frames):
+            picture.seek(index)
+            frames.append(np.asarray(picture.convert("RGB"), float))
+            durations.append(picture.info["duration"])
+    assert durations == [100, 100, 100, 1600]
+    assert all(np.abs(one - other).max() > 100 for one, other in itertools.pairwise(frames))
+    (axis,) = figure.axes
+    dots = next(part for part in axis.collections if part.get_label() == "flow")
+    np.testing.assert_allclose(dots.get_offsets(), points[-1])
+    assert (axis.get_title(), axis.get_xlabel()) == ("t = 0.30", "$x_1$")
+
+
+def test_movie_is_kept_small(tmp_path):
+    points, path = _points(3, 200, 2), tmp_path / "a.gif"
+    plots.movie(points, np.arange(3.0), path, dpi=120.0)
+    large = path.stat().st_size
+    plots.movie(points, np.arange(3.0), path, dpi=120.0, max_bytes=large // 2)
+    assert path.stat().st_size <= large // 2
+    with pytest.raises(ValueError, match="max_bytes must be at least"):
+        plots.movie(points, np.arange(3.0), tmp_path / "b.gif", max_bytes=1000)
+    assert not (tmp_path / "b.gif").exists()
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize(
+    ("points", "times", "path", "message"),
+    [
+        (np.zeros((5, 2)), np.zeros(5), "a.gif", r"points must have rank 3, .* received shape \(5, 2\)"),
+        (np.zeros((2, 5, 2)), np.zeros(3), "a.gif", "times must have one value for each of 2 clouds"),
+        (np.zeros((2, 5, 1)), np.zeros(2), "a.gif", "points must have at least two coordinates"),
+        (np.zeros((2, 5, 2)), np.zeros(2), "a.mp4", "path must end in .gif; received 'a.mp4'"),
+    ],
+)
+def test_movies_that_cannot_be_are_refused(points, times, path, message):
+    with pytest.raises(ValueError, match=message):
+        plots.movie(points, times, path)
+
+
 def test_axes_that_are_given_are_drawn_into(history, tmp_path):
     figure = Figure()
     axes = figure.subplots(1, 3)
@@ -94,12 +175,12 @@ def test_proximity_of_zero_stays_on_a_linear_axis(history):
     assert len(plots.progress(history).axes) == 2
 
 
-def test_pyplot_stays_untouched_and_matplotlib_is_lazy():
+def test_pyplot_stays_untouched_and_matplotlib_is_lazy(tmp_path):
     code = (
         "import sys, numpy as np; from swjko import plots; assert 'matplotlib' not in sys.modules; "
-        "plots.cloud(np.zeros((3, 2))); assert 'matplotlib.pyplot' not in sys.modules"
+        "plots.movie(np.zeros((1, 3, 2)), np.zeros(1), sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.gif")], check=True)
 
 
 def test_missing_matplotlib_says_how_to_get_it(monkeypatch):
