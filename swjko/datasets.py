@@ -4,7 +4,9 @@ Whatever is wrong with a file is a ``DataError`` of one line that names the file
 nothing is allocated for what a damaged header claims.
 """
 
+import contextlib
 import csv
+import functools
 import gzip
 import importlib
 import math
@@ -106,11 +108,7 @@ def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
             header = [str(index + 1) for index in range(len(header))]
         _require_distinct(path, header)
         return _numbers(path, lines, tuple(header))
-    try:
-        # A memory map allocates nothing, whatever size a damaged header claims.
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable .npy file of numbers ({str(error) or type(error).__name__}).") from error
+    values = mapped_npy(path)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.ndim != 2 or values.size == 0:
         received = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
         raise DataError(f"{path}: must hold real numbers of shape [points, dimension]; it holds {received}.")
@@ -146,6 +144,32 @@ def require_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{module.split('.')[0]} is not installed; get it with: pip install 'swjko[cli]'") from error
+
+
+def mapped_npy(path: str | Path) -> Any:
+    """What a .npy file holds, as a memory map, which allocates nothing, whatever size a damaged header claims. Raises DataError."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable .npy file of numbers ({str(error) or type(error).__name__}).") from error
+
+
+@contextlib.contextmanager
+def opened_npz(path: Path) -> Iterator[tuple[list[str], Callable[[str], np.ndarray]]]:
+    """The names in a .npz file, such as "x.npy", and a reader of the array "x". Raises DataError, at whatever is read under it too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive.namelist(), functools.partial(_read_member, path, archive)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable .npz file of numbers ({reason(error)}).") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in a part of a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -208,18 +232,11 @@ def _sort_key(name: str) -> tuple[bool, float, str]:
 
 
 def _load_npz(path: Path) -> Table:
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in ("x", "y"):
-                if f"{name}.npy" not in archive.namelist():
-                    raise DataError(f"{path}: no array {name!r}; it holds {', '.join(archive.namelist())}.")
-                arrays[name] = _read_member(path, archive, name)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a readable .npz file of numbers ({_reason(error)}).") from error
-    return _as_table(path, arrays["x"], arrays["y"])
+    with opened_npz(path) as (names, read):
+        for name in ("x", "y"):
+            if f"{name}.npy" not in names:
+                raise DataError(f"{path}: no array {name!r}; it holds {', '.join(names)}.")
+        return _as_table(path, read("x"), read("y"))
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -255,7 +272,7 @@ def _load_raetsch(path: Path, name: str) -> Table:
     except (OSError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, zlib.error, MatReadError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read as a MATLAB file ({_reason(error)}).") from error
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({reason(error)}).") from error
     if not {"x", "t"} <= set(struct.dtype.names or ()) or struct.size != 1:
         raise DataError(f"{path}: {name!r} must be a struct with fields x and t; it has {', '.join(struct.dtype.names or ('none',))}.")
     x, t = struct["x"].item(), struct["t"].item()
@@ -336,16 +353,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)}).") from error
+        raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
 
 
 def _last_column(path: Path) -> str:
     return _read_csv(path)[0][-1]
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def _shown(classes: Any) -> str:

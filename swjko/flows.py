@@ -1,5 +1,5 @@
-"""Families carried by neural networks: coupling, continuous and convex potential flows with a density, multilayer perceptrons without one,
-your own flax or distrax model.
+"""Families carried by neural networks: coupling, continuous and convex potential flows with a density, perceptrons and generators of
+pictures without one, your own flax or distrax model.
 
 Parameters are plain nested dictionaries of arrays. A model with ``forward_and_log_det(z)`` and ``inverse_and_log_det(x)`` has a density;
 one with ``__call__(z)`` alone is a generator. Every family here starts at mu_0 = N(init_mean, init_scale^2 I) exactly, except where it
@@ -20,8 +20,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from swjko import continuous, convex, couplings, validation
+from swjko import convolutional as convolutions
 from swjko.families import Family, pushforward
 from swjko.types import Key, Params
+
+_SIDES = ("height", "width", "channels")
 
 
 def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> Family:
@@ -198,6 +201,45 @@ def mlp(
     )
 
 
+def convolutional(
+    latent_dim: int,
+    shape: tuple[int, int, int],
+    *,
+    width: int = 32,
+    output: str = "linear",
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
+) -> Family:
+    """The image of N(0, I_latent_dim) under a convolutional generator of pictures; no density.
+
+    Noise goes through a linear map to a grid of a quarter of the height and width, which is doubled twice by nearest neighbours, each time
+    with a convolution of 3 x 3, group normalisation and silu after it; a last convolution gives the picture, cut to its height and width.
+
+    It does not start at N(init_mean, init_scale^2 I): mu_0 is the image of the noise under a random network, a law around a surface of
+    ``latent_dim`` dimensions whose pixels are correlated with their neighbours. They have mean about init_mean and standard deviation of
+    the order of init_scale (before the sigmoid, if there is one). Fit it first (``swjko.families``) if the flow is to start elsewhere.
+
+    Args:
+      latent_dim: dimension of the noise; points have dimension h w c, the rows of ``swjko.images.Images.rows``.
+      shape: (h, w, c) of a picture, any h and w.
+      width: channels after the first doubling; the grid has twice as many and the picture's last layer half as many.
+      output: "linear", x = init_mean + init_scale net(z), or "sigmoid", the logistic function of that, for pixels in (0, 1).
+      init_mean, init_scale: numbers, or one per coordinate.
+
+    Raises ValueError or TypeError on sizes below 1 and on a shape of other than three.
+    Example: ``flows.convolutional(32, (28, 28, 1), output="sigmoid", init_mean=-2.0)``, which starts at dark pictures.
+    """
+    latent_dim, width = (validation.as_count(latent_dim, "latent_dim"), validation.as_count(width, "width"))
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise ValueError(f"shape must be (height, width, channels) of a picture, such as (28, 28, 1); received {shape!r}.")
+    h, w, c = (validation.as_count(size, f"shape[{at}] ({what})") for at, (size, what) in enumerate(zip(shape, _SIDES, strict=True)))
+    squashed = validation.as_choice(output, "output", ("linear", "sigmoid")) == "sigmoid"
+    family = _standardised(
+        lambda rngs: convolutions.ConvolutionalGenerator(latent_dim, (h, w, c), width, rngs), h * w * c, init_mean, init_scale, latent_dim
+    )
+    return dataclasses.replace(family, push=Partial(_push_squashed, family.push)) if squashed else family
+
+
 def from_nnx(make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None) -> Family:
     """A family from a flax nnx model, a pure function of its ``nnx.Param`` variables.
 
@@ -326,6 +368,11 @@ def _push_standardised(mean, scale, push, params, z):
     cloud = push(params, z)
     log_density = None if cloud.log_density is None else cloud.log_density - jnp.sum(jnp.log(scale))
     return cloud._replace(points=mean[None, :] + scale[None, :] * cloud.points, log_density=log_density)
+
+
+def _push_squashed(push, params, z):
+    cloud = push(params, z)
+    return cloud._replace(points=jax.nn.sigmoid(cloud.points))
 
 
 def _log_prob_standardised(mean, scale, log_prob, params, points):

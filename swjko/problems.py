@@ -19,6 +19,7 @@ from swjko import closed_form, validation
 from swjko.datasets import DataError, Table, breast_cancer, digits, load_logreg, load_points, load_table, require_extra, wine  # noqa: F401
 from swjko.directions import orthogonal_directions, quasi_directions
 from swjko.functionals import WeightedSum, expectation, interaction, negative_entropy, potential, weighted_sum
+from swjko.images import Images, digits_images, load_array, load_cifar10, load_idx, load_image_folder, load_images  # noqa: F401
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, static_field
 
 
