@@ -1,4 +1,4 @@
-"""Posteriors of Bayesian logistic regression against NUTS: SW-JKO by a coupling flow, Langevin, direct minimisation, and their start.
+"""Posteriors of Bayesian logistic regression against NUTS: SW-JKO by a coupling flow, JKO-ICNN, Langevin, direct minimisation, the start.
 
 The data sets, model and split of Bonet et al. (2022), arXiv 2110.10972, table 1: 80 % of the rows for training, standardised by them;
 (w, log alpha) with w | alpha ~ N(0, I / alpha), alpha ~ Gamma(1, rate 100), no intercept, log alpha not clipped. All methods start from one
@@ -16,6 +16,7 @@ sets that are not found are named and left out; of more than 20,000 rows that ma
 """
 
 import argparse
+import functools
 import importlib
 import math
 import os
@@ -33,6 +34,7 @@ from jax.tree_util import Partial
 import swjko
 from benchmarks import report
 from benchmarks.foundation import Solve
+from benchmarks.ornstein_uhlenbeck import Network
 from swjko import datasets, experiments, flows, problems
 
 SETS = ("covtype", "german", "diabetis", "twonorm", "ringnorm", "banana", "splice", "waveform", "image")
@@ -58,7 +60,6 @@ TARGETS = {"mean": (0.08, 0.03), "ratio": ((0.92, 1.08), (0.97, 1.03)), "log_lik
 _MAX_ROWS = 20_000
 _MAX_RHAT = 1.01
 _PREDICTIVE_DRAWS = 16_384
-_sample = jax.jit(swjko.sample, static_argnames=("num",))
 
 
 class Sizes(NamedTuple):
@@ -67,6 +68,8 @@ class Sizes(NamedTuple):
     solve: Solve = Solve(5, 0.5, 150, 128, 32, 5e-3, 15)
     num_layers: int = 6
     width: int = 64
+    # Steps, and what each is; its time is Wasserstein's.
+    icnn: tuple[int, Network] = (3, Network(2.0, 150, 128, 2048, 64, 5e-3))
     draws: int = 65_536
     particles: int = 512
     # One unit of time in each step, the points of the last ones pooled.
@@ -78,7 +81,7 @@ class Sizes(NamedTuple):
     samples: int = 5000
 
 
-QUICK = Sizes(Solve(1, 0.5, 10, 32, 8, 5e-3, 2), 2, 16, 500, 32, 3, 2, 5, 2, 50, 50)
+QUICK = Sizes(Solve(1, 0.5, 10, 32, 8, 5e-3, 2), 2, 16, (1, Network(2.0, 5, 32, 64, 8, 5e-3)), 500, 32, 3, 2, 5, 2, 50, 50)
 
 
 class Start(NamedTuple):
@@ -290,6 +293,12 @@ def direct(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     return _solved(scheme, settings.num_steps, seed, sizes)
 
 
+def icnn_jko(problem: Problem, seed: int, sizes: Sizes) -> Draws:
+    settings, network = sizes.icnn
+    scheme = network.scheme(problem.dim, _flow(problem, sizes)[1], settings)
+    return _solved(scheme, settings, seed, sizes)
+
+
 def langevin(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     start_key, run_key = jax.random.split(jax.random.key(seed))
     points = jax.random.normal(start_key, (sizes.particles, problem.dim))
@@ -306,6 +315,7 @@ def start(problem: Problem, seed: int, sizes: Sizes) -> Draws:
 # Each gives draws in the coordinates of the start.
 METHODS: dict[str, Callable[[Problem, int, Sizes], Draws]] = {
     "sw_jko": sw_jko,
+    "icnn_jko": icnn_jko,
     "direct minimisation": direct,
     "Langevin": langevin,
     "start": start,
@@ -354,8 +364,14 @@ def _flow(problem: Problem, sizes: Sizes) -> tuple[swjko.Family, Any]:
 def _solved(scheme: Any, num_steps: int, seed: int, sizes: Sizes) -> Draws:
     solution = swjko.solve(jax.random.key(seed), scheme, num_steps, progress=False, throw=False)
     key = jax.random.fold_in(jax.random.key(seed), 2)
-    points = _sample(scheme.family, solution.state.params, key, num=sizes.draws).points
+    points = _sample_points(scheme.family, solution.state.params, key, num=sizes.draws)
     return Draws(np.asarray(points), *_seconds(solution), solution.result.name)
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _sample_points(family, params, key, num):
+    """Without densities, which nothing reads and which cost convex networks a Hessian for each point."""
+    return swjko.sample(family, params, key, num).points
 
 
 def _log_prob_from_start(mean, factor, log_prob, point):

@@ -52,10 +52,10 @@ class Network(NamedTuple):
     width: int
     learning_rate: float
 
-    def scheme(self, problem: problems.GaussianTarget, max_steps: int) -> Any:
+    def scheme(self, dim: int, functional: swjko.Functional, max_steps: int) -> Any:
         return swjko.icnn_jko(
-            len(problem.center),
-            swjko.kl_divergence(problem.target.log_prob),
+            dim,
+            functional,
             optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_inner_steps)),
             step_size=self.step_size,
             num_inner_steps=self.num_inner_steps,
@@ -156,7 +156,7 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
     runs = []
     for seed in range(first_seed, first_seed + count):
         problem = problems.gaussian_target(seed, dim)
-        networks = sizes.stationary_network.scheme(problem, sizes.stationary_steps)
+        networks = sizes.stationary_network.scheme(dim, swjko.kl_divergence(problem.target.log_prob), sizes.stationary_steps)
         settings, network = fokker_planck.stationary_settings(dim, sizes.quick)
         couplings = _couplings(problem, settings, network)
         run: dict[str, Any] = {"seed": seed}
@@ -242,7 +242,8 @@ def _icnn_jko(problem: problems.GaussianTarget, seed: int, sizes: Sizes, times: 
         start = jnp.zeros(len(problem.center)), jnp.eye(len(problem.center))
         law = jnp.asarray(problem.precision), jnp.asarray(problem.center)
         exact = jax.device_get(closed_form.gaussian_jko_flow(*start, *law, sizes.network.step_size, at[-1]))
-    return _compared(sizes.network.scheme(problem, at[-1]), problem, seed, sizes, times, at, exact)
+    scheme = sizes.network.scheme(len(problem.center), swjko.kl_divergence(problem.target.log_prob), at[-1])
+    return _compared(scheme, problem, seed, sizes, times, at, exact)
 
 
 def _compared(scheme, problem, seed, sizes: Sizes, times, at: list[int], exact: closed_form.Gaussian) -> dict[str, Any]:
