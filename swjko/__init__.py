@@ -28,11 +28,13 @@ from swjko.direct import direct_minimization
 from swjko.adaptive import adaptive
 from swjko.icnn_jko import icnn_jko
 from swjko.particle_flows import langevin, sliced_flow
+from swjko.guards import guarded
 from swjko.ensemble import flow_mesh, run_many, shard_flows, stack_flows
 from swjko.checkpoints import CheckpointError
 from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
 from swjko.certificates import Certificate, certificate
+from swjko.stopping import until_certified, until_stationary
 from swjko import closed_form
 
 __version__ = "0.1.0"
@@ -63,6 +65,7 @@ __all__ = [
     "gaussian_mixture",
     "gaussian_moments",
     "grid",
+    "guarded",
     "icnn_jko",
     "infos",
     "interaction",
@@ -98,6 +101,8 @@ __all__ = [
     "sw_to_target",
     "symmetric_kl",
     "uniform_directions",
+    "until_certified",
+    "until_stationary",
     "wasserstein_1d_plan",
     "wasserstein_1d_potentials",
     "wasserstein_1d_pow",

@@ -7,23 +7,21 @@ for directions, see ``swjko.sharded_directions``.
 """
 
 import dataclasses
-import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from swjko import validation
+from swjko.layout import FLOW, flow_axis_size, laid_out, require_one_flow
 from swjko.scheme import AnyInfo, AnyState, Scheme, infos, require_scheme, run
 from swjko.types import Key
 
-_FLOW, _PROJECTION = "flow", "projection"
+_PROJECTION = "projection"
 
 
 def run_many(
@@ -68,24 +66,8 @@ def run_many(
     require_scheme(scheme)
     num_steps = validation.as_count(num_steps, "num_steps")
     validation.require_callable(record, "record", "from (state, info) to what is kept")
-    num_flows = _count_keys(keys)
-    if batch_size is None:
-        platform = jax.default_backend() if mesh is None else _flow_devices(mesh).flat[0].platform
-        batch_size = 1 if platform == "cpu" else num_flows
-    static = {"num_steps": num_steps, "record": record, "batch_size": validation.as_count(batch_size, "batch_size"), "mesh": mesh}
-    leaf_axes = _leaf_axes(axes, scheme)
-    _check_stacked(scheme, leaf_axes, num_flows)
-    if mesh is None:
-        return _run_flows(keys, scheme, leaf_axes=leaf_axes, **static)
-    keys, scheme, padding = _placed(keys, scheme, leaf_axes, mesh)
-    if padding:
-        warnings.warn(
-            f"the number of flows, {num_flows}, is no multiple of {mesh.shape[_FLOW]}, the size of the mesh axis 'flow': {padding} more "
-            "are run and cut off, and some devices work for nothing.",
-            stacklevel=2,
-        )
-    result = _run_flows(keys, scheme, leaf_axes=leaf_axes, **static)
-    return _first(result, num_flows) if padding else result
+    keys, scheme, layout = laid_out(keys, scheme, axes, mesh, batch_size)
+    return layout.cut(_run_flows(keys, scheme, layout=layout, num_steps=num_steps, record=record))
 
 
 def stack_flows(schemes: Sequence[Scheme]) -> tuple[Any, Any]:
@@ -131,7 +113,7 @@ def flow_mesh(devices: Sequence[Any] | None = None, *, projection_devices: int =
     if len(devices) % projection_devices:
         raise ValueError(f"projection_devices must divide the number of devices, {len(devices)}; received {projection_devices}.")
     shape = (len(devices) // projection_devices, projection_devices)
-    return jax.make_mesh(shape, (_FLOW, _PROJECTION), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(shape, (FLOW, _PROJECTION), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def shard_flows(tree: Any, mesh: Mesh) -> Any:
@@ -140,7 +122,7 @@ def shard_flows(tree: Any, mesh: Mesh) -> Any:
     ``run_many`` does so with its inputs; this is for one's own ``jax.jit(jax.vmap(...))``. Raises ValueError when the mesh has no such
     axis, or a leaf's first axis is not of one length with the others or no multiple of the axis size.
     """
-    size = _flow_axis_size(mesh)
+    size = flow_axis_size(mesh)
     lengths = {keystr(path): jnp.shape(leaf)[:1] for path, leaf in tree_leaves_with_path(tree)}
     if len(set(lengths.values())) > 1 or () in lengths.values():
         raise ValueError(f"each leaf of tree must have the flows along its first axis; received leading lengths {lengths}.")
@@ -150,131 +132,23 @@ def shard_flows(tree: Any, mesh: Mesh) -> Any:
                 f"tree must hold a multiple of {size} flows, the size of the mesh axis 'flow'; received {length}. "
                 f"Pad it by {-length % size or size}, or let swjko.run_many do so."
             )
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_FLOW)))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(FLOW)))
 
 
-def _flows(keys, scheme, leaf_axes, num_steps, record, batch_size, mesh):
-    """The compiled program. leaf_axes: 0 or None for each leaf of the scheme."""
-    structure = jax.tree.structure(scheme)
+def _flows(keys, scheme, layout, num_steps, record):
+    """The compiled program."""
 
-    def flows(keys, scheme):
-        leaves = jax.tree.leaves(scheme)
+    def flow(scheme, key):
+        # As in ``solve``.
+        init_key, run_key = jax.random.split(key)
+        state = scheme.init(init_key)
+        require_one_flow(state)
+        return run(run_key, scheme, state, num_steps, record)
 
-        def flow(key_and_stacked):
-            key, stacked = key_and_stacked
-            own = iter(stacked)
-            one = jax.tree.unflatten(structure, [leaf if axis is None else next(own) for leaf, axis in zip(leaves, leaf_axes, strict=True)])
-            # As in ``solve``.
-            init_key, run_key = jax.random.split(key)
-            state = one.init(init_key)
-            _require_one_flow(state)
-            return run(run_key, one, state, num_steps, record)
-
-        stacked = [leaf for leaf, axis in zip(leaves, leaf_axes, strict=True) if axis == 0]
-        if batch_size >= keys.shape[0] > 1:
-            return jax.vmap(flow)((keys, stacked))
-        return lax.map(flow, (keys, stacked), batch_size=None if batch_size == 1 else batch_size)
-
-    if mesh is not None:
-        specs = jax.tree.unflatten(structure, [_spec(axis) for axis in leaf_axes])
-        # Whether a value differs between devices is known here: all do. Other mesh axes stay with the compiler.
-        flows = jax.shard_map(
-            flows,
-            mesh=mesh,
-            in_specs=(PartitionSpec(_FLOW), specs),
-            out_specs=PartitionSpec(_FLOW),
-            axis_names={_FLOW},
-            check_vma=False,
-        )
-    return flows(keys, scheme)
+    return layout.over_flows(flow, scheme, keys)
 
 
-_run_flows = jax.jit(_flows, static_argnames=("leaf_axes", "num_steps", "record", "batch_size", "mesh"))
-
-
-@functools.partial(jax.jit, static_argnames="num")
-def _first(tree, num):
-    return jax.tree.map(lambda leaf: leaf[:num], tree)
-
-
-def _placed(keys: Any, scheme: Any, leaf_axes: tuple, mesh: Mesh) -> tuple[Any, Any, int]:
-    """Keys and scheme on the mesh, the flows padded by the first ones over again; and how many were added."""
-    size, num = _flow_axis_size(mesh), keys.shape[0]
-    padding = -num % size
-    index = np.arange(num + padding) % num
-
-    def place(leaf, axis):
-        leaf = jnp.asarray(leaf)[index] if padding and axis == 0 else leaf
-        return jax.device_put(leaf, NamedSharding(mesh, _spec(axis)))
-
-    leaves = [place(leaf, axis) for leaf, axis in zip(jax.tree.leaves(scheme), leaf_axes, strict=True)]
-    return place(keys, 0), jax.tree.unflatten(jax.tree.structure(scheme), leaves), padding
-
-
-def _spec(axis: int | None) -> PartitionSpec:
-    return PartitionSpec() if axis is None else PartitionSpec(_FLOW)
-
-
-def _flow_axis_size(mesh: Mesh) -> int:
-    _flow_devices(mesh)
-    return mesh.shape[_FLOW]
-
-
-def _flow_devices(mesh: Any) -> np.ndarray:
-    """The devices of a mesh that has an axis of flows."""
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax Mesh, such as swjko.flow_mesh(); received {type(mesh).__name__}.")
-    if _FLOW not in mesh.axis_names:
-        raise ValueError(f"mesh must have an axis 'flow', as swjko.flow_mesh() has; received the axes {mesh.axis_names}.")
-    return mesh.devices
-
-
-def _count_keys(keys: Any) -> int:
-    typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if not typed and getattr(keys, "dtype", None) != jnp.uint32:
-        raise TypeError(f"keys must be random keys, such as jax.random.split(key, flows); received {type(keys).__name__}.")
-    shape = keys.shape if typed else keys.shape[:-1]
-    if len(shape) != 1 or shape[0] == 0:
-        raise ValueError(f"keys must hold one key for each of at least one flow, jax.random.split(key, flows); received shape {shape}.")
-    return shape[0]
-
-
-def _leaf_axes(axes: Any, scheme: Any) -> tuple[int | None, ...]:
-    """0 or None for each leaf of the scheme."""
-
-    def is_none(leaf):
-        return leaf is None
-
-    try:
-        spread = jax.tree.map(lambda axis, part: [axis] * len(jax.tree.leaves(part)), axes, scheme, is_leaf=is_none)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"axes must have the structure of the scheme, or be a prefix of it; received {type(axes).__name__}. Make it by "
-            "swjko.stack_flows, or from jax.tree.map(lambda leaf: None, scheme) by dataclasses.replace."
-        ) from error
-    leaf_axes = tuple(jax.tree.leaves(spread, is_leaf=is_none))
-    for axis in leaf_axes:
-        if axis is not None and (type(axis) is not int or axis != 0):
-            raise ValueError(f"axes must hold 0 at stacked leaves and None at shared ones, and nothing else; received {axis!r}.")
-    return leaf_axes
-
-
-def _check_stacked(scheme: Any, leaf_axes: tuple, num_flows: int) -> None:
-    for (path, leaf), axis in zip(tree_leaves_with_path(scheme), leaf_axes, strict=True):
-        if axis == 0 and jnp.shape(leaf)[:1] != (num_flows,):
-            raise ValueError(
-                f"scheme{keystr(path)} must have a leading axis of {num_flows} flows, as many as keys, since axes says that it is "
-                f"stacked; received shape {jnp.shape(leaf)}."
-            )
-
-
-def _require_one_flow(state: Any) -> None:
-    """While tracing. A stacked step size that axes does not mention would broadcast into every flow."""
-    if jnp.ndim(state.time):
-        raise ValueError(
-            "axes must say which leaves of the scheme are stacked: with these, the time of one flow has shape "
-            f"{jnp.shape(state.time)}. Give 0 for step_size, as swjko.stack_flows does."
-        )
+_run_flows = jax.jit(_flows, static_argnames=("layout", "num_steps", "record"))
 
 
 def _require_same_structure(first: Any, other: Any) -> None:

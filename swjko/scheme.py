@@ -17,13 +17,17 @@ from swjko.types import Key, Params, Scalar
 
 
 class Result(enum.IntEnum):
-    """Codes in ``state.result`` and ``info.result``; per flow under ``vmap``. Any but OK freezes its flow at the last good state."""
+    """Codes in ``state.result`` and ``info.result``; per flow under ``vmap``. Any but OK freezes its flow at the last good state.
+
+    STOPPED is no failure: ``solve`` gives it to flows that its ``stop`` has ended while others go on.
+    """
 
     OK = 0
     STEP_LIMIT = 1
     NON_FINITE = 2
     DIVERGED = 3
     INNER_NOT_CONVERGED = 4
+    STOPPED = 5
 
     @property
     def advice(self) -> str:
@@ -36,6 +40,7 @@ _ADVICE = {
     Result.NON_FINITE: "a value became NaN or infinite; lower the learning rate or step_size, or check the functional on the samples",
     Result.DIVERGED: "a step raised its objective far above the start; lower the learning rate or step_size, or take more samples",
     Result.INNER_NOT_CONVERGED: "the inner problem was not solved to its tolerance; raise num_inner_steps",
+    Result.STOPPED: "the flow met the rule by which it was to stop",
 }
 
 

@@ -29,7 +29,7 @@ from test_driver import failing_scheme
 from test_sw_jko import tiny_scheme
 
 import swjko
-from swjko import checkpoints, configuration, driver
+from swjko import checkpoints, configuration, interrupts, programs
 
 STEPS = 6
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -42,22 +42,6 @@ class Cut(Exception):
 @functools.cache
 def shared_scheme():
     return tiny_scheme()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def programs_once():
-    """A scheme's chunks are compiled once for all the tests."""
-    programs = {}
-
-    def compile(self, num_steps, state, real=driver._Chunks.compile):
-        # The scheme is kept beside its programs: were it freed, another could take its id.
-        _, compiled = programs.setdefault((id(self._scheme), self._record), (self._scheme, {}))
-        self._compiled = compiled
-        real(self, num_steps, state)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver._Chunks, "compile", compile)
-        yield
 
 
 def solved(directory=None, *, key=0, scheme=None, num_steps=STEPS, **options):
@@ -93,7 +77,7 @@ def assert_equal(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole(programs_once):
+def whole():
     return solved(record=swjko.both)
 
 
@@ -125,7 +109,7 @@ def test_a_cut_between_two_saves_repeats_the_steps_since_the_last(whole, tmp_pat
 
 
 def test_a_finished_run_is_read_and_not_run_again(saved, whole, monkeypatch):
-    monkeypatch.setattr(driver._Chunks, "run", None)
+    monkeypatch.setattr(programs.Chunks, "run", None)
     before = contents(saved)
     assert_equal(solved(saved, record=swjko.both), whole)
     assert contents(saved) == before
@@ -204,7 +188,7 @@ def test_every_kind_of_state_survives(name, make, tmp_path, monkeypatch):
 def test_a_failed_flow_stays_failed(tmp_path, monkeypatch):
     scheme = failing_scheme()
     first = solved(tmp_path, scheme=scheme, throw=False)
-    monkeypatch.setattr(driver._Chunks, "run", None)
+    monkeypatch.setattr(programs.Chunks, "run", None)
     with pytest.raises(swjko.FlowError, match="NON_FINITE"):
         solved(tmp_path, scheme=scheme)
     assert_equal(solved(tmp_path, scheme=failing_scheme(), throw=False), first)
@@ -475,12 +459,12 @@ def test_a_kill_in_the_middle_of_a_write_loses_nothing_that_is_saved(calls, whol
 def test_signals_save_and_end(number, raised, whole, tmp_path, monkeypatch, capsys):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
-    def run(self, *arguments, real=driver._Chunks.run):
+    def run(self, *arguments, real=programs.Chunks.run):
         signal.raise_signal(number)
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver._Chunks, "run", run)
+        patch.setattr(programs.Chunks, "run", run)
         with pytest.raises(raised) as caught:
             solved(tmp_path, record=swjko.both)
     if raised is SystemExit:
@@ -494,22 +478,22 @@ def test_signals_save_and_end(number, raised, whole, tmp_path, monkeypatch, caps
 
 
 def test_a_second_interrupt_does_not_wait():
-    interrupts = driver._Interrupts(Path())
-    interrupts.note(signal.SIGINT, None)
-    interrupts.note(signal.SIGTERM, None)
-    interrupts.note(signal.SIGINT, None)
+    signals = interrupts.Interrupts(Path())
+    signals.note(signal.SIGINT, None)
+    signals.note(signal.SIGTERM, None)
+    signals.note(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
-        interrupts.note(signal.SIGINT, None)
+        signals.note(signal.SIGINT, None)
 
 
 def test_a_signal_that_comes_too_late_is_passed_on():
-    with pytest.raises(KeyboardInterrupt), driver._interrupts(Path()):
+    with pytest.raises(KeyboardInterrupt), interrupts.listening(Path()):
         signal.raise_signal(signal.SIGINT)
 
 
 def test_handlers_are_left_alone_without_a_directory_and_in_other_threads(tmp_path):
     default = signal.getsignal(signal.SIGINT)
-    with driver._interrupts(None):
+    with interrupts.listening(None):
         assert signal.getsignal(signal.SIGINT) is default
     results = []
     thread = threading.Thread(target=lambda: results.append(solved(tmp_path, num_steps=2)))
@@ -622,11 +606,11 @@ def test_saves_are_spaced_by_steps_or_seconds_and_by_what_they_cost(tmp_path, mo
 def test_chunks_shrink_where_they_outlast_the_cadence(tmp_path, monkeypatch):
     sizes = []
 
-    def run(self, num_steps, state, real=driver._Chunks.run):
+    def run(self, num_steps, state, real=programs.Chunks.run):
         sizes.append(num_steps)
         return (*real(self, num_steps, state)[:3], 10.0 * num_steps)
 
-    monkeypatch.setattr(driver._Chunks, "run", run)
+    monkeypatch.setattr(programs.Chunks, "run", run)
     solved(tmp_path, num_steps=40, chunk_size=None, checkpoint_seconds=10.0)
     assert sizes[0] == 2
     assert set(sizes[1:]) == {1}

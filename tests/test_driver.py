@@ -11,7 +11,7 @@ import pytest
 from test_sw_jko import tiny_scheme
 
 import swjko
-from swjko import driver
+from swjko import driver, progress
 
 
 def failing_scheme():
@@ -69,7 +69,7 @@ def test_throw_false_returns_the_code_and_stops_early(key):
 def test_progress_with_rich_and_without(key, capsys, monkeypatch):
     swjko.solve(key, tiny_scheme(), 2)
     assert "2/2" in capsys.readouterr().err
-    monkeypatch.setattr(driver, "_rich_bar", lambda: None)
+    monkeypatch.setattr(progress, "_rich_bar", lambda: None)
     swjko.solve(key, tiny_scheme(), 2)
     assert "step 2/2, t = 0.2, energy" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ import swjko
 from benchmarks import scaling
 from benchmarks.__main__ import main
 from swjko import ensemble
+from swjko.layout import laid_out
 
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
 OPTIMIZER = optax.adam(1e-2)
@@ -172,10 +173,12 @@ def test_devices_change_nothing(num_devices):
 
 
 def compiled_text(keys, scheme, axes, mesh, batch_size=1):
-    leaf_axes = ensemble._leaf_axes(axes, scheme)
-    keys, scheme, _ = ensemble._placed(keys, scheme, leaf_axes, mesh)
-    static = {"leaf_axes": leaf_axes, "num_steps": 3, "record": swjko.infos, "batch_size": batch_size, "mesh": mesh}
-    return ensemble._run_flows.lower(keys, scheme, **static).compile().as_text()
+    return compiled(keys, scheme, axes, mesh, batch_size).as_text()
+
+
+def compiled(keys, scheme, axes, mesh, batch_size):
+    keys, scheme, layout = laid_out(keys, scheme, axes, mesh, batch_size)
+    return ensemble._run_flows.lower(keys, scheme, layout=layout, num_steps=3, record=swjko.infos).compile()
 
 
 def test_flows_on_devices_exchange_nothing():

@@ -66,7 +66,12 @@ ORDER = [
     "__main__",
 ]
 # What starts programs of its own or speaks to a terminal: the driver and the command line. The rest leaves both to the caller.
-ON_THE_HOST = {"layout", "ensemble", "interrupts", "programs", "progress", "driver", "stopping", "problems", "report", "experiments", "__main__"}
+ON_THE_HOST = {"layout", "ensemble", "interrupts", "programs", "progress", "driver", "stopping"} | {
+    "problems",
+    "report",
+    "experiments",
+    "__main__",
+}
 
 
 def tree(module: str) -> ast.Module:

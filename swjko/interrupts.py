@@ -1,0 +1,56 @@
+"""SIGTERM and Ctrl-C while ``swjko.solve`` keeps checkpoints: noted when they come, obeyed when all is saved."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from swjko import checkpoints
+from swjko.scheme import AnyState
+
+
+class Interrupts:
+    """Notes SIGTERM and Ctrl-C, to be obeyed when all is saved."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self.noted: int | None = None
+
+    def note(self, number: int, frame: Any) -> None:
+        del frame
+        if self.noted == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.noted = number
+
+    def obey(self, step: int, state: AnyState, store: checkpoints.Store) -> None:
+        if self.noted is None:
+            return
+        store.save(step, state)
+        number, self.noted = self.noted, None
+        told = f"stopped after step {step}, which is saved in {self._directory}"
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt(told)
+        print(f"swjko: {told}", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def listening(directory: Path | None) -> Iterator[Interrupts]:
+    """The signals' handlers are those of before again afterwards. Only the main thread may set any; ignored signals stay ignored."""
+    interrupts = Interrupts(directory or Path())
+    previous = {}
+    if directory is not None and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, interrupts.note)
+    try:
+        yield interrupts
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        # One that came too late to be obeyed, or together with an error.
+        if previous and interrupts.noted is not None:
+            signal.raise_signal(interrupts.noted)
