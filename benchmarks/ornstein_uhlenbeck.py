@@ -332,14 +332,16 @@ def _figure(payload: dict[str, Any]) -> Any:
     published = {dim: PUBLISHED[dim][-1] for dim in PUBLISHED if dim <= max(dims)}
     by_dim.plot(list(published), list(published.values()), "s--", color="0.5", markersize=3, label="JKO-ICNN to OU (published)")
     by_dim.set(xlabel="dimension", ylabel="log10 of KL both ways", title=f"Wasserstein time {TIMES[-1]}")
-    by_dim.legend(fontsize=6)
+    by_dim.set_ylim(top=by_dim.get_ylim()[1] + 2.2)
+    by_dim.legend(fontsize=6, ncols=2, loc="upper center")
     for index, row in enumerate(payload["long"]["rows"]):
         for name, style in (("icnn_jko", "o-"), ("sw_jko", "s--")):
             by_time.plot(row["times"], row[name]["own_step"], style, color=f"C{index}", markersize=4, label=f"{name}, d = {row['dim']}")
         seconds = row["icnn_jko"]["step_seconds"]
         cost.plot(np.arange(1, len(seconds) + 1), seconds, ".", color=f"C{index}", label=f"icnn_jko, d = {row['dim']}")
     by_time.set(xlabel="Wasserstein time", ylabel="log10 of KL both ways", title="to the exact step of each scheme")
-    by_time.legend(fontsize=7)
+    by_time.set_ylim(top=by_time.get_ylim()[1] + 0.5)
+    by_time.legend(fontsize=7, ncols=2, loc="upper center")
     cost.set(xlabel="number of the step", ylabel="seconds", ylim=(0, None), title="cost of the steps of icnn_jko")
     cost.legend(fontsize=7)
     for axis in (by_dim, by_time, cost):
