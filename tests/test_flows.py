@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 from flax import linen, nnx
 from test_families import perturbed
 
 import swjko
-from swjko import couplings, flows
+from swjko import convolutional, couplings, flows
 
 COUPLINGS = {
     "coupling": lambda dim, num_layers: flows.coupling(dim, num_layers=num_layers, width=16),
@@ -85,6 +86,46 @@ def test_mlp_of_other_dimensions_reaches_its_space(key):
     family = flows.mlp(3, 5, init_mean=2.0)
     assert swjko.sample(family, family.init(key), key, 4).points.shape == (4, 5)
     assert not family.has_density
+
+
+@pytest.mark.parametrize(("shape", "output"), [((8, 8, 1), "sigmoid"), ((5, 7, 3), "linear"), ((1, 2, 1), "linear")])
+def test_convolutional_generator_of_any_height_and_width(shape, output, key):
+    family = flows.convolutional(4, shape, width=3, output=output, init_mean=-1.0, init_scale=0.5)
+    params = family.init(key)
+    points = np.asarray(jax.jit(family.push)(params, family.latent(key, 60)).points, np.float64)
+    assert points.shape == (60, np.prod(shape))
+    assert not family.has_density
+    if output == "sigmoid":
+        assert 0 < points.min() < points.max() < 1
+        points = np.log(points / (1 - points))
+    # The documented start: mean about init_mean, deviations of the order of init_scale, and noise that matters.
+    assert abs(points.mean() + 1.0) < 0.5
+    assert 0.05 < points.std(axis=0).mean() < 1.0
+
+
+def test_convolutions_of_both_kinds_and_of_doubled_pictures_agree(key):
+    """On the CPU by matrix products, elsewhere by XLA's convolution: one function, and the one of the picture as it is doubled."""
+    with jax.enable_x64(True):
+        one = convolutional._Convolution(3, 4, nnx.Rngs(0))
+        kernel = one.kernel[...].astype(float)
+        x = jax.random.normal(key, (2, 5, 4, 3), float)
+        reference = scipy.signal.correlate(np.pad(x[0], ((1, 1), (1, 1), (0, 0))), np.asarray(kernel[..., 1]), mode="valid")[..., 0]
+        for convolved in (convolutional._by_products, convolutional._by_library, convolutional._convolved):
+            np.testing.assert_allclose(convolved(x, kernel)[0, ..., 1], reference, rtol=1e-10)
+        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+        np.testing.assert_allclose(one.of_doubled(x), one(doubled), rtol=1e-5, atol=1e-6)
+
+
+def test_convolutional_sides_are_checked_at_once(as_users_see_it):
+    for shape, message in (
+        ((8, 8), r"shape must be \(height, width, channels\).* received \(8, 8\)"),
+        ((8, 0, 1), r"shape\[1\] \(width\) must be at least 1; received 0"),
+        ((8.5, 8, 1), r"shape\[0\] \(height\) must be a static integer"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            flows.convolutional(4, shape)
+    with pytest.raises(ValueError, match="output must be one of 'linear', 'sigmoid'; received 'tanh'"):
+        flows.convolutional(4, (8, 8, 1), output="tanh")
 
 
 class Shear(nnx.Module):
