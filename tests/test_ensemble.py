@@ -16,7 +16,7 @@ from scipy.special import softmax
 import swjko
 from benchmarks import scaling
 from benchmarks.__main__ import main
-from swjko import ensemble
+from swjko import checkpoints, ensemble, programs, progress
 from swjko.layout import laid_out
 
 COLLECTIVES = r"all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
@@ -233,6 +233,180 @@ def test_one_compilation_for_all_values():
     for index in range(4):
         swjko.run_many(split(4)[1:], dataclasses.replace(scheme, step_size=scheme.step_size * index), 2, axes=axes)
     assert ensemble._run_flows._cache_size() == before
+
+
+def solved(keys, scheme, num_steps=4, **options):
+    return swjko.solve(keys, scheme, num_steps, **({"progress": False, "chunk_size": 2} | options))
+
+
+@pytest.mark.parametrize(("make", "batch_size"), [(particle_scheme, None), (particle_scheme, 3), (jko_scheme, None)])
+def test_solve_of_many_is_run_many_in_chunks(make, batch_size):
+    scheme, axes = swjko.stack_flows(varied(make))
+    expected = swjko.run_many(split(), scheme, 4, axes=axes, batch_size=batch_size, record=swjko.both)
+    found = solved(split(), scheme, axes=axes, batch_size=batch_size, record=swjko.both)
+    assert_same((found.state, found.history), expected)
+    assert found.result is swjko.Result.OK
+    np.testing.assert_array_equal(found.stopped, 4 * [False])
+
+
+def test_solve_of_many_on_a_mesh_pads_and_cuts():
+    scheme, axes = swjko.stack_flows(varied(num=5))
+    with pytest.warns(UserWarning, match=r"flows, 5, is no multiple of 4, .*: 3 more are run and cut off"):
+        found = solved(split(5), scheme, axes=axes, mesh=swjko.flow_mesh(jax.devices()[:4]), record=swjko.both)
+    assert found.state.params.shape == (5, 6, 2)
+    assert_same((found.state, found.history), swjko.run_many(split(5), scheme, 4, axes=axes, record=swjko.both))
+
+
+def hurt(flows, num=4):
+    """Schemes of which these have no number for a step size."""
+    scheme, axes = swjko.stack_flows(varied(num=num))
+    return dataclasses.replace(scheme, step_size=scheme.step_size.at[jnp.asarray(flows)].set(jnp.nan)), axes
+
+
+def test_failed_flows_are_named_when_all_have_ended():
+    scheme, axes = hurt([1, 3])
+    expected = solved(split(), swjko.stack_flows(varied())[0], axes=axes)
+    with pytest.raises(
+        swjko.FlowError, match=r"^2 of 4 flows stopped: flow 1 after step 0 with NON_FINITE, flow 3 after .*lower"
+    ) as caught:
+        solved(split(), scheme, axes=axes)
+    solution = caught.value.solution
+    assert solution.result is swjko.Result.NON_FINITE
+    np.testing.assert_array_equal(solution.state.result, [0, 2, 0, 2])
+    np.testing.assert_array_equal(solution.state.step, [4, 0, 4, 0])
+    good = np.asarray([0, 2])
+    for name in ("state", "history"):
+        assert_same(*(jax.tree.map(lambda leaf: np.asarray(leaf)[good], getattr(one, name)) for one in (solution, expected)))
+    with pytest.raises(swjko.FlowError, match=r"10 of 12 .* flow 9 after step 0 with NON_FINITE and 2 more\."):
+        solved(split(12), hurt(list(range(2, 12)), 12)[0], axes=axes)
+
+
+def test_a_run_of_many_ends_when_all_have_failed():
+    scheme, axes = hurt([0, 1, 2, 3])
+    assert solved(split(), scheme, 50, axes=axes, throw=False).history.energy.shape == (4, 2)
+
+
+def test_progress_of_many_tells_mean_energy_and_how_many_are_ok(capsys, monkeypatch):
+    scheme, axes = hurt([2])
+    monkeypatch.setattr(progress, "_rich_bar", lambda: None)
+    solution = solved(split(), scheme, axes=axes, throw=False, progress=True)
+    mean = np.mean(np.delete(solution.history.energy[:, -1], 2), dtype=np.float64)
+    assert f"step 4/4, t = 0.467, mean energy {mean:.5g}, 3 of 4 flows ok" in capsys.readouterr().err
+    solved(split(), hurt([0, 1, 2, 3])[0], axes=axes, throw=False, progress=True)
+    assert "step 2/4, 0 of 4 flows ok" in capsys.readouterr().err
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("num", [4, 3])
+def test_many_flows_go_on_bit_for_bit(num, tmp_path, monkeypatch):
+    """num 3 is padded on the mesh of four devices."""
+    scheme, axes = swjko.stack_flows(varied(num=num))
+    options = {"axes": axes, "record": swjko.both, "checkpoint_dir": tmp_path, "checkpoint_steps": 2}
+
+    def append(self, *arguments, real=checkpoints.Store.append):
+        real(self, *arguments)
+        if arguments[0] > 2:
+            raise Cut
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if num == 3 else "error")
+        mesh = swjko.flow_mesh(jax.devices()[:4])
+        whole = solved(split(num), scheme, axes=axes, record=swjko.both, mesh=mesh)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.Store, "append", append)
+            with pytest.raises(Cut):
+                solved(split(num), scheme, mesh=mesh, **options)
+        resumed = solved(split(num), scheme, mesh=mesh, **options)
+    assert_same((resumed.state, resumed.history), (whole.state, whole.history))
+    lines = checkpoints.read_history(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(np.asarray([line["energy"] for line in lines], whole.history[1].energy.dtype), whole.history[1].energy.T)
+    # It may be read on one device as well, but not as other flows.
+    assert_same(solved(split(num), scheme, **options).state, whole.state)
+    with pytest.raises(swjko.CheckpointError, match=r"holds another run \(key: .*Nothing was changed"):
+        solved(jax.random.split(jax.random.key(1), num), scheme, **options)
+
+
+@pytest.mark.parametrize("how", ["run_many", "run_many in a batch", "solve", "solve of many"])
+def test_one_trace_over_a_hundred_calls(how):
+    traces = []
+
+    def counted(center, x):
+        traces.append(None)
+        return towards(center, x)
+
+    def make(index):
+        return dataclasses.replace(plain, step_size=jnp.asarray(0.01 * (1 + index)), log_prob=Partial(counted, jnp.asarray(0.1 * index)))
+
+    plain = swjko.langevin(jnp.ones((3, 2)), Partial(counted, jnp.zeros(())), step_size=0.1)
+    counts = set()
+    for index in range(100):
+        keys = jax.random.split(jax.random.key(index), 2)
+        if how == "solve":
+            solved(keys[0], make(index), 4)
+        elif how == "solve of many":
+            solved(keys, make(index), 4)
+        else:
+            swjko.run_many(keys, make(index), 4, batch_size=2 if "batch" in how else 1)
+        counts.add(len(traces))
+    assert len(counts) == 1
+
+
+def constants(text):
+    """Bytes of each constant in a lowered program that is not one number over and over."""
+    found = re.findall(r"dense(?:_resource)?<(\[|\"|__)[^:]*: tensor<(\d[\dx]*)x(\w+?)>", text)
+    return [int(np.prod([int(size) for size in shape.split("x")])) * int(re.sub(r"\D", "", kind)) // 8 for _, shape, kind in found]
+
+
+def test_constants_are_seen():
+    table = np.arange(600.0, dtype=np.float32)
+    assert constants(jax.jit(lambda x: x + table).lower(table).as_text()) == [2400]
+    assert constants(jax.jit(lambda x: x + jnp.ones(600) + np.arange(3, dtype=np.int32)[0]).lower(table).as_text()) == []
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_no_data_in_the_programs(guarded):
+    target = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)), jnp.float32)
+
+    def make(size):
+        energy = swjko.weighted_sum((1.0, swjko.sw_to_target(target * size, 8)), (0.1, swjko.kl_divergence(Partial(towards, target[0]))))
+        scheme = swjko.sw_jko(swjko.gaussian(2), energy, OPTIMIZER, step_size=size, num_inner_steps=2, num_samples=500, num_projections=8)
+        return swjko.guarded(scheme) if guarded else scheme
+
+    scheme, axes = swjko.stack_flows([make(0.1), make(0.2)])
+    keys, scheme, layout = laid_out(split(2), scheme, axes, None, None)
+    chunks = programs.Chunks(keys, scheme, swjko.infos, layout)
+    state = jax.eval_shape(chunks.start)
+    static = {"num_steps": 3, "record": swjko.infos, "layout": layout}
+    for lowered in (
+        ensemble._run_flows.lower(keys, scheme, **static),
+        programs._run.lower(keys, scheme, state, **static),
+        programs._start.lower(keys, scheme, layout=layout),
+        programs._run.lower(split(1)[0], make(0.1), make(0.1).init(split(1)[0]), **(static | {"layout": None})),
+    ):
+        assert max(constants(lowered.as_text()), default=0) <= 1024
+
+
+@pytest.mark.parametrize("batch_size", [1, pytest.param(8, marks=pytest.mark.slow), None])
+def test_memory_is_linear_in_the_flows(batch_size):
+    """256 flows of 256 points and 64 directions."""
+    scheme = jko_scheme(num_samples=256, num_projections=64)
+    sizes = {num: compiled(split(num), scheme, None, None, batch_size or num).memory_analysis() for num in (64, 256)}
+    temporary, total = (
+        {num: size.temp_size_in_bytes + whole * (size.output_size_in_bytes + size.argument_size_in_bytes) for num, size in sizes.items()}
+        for whole in (False, True)
+    )
+    assert temporary[64] > 256 * 64 * 4
+    assert total[256] <= 4.1 * total[64]
+    if batch_size is None:
+        # No more than the 40 bytes of each of its own projections, and as much again for what else there is.
+        assert temporary[256] <= 256 * 80 * 256 * 64
+    else:
+        # Flows that take turns share their temporaries.
+        assert temporary[256] - temporary[64] <= 192 * 1024
 
 
 def on_grid(num, size):
