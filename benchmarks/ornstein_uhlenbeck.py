@@ -13,6 +13,7 @@ Settings are one rule for all dimensions, chosen on problems with seeds from 100
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ import scipy.stats
 
 import swjko
 from benchmarks import fokker_planck, report
+from benchmarks.foundation import Solve
 from swjko import closed_form, flows, problems
 
 TIMES = (0.5, 0.9)
@@ -75,6 +77,7 @@ class Sizes(NamedTuple):
     network: Network
     stationary_network: Network
     stationary_steps: int
+    stationary_couplings: tuple[Solve, dict[str, int]]
     particles: int
     evaluated: int
     quick: bool = False
@@ -82,11 +85,30 @@ class Sizes(NamedTuple):
 
 _NETWORK = Network(0.05, 150, 256, 4096, 64, 5e-3)
 DEFAULT = Sizes(
-    ((2, 3), (6, 3), (10, 3)), (2, 10), (10, 3), _NETWORK, _NETWORK._replace(step_size=1.0, num_inner_steps=300), 12, 10_000, 5000
+    ((2, 3), (6, 3), (10, 3)),
+    (2, 10),
+    (10, 3),
+    _NETWORK,
+    Network(10.0, 150, 128, 2048, 64, 1e-2),
+    8,
+    (Solve(10, 2.0, 100, 128, 20, 1e-2, 10), {"num_layers": 4, "width": 32}),
+    10_000,
+    5000,
 )
 FULL = DEFAULT._replace(trajectory=tuple((dim, 5) for dim in PUBLISHED), long=(2, 6, 10), stationary=(10, 5))
 _QUICK_NETWORK = Network(0.1, 5, 32, 64, 8, 5e-3)
-QUICK = Sizes(((2, 1),), (2,), (2, 1), _QUICK_NETWORK, _QUICK_NETWORK._replace(step_size=1.0), 2, 100, 200, quick=True)
+QUICK = Sizes(
+    ((2, 1),),
+    (2,),
+    (2, 1),
+    _QUICK_NETWORK,
+    _QUICK_NETWORK._replace(step_size=1.0),
+    2,
+    fokker_planck.stationary_settings(2, quick=True),
+    100,
+    200,
+    quick=True,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--quick", action="store_true", help="one small problem, to see that it runs; written to runs/benchmarks")
     sizes.add_argument("--full", action="store_true", help="six dimensions, five problems in each")
     parser.add_argument("--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written")
+    parser.add_argument("--again", choices=list(_SECTIONS), help="one section anew, in place of the one in the JSON")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="seed of the first problem (default 0)")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
 
@@ -102,8 +125,11 @@ def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "published_jko_icnn": PUBLISHED}
+    if args.again:
+        written = json.loads((directory / "ornstein_uhlenbeck.json").read_text())
+        payload |= {name: written[name] for name in _SECTIONS}
     for name, section in _SECTIONS.items():
-        if args.only in (None, name):
+        if (args.only or args.again) in (None, name):
             payload[name] = section(sizes, args.first_seed)
             if args.only is None:
                 path = report.write_results("ornstein_uhlenbeck", payload, directory)
@@ -151,20 +177,25 @@ def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
 
 
 def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
-    """seconds: of the steps until the level is reached, and with compilation; ratio: JKO-ICNN's over SW-JKO's, medians of problems."""
+    """seconds: of the steps until the level is reached, and with compilation; ratio: JKO-ICNN's over SW-JKO's, medians of problems. The
+    level is a tenth of a decade above the best that JKO-ICNN came to: its last steps gain less than that, and would flatter SW-JKO.
+
+    Each scheme in the settings that were fastest, of those tried on seeds from 100 on: steps that nearly end the flow at once, and as few
+    points and updates as the level needs.
+    """
     dim, count = sizes.stationary
     runs = []
     for seed in range(first_seed, first_seed + count):
         problem = problems.gaussian_target(seed, dim)
         networks = sizes.stationary_network.scheme(dim, swjko.kl_divergence(problem.target.log_prob), sizes.stationary_steps)
-        settings, network = fokker_planck.stationary_settings(dim, sizes.quick)
+        settings, network = sizes.stationary_couplings
         couplings = _couplings(problem, settings, network)
         run: dict[str, Any] = {"seed": seed}
         for name, scheme, num in (("icnn_jko", networks, sizes.stationary_steps), ("sw_jko", couplings, settings.num_steps)):
             steps = _timed_steps(scheme, seed, num)
             errors = [_log10(seed, scheme.family, _after(scheme, steps, k), problem.target, sizes) for k in range(1, num + 1)]
             run[name] = {"log10": errors, "step_seconds": steps.seconds, "compile_seconds": steps.compile_seconds, "memory": steps.memory}
-        level = min(run["icnn_jko"]["log10"])
+        level = min(run["icnn_jko"]["log10"]) + 0.1
         for name in ("icnn_jko", "sw_jko"):
             reached = next((k for k, value in enumerate(run[name]["log10"]) if value <= level), None)
             seconds = None if reached is None else float(np.sum(run[name]["step_seconds"][: reached + 1]))
