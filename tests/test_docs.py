@@ -1,0 +1,163 @@
+"""The documentation does what it says: its code runs, its numbers are those of the results, its reference has every public name."""
+
+import importlib
+import importlib.util
+import json
+import re
+import types
+
+import jax
+import pytest
+from pages import ROOT, blocks, run, shrunk
+
+import swjko
+from benchmarks import tables
+from swjko import closed_form, flows, plots, problems
+
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+# The front page has the first example of the README, which the README's own tests run.
+WITH_CODE = [name for name, text in PAGES.items() if name != "index.md" and any(not block.needs for block in blocks(text))]
+WITH_NEEDS = [(name, number) for name, text in PAGES.items() for number, block in enumerate(blocks(text)) if block.needs]
+_PUBLIC_MODULES = {"closed_form": closed_form, "flows": flows, "plots": plots, "problems": problems}
+
+
+@pytest.fixture
+def as_a_user(tmp_path, monkeypatch):
+    """Users have no strict rank promotion, and a directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# Whatever a library of a guide has to say of itself is no matter of the page.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_code_of_a_page_runs(name, as_a_user, capsys):
+    own = [block for block in blocks(PAGES[name]) if not block.needs]
+    run([shrunk(block.code) for block in own], name)
+    printed = capsys.readouterr().out
+    for block in own:
+        assert block.output is None or block.output in printed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "number"), WITH_NEEDS)
+def test_code_for_other_packages_runs(name, number, as_a_user):
+    block = blocks(PAGES[name])[number]
+    missing = [package for package in block.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    # A block that imports JAX begins anew; another one goes on from those before it.
+    before = [other.code for other in blocks(PAGES[name])[:number] if not other.needs] if "import jax" not in block.code else []
+    run([shrunk(code) for code in (*before, block.code)], name)
+
+
+def test_there_is_code_on_the_pages_that_teach():
+    assert {"tutorial.md", "oracles.md"} | {f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")} <= set(WITH_CODE)
+
+
+def test_counts_become_small_and_nothing_else():
+    code = "flow(num_steps=30, num_samples=16)\nnum_inner_steps = 150\nsolve(step_size=0.1, num_steps=num_steps)"
+    assert shrunk(code) == "flow(num_steps=2, num_samples=16)\nnum_inner_steps = 3\nsolve(step_size=0.1, num_steps=num_steps)"
+
+
+def test_front_page_shows_the_example_of_the_readme():
+    assert blocks(PAGES["index.md"])[0].code == blocks((ROOT / "README.md").read_text())[0].code
+
+
+def test_links_to_files_lead_somewhere():
+    for name, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if not target.startswith(("http", "results/", "../results/", "notebooks/")):
+                assert (DOCS / name).parent.joinpath(target).exists(), f"{name} links to {target}"
+
+
+def test_pictures_of_results_are_there():
+    for picture in set(re.findall(r"\((?:\.\./)?results/([\w.-]+)\)", "".join(PAGES.values()))):
+        assert (ROOT / "benchmarks" / "results" / picture).exists()
+
+
+# Names are defined in modules, of which a page shows the objects by their full names.
+def test_reference_has_each_public_name_once():
+    shown = re.findall(
+        r"^::: swjko\.([\w.]+)$", "".join(text for name, text in PAGES.items() if name.startswith("reference")), re.MULTILINE
+    )
+    assert len(shown) == len(set(shown))
+    objects = [name for name in shown if isinstance(found(name), types.ModuleType) is False]
+    public = [name for name in swjko.__all__ if not isinstance(getattr(swjko, name), types.ModuleType)]
+    assert set(public) - {name.rpartition(".")[2] for name in objects} == set()
+    for module_name, module in _PUBLIC_MODULES.items():
+        assert {f"{module_name}.{name}" for name in public_names(module)} - set(objects) == set()
+
+
+def found(name: str):
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(f"swjko.{module}"), attribute) if module else importlib.import_module(f"swjko.{name}")
+
+
+def public_names(module: types.ModuleType) -> list[str]:
+    """What is defined there for others."""
+    return [
+        name for name, value in vars(module).items() if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def test_result_codes_are_explained():
+    assert [name for name in swjko.Result.__members__ if f"`{name}`" not in PAGES["howto/resume.md"]] == []
+
+
+def test_numbers_in_pages_are_those_of_the_results():
+    results = tables.committed_results(tables.RESULTS)
+    outdated = [page.name for page in tables.pages() if tables.fill(text := page.read_text(), results, page.name) != text]
+    assert outdated == [], "python -m benchmarks.tables brings them up to date"
+
+
+def test_no_number_of_a_measurement_outside_of_the_tables():
+    """On the page of results: no decimal number and no ratio, except in what is generated and in formulas."""
+    text = tables._REGION.sub("", PAGES["benchmarks.md"])
+    text = re.sub(r"\$[^$]*\$", "", text)
+    assert re.findall(r"\d+\.\d+|\d+ ?(?:%|ms|s|\N{MULTIPLICATION SIGN})\b", text) == []
+
+
+@pytest.mark.parametrize("name", [name for name, (needed, _) in tables.TABLES.items() if (tables.RESULTS / f"{needed[0]}.json").exists()])
+def test_tables_are_rectangular(name):
+    needed, _ = tables.TABLES[name]
+    content = {result: json.loads((tables.RESULTS / f"{result}.json").read_text()) for result in needed}
+    rows = [line for line in tables.render(name, content) if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1
+    assert len(rows) != 2, "a table without rows"
+
+
+def test_pages_are_filled_and_what_is_wrong_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "TABLES", {"one": (("result",), lambda result: [f"**{result['value']}**"])})
+    text = "a <!-- begin: one -->old<!-- end: one --> b\n<!-- begin: one -->\nold\n<!-- end: one -->\n"
+    filled = tables.fill(text, {"result": {"value": 3}}, "page")
+    assert filled == "a <!-- begin: one -->**3**<!-- end: one --> b\n<!-- begin: one -->\n\n**3**\n\n<!-- end: one -->\n"
+    assert tables.fill(filled, {"result": {"value": 3}}, "page") == filled
+    assert "python -m benchmarks result" in tables.fill(text, {}, "page")
+    with pytest.raises(ValueError, match="page: no table is called 'two'; there are one"):
+        tables.fill("<!-- begin: two --><!-- end: two -->", {}, "page")
+    with pytest.raises(ValueError, match="page: <!-- begin: one --> has no other half"):
+        tables.fill("<!-- begin: one -->", {}, "page")
+
+
+def test_check_fails_until_the_pages_are_written(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "README.md"
+    page.write_text("<!-- begin: directions --><!-- end: directions -->")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.main(["--check"]) == 1
+    assert "out of date: README.md" in capsys.readouterr().err
+    assert page.read_text() == "<!-- begin: directions --><!-- end: directions -->"
+    assert tables.main([]) == 0
+    assert tables.main(["--check"]) == 0
+
+
+def test_results_that_git_does_not_know_do_not_count(tmp_path, monkeypatch):
+    (tmp_path / "made.json").write_text("{}")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert set(tables.committed_results(tmp_path)) == {"made"}
+    monkeypatch.setattr(tables, "_has_git", lambda: True)
+    monkeypatch.setattr(tables.subprocess, "run", lambda *args, **kwargs: types.SimpleNamespace(returncode=0, stdout="other.json\n"))
+    assert set(tables.committed_results(tmp_path)) == set()
