@@ -7,6 +7,8 @@ import re
 import types
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from pages import ROOT, blocks, run, shrunk
 
@@ -52,6 +54,17 @@ def test_code_for_other_packages_runs(name, number, as_a_user):
     # A block that imports JAX begins anew; another one goes on from those before it.
     before = [other.code for other in blocks(PAGES[name])[:number] if not other.needs] if "import jax" not in block.code else []
     run([shrunk(code) for code in (*before, block.code)], name)
+
+
+def test_map_of_the_guide_has_the_density_of_its_gaussian(as_a_user):
+    """x = shift + exp(log_scale) z has the law N(shift, exp(2 log_scale)), and so says the change of variables."""
+    (code,) = [block.code for block in blocks(PAGES["howto/own.md"]) if "def transform(params, z)" in block.code and not block.needs]
+    names = run(["import jax.numpy as jnp, swjko\n" + code], "howto/own.md")
+    params = {"shift": jnp.array([0.5, -1.0]), "log_scale": jnp.array([0.3, -0.2])}
+    x = np.array([[0.2, 0.4], [-1.0, 2.0]])
+    scaled = (x - np.array([0.5, -1.0])) / np.exp([0.3, -0.2])
+    expected = -0.5 * np.sum(scaled**2, axis=1) - np.log(2 * np.pi) - 0.1
+    np.testing.assert_allclose(names["diagonal"].log_prob(params, jnp.asarray(x, float)), expected, rtol=1e-5)
 
 
 def test_there_is_code_on_the_pages_that_teach():
