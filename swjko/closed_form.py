@@ -51,6 +51,9 @@ def gaussian_sw2_pow(mean0: Array, cov0: Array, mean1: Array, cov1: Array, direc
     cov theta_l.
 
     Squared distance, no root and no factor d; the only approximation is the finite set of directions.
+
+    Args: mean0, mean1 [d]; cov0, cov1 [d d]; directions [l d], unit rows. Raises ValueError or TypeError on shapes and dtypes that do
+    not fit.
     """
     (mean0, cov0), (mean1, cov1) = _as_pair(mean0, cov0, mean1, cov1)
     directions = validation.as_directions(directions, mean0.shape[0])
@@ -77,7 +80,8 @@ def gaussian_sw_jko_step(
     the sphere in the covariance alone; with ``orthogonal_directions`` in whole blocks their second moment is exactly I / d, which the
     formula for the mean assumes. Derived from Bonet, Courty, Septier, Drumetz (2022), arXiv 2110.10972, eq. (9), restricted to Gaussians.
 
-    Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau); directions [l d]. Returns ``Gaussian(mean, cov)``.
+    Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau); directions [l d]. Returns ``Gaussian(mean, cov)``. Raises
+    ValueError or TypeError on shapes, dtypes and signs that do not fit, and on a cov that is not positive definite.
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     dim = mean.shape[0]
@@ -104,8 +108,8 @@ def gaussian_sw_bdf2_step(
     another anchor and 2 step_size / 3 for step_size. A standard deviation extrapolated below zero is that of a falling line; sorted, it
     is its absolute value, and the problem stays convex.
 
-    Args as of ``gaussian_sw_jko_step``, which makes the first step. Source of the extrapolation, in Wasserstein space: Gallouet, Natale,
-    Todeschi (2022), arXiv 2209.14622.
+    Args and errors as of ``gaussian_sw_jko_step``, which makes the first step. Source of the extrapolation, in Wasserstein space:
+    Gallouet, Natale, Todeschi (2022), arXiv 2209.14622.
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     mean, previous_mean = _as_vectors(mean, previous_mean, "mean", "previous_mean")
@@ -176,7 +180,8 @@ def gaussian_jko_step(
     equation in each eigenvalue, and S' = L^{-T} N^{-2} L^{-1}: precision and cov need not commute. Derived from Jordan, Kinderlehrer,
     Otto (1998), doi 10.1137/S0036141096303359.
 
-    Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau). Returns ``Gaussian(mean, cov)``.
+    Args: mean, center [d]; cov, precision [d d]; step_size > 0 (tau). Returns ``Gaussian(mean, cov)``. Raises ValueError or TypeError
+    on shapes, dtypes and signs that do not fit, and on a cov that is not positive definite.
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     dim = mean.shape[0]
@@ -214,7 +219,8 @@ def isotropic_sw_jko_step(
     With h = d step_size: mean' = (mean + h center) / (1 + h), scale' = (scale + sqrt(scale^2 + 4 (1 + h) h)) / (2 (1 + h)).
     This is one Wasserstein JKO step of size h: only here is SW time exactly d times as fast as Wasserstein time.
 
-    Args: mean, center [d]; scale a standard deviation; step_size > 0. Returns ``IsotropicGaussian(mean, scale)``.
+    Args: mean, center [d]; scale a standard deviation; step_size > 0. Returns ``IsotropicGaussian(mean, scale)``. Raises ValueError or
+    TypeError on shapes, dtypes and signs that do not fit.
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     scale = validation.as_positive(scale, "scale").astype(mean.dtype)
@@ -226,7 +232,10 @@ def isotropic_sw_jko_step(
 def ornstein_uhlenbeck(mean: Array, cov: Array, precision: Array, center: Array, time: float | Scalar) -> Gaussian:
     """The law at ``time`` of dX = -A (X - center) dt + sqrt(2) dW from N(mean, cov): the exact Wasserstein gradient flow of F.
 
-    mean' = center + e^{-tA} (mean - center); cov' = e^{-tA} cov e^{-tA} + A^{-1} (I - e^{-2tA}). Returns ``Gaussian(mean, cov)``.
+    mean' = center + e^{-tA} (mean - center); cov' = e^{-tA} cov e^{-tA} + A^{-1} (I - e^{-2tA}).
+
+    Args: mean, center [d]; cov and A = precision [d d]; time >= 0. Returns ``Gaussian(mean, cov)``. Raises ValueError or TypeError on
+    shapes and dtypes that do not fit, a negative time, and a precision that is not positive definite.
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     cov, precision = (

@@ -50,6 +50,7 @@ def symmetric_kl(
     vanishes (Bennett 1976; Meng and Wong 1996).
 
     Args:
+      family, params: mu.
       target_log_prob: log-density of nu at one point [d], up to a constant.
       target_sample: ``(key, num) -> [num d]`` points of nu, or such points [m d].
       num_samples: points drawn on each side.
@@ -80,8 +81,11 @@ def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Clo
     """The clouds of a trajectory, all pushed from the same latents, so that each point moves smoothly from one time to the next.
 
     Args:
+      family: the one that the params are of, as ``scheme.family``.
       params_trajectory: params with a leading time axis [t ...], such as ``states.params`` recorded by ``run``.
       num: points in each cloud. Returns a Cloud of points [t num d].
+
+    Raises ValueError or TypeError on a trajectory that does not fit the family and on a count below 1.
     """
     require_family(family)
     require_trajectory(family, params_trajectory, "params_trajectory")

@@ -41,7 +41,9 @@ def sliced_wasserstein_estimate(
     is that of 16 independent draws of num_projections / 16 directions.
 
     Args:
+      x, y, x_weights, y_weights, p: points [n d] and [m d] and the rest, as of ``sliced_wasserstein_pow``.
       num_projections: directions in all; at least 2, and a multiple of 16 when ``direction_fn`` is not ``uniform_directions``.
+      direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
       control_variate: for p = 2 with independent directions, regress the cost of a direction on three quadratic forms whose mean over the
         sphere is known: <m_x - m_y, theta>^2, theta^T C_x theta and theta^T C_y theta. Of bias O(1 / num_projections), below the
         error. Source: the Gaussian control variates of Nguyen and Ho (2023), arXiv 2305.00402, fitted by least squares as in Leluc et

@@ -47,7 +47,10 @@ class Family:
 
 
 def sample(family: Family, params: Params, key: Key, num: int) -> Cloud:
-    """A cloud of ``num`` points drawn from the family's measure at ``params``, with log-density where the family has one."""
+    """A cloud of ``num`` points drawn from the family's measure at ``params``, with log-density where the family has one.
+
+    Points are [num d]. Raises TypeError for what is no ``Family`` and ValueError on a count below 1.
+    """
     require_family(family)
     return family.push(params, family.latent(key, validation.as_count(num, "num")))
 
@@ -56,7 +59,8 @@ def particles(points: Float[Array, "n d"]) -> Family:
     """Equal particles: mu = sum_i delta(x_i) / n; params are the points [n d], starting at ``points``.
 
     ``latent(key, num)`` picks indices: all n in order when num == n, a subset without replacement when num < n, and independent draws of
-    the empirical measure when num > n. There is no density: functionals that need one refuse this family.
+    the empirical measure when num > n. There is no density: functionals that need one refuse this family. Raises ValueError or TypeError on
+    points that are not [n d] finite floats.
     """
     points = validation.as_points(points, "points")
     return Family(
@@ -104,6 +108,12 @@ def gaussian(dim: int, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.
     """All Gaussians N(mean, F F^T), x = mean + F z with z ~ N(0, I) and F lower triangular with a positive diagonal.
 
     params: {"mean": [d], "log_diagonal": [d], "lower": [d d], its strictly lower part used}. Starts at N(init_mean, init_scale^2 I).
+
+    Args:
+      dim: dimension, 1 included.
+      init_mean, init_scale: numbers, or one per coordinate.
+
+    Raises ValueError or TypeError on a dimension below 1 and on starts of another length or without a positive scale.
     """
     dim = validation.as_count(dim, "dim")
     init_mean, init_scale = validation.as_start(dim, init_mean, init_scale)
@@ -132,6 +142,8 @@ def gaussian_mixture(dim: int, num_components: int = 32, *, init_mean: ArrayLike
       dim: dimension, 1 included.
       num_components: Gaussians, of weight 1 / num_components for ever: what several of them share are the weights of modes.
       init_mean, init_scale: numbers, or one per coordinate.
+
+    Raises ValueError or TypeError on counts below 1 and on starts of another length or without a positive scale.
     """
     dim, num_components = (validation.as_count(dim, "dim"), validation.as_count(num_components, "num_components"))
     init_mean, init_scale = validation.as_start(dim, init_mean, init_scale)

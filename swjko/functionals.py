@@ -26,7 +26,10 @@ from swjko.wasserstein import sliced_wasserstein_pow
 
 
 def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
-    """int V dmu, estimated by the mean of V over the points. v: one point [d] -> scalar. Its Wasserstein flow is div(rho grad V)."""
+    """int V dmu, estimated by the mean of V over the points. v: one point [d] -> scalar. Its Wasserstein flow is div(rho grad V).
+
+    Raises TypeError where v is no function; one of another shape raises when a scheme is made with it.
+    """
     return Potential(as_partial(validation.require_callable(v, "v", "from one point [d] to a scalar")))
 
 
@@ -41,6 +44,8 @@ def interaction(w: Callable[[Float[Array, " d"]], Scalar], *, self_pairs: bool =
       self_pairs: take all pairs, sum_{i, j} w_i w_j W(x_i - x_j) / 2 (the V-statistic): the exact value for the points as a measure of
         their own, such as particles; of independent draws it is biased by W(0) / (2 n) and less. W(0) must be finite.
       block_size: rows of the pair matrix worked on at once; memory is O(block_size n). None takes all n.
+
+    Raises TypeError where w is no function and ValueError on a block_size below 1.
     """
     if block_size is not None:
         block_size = validation.as_count(block_size, "block_size")
@@ -64,7 +69,7 @@ def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
         d rho / dt = Laplacian rho^m, as its Wasserstein flow.
 
     Needs a family with a density. Densities below the square root of the smallest float count as that. Source: Ambrosio, Gigli,
-    Savare, "Gradient flows" (2008). Example: ``internal_energy(lambda r: r**2)``.
+    Savare, "Gradient flows" (2008). Raises TypeError where f is no function. Example: ``internal_energy(lambda r: r**2)``.
     """
     return InternalEnergy(as_partial(validation.require_callable(f, "f", "from a density to a scalar")))
 
@@ -75,7 +80,8 @@ def kl_divergence(target_log_prob: Callable[[Float[Array, " d"]], Scalar]) -> "W
     Args:
       target_log_prob: log-density of nu at one point [d] -> scalar; unnormalised, it shifts the value by log of the normalisation.
 
-    Needs a family with a density. Example: ``kl_divergence(lambda x: -0.5 * jnp.sum(x**2))``.
+    Needs a family with a density. Raises TypeError where target_log_prob is no function. Source of the flow: Jordan, Kinderlehrer, Otto
+    (1998), doi 10.1137/S0036141096303359. Example: ``kl_divergence(lambda x: -0.5 * jnp.sum(x**2))``.
     """
     validation.require_callable(target_log_prob, "target_log_prob", "from one point [d] to a scalar")
     return weighted_sum((-1.0, potential(target_log_prob)), (1.0, negative_entropy()))
@@ -125,7 +131,11 @@ def mmd_to_target(
 
 
 def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
-    """sum_i coef_i F_i, from pairs ``(coef, functional)``; each term gets a key of its own and all see the same cloud."""
+    """sum_i coef_i F_i, from ``terms``, pairs ``(coef, functional)``; each gets a key of its own and all see the same cloud.
+
+    Raises ValueError without terms, and TypeError on one that is no pair of a number and a functional.
+    Example: ``weighted_sum((1.0, potential(v)), (0.5, interaction(w)))``.
+    """
     if not terms:
         raise ValueError("weighted_sum needs at least one (coef, functional) pair; received none.")
     for term in terms:

@@ -68,7 +68,10 @@ def cloud(
 
 
 def clouds(points: Float[Any, "t n d"], times: Float[Any, " t"], **cloud_options: Any) -> Any:
-    """``cloud`` at each of the times, side by side on equal axes. points: [t n d], such as ``replay`` gives; options are ``cloud``'s."""
+    """``cloud`` at each of the times, side by side on equal axes. points: [t n d], such as ``replay`` gives; times: [t].
+
+    cloud_options: those of ``cloud``; limits are fitted to all times. Raises ValueError on shapes that do not fit.
+    """
     points, times = _as_trajectory(points, times)
     axes = _figure(len(times), (2.6 * len(times) + 0.6, 3.2), shared=True)
     cloud_options = _with_limits(points, cloud_options)
@@ -180,7 +183,10 @@ def energy(
 
 
 def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
-    """SW_2^2(mu_k, mu_{k-1}) / (2 step size) against time, on a logarithmic axis where all are positive: how much each step moved."""
+    """SW_2^2(mu_k, mu_{k-1}) / (2 step size) against time, on a logarithmic axis where all are positive: how much each step moved.
+
+    Args: history, ``Solution.history`` or ``run``'s infos; unit, a word for the axis; axis, a matplotlib Axes to draw into or None.
+    """
     axis = _figure(1, (5.2, 3.6))[0] if axis is None else axis
     values = np.asarray(history.proximity)
     axis.plot(np.asarray(history.time), values, color=_INK, marker="o", markersize=3, linewidth=1.4)
@@ -191,7 +197,7 @@ def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
 
 
 def progress(history: Info, *, unit: str = "", **energy_options: Any) -> Any:
-    """``energy`` and ``proximity`` side by side; options are ``energy``'s."""
+    """``energy`` and ``proximity`` of a history side by side, both in ``unit``. energy_options: those of ``energy``."""
     axes = _figure(2, (9.6, 3.6))
     energy(history, unit=unit, axis=axes[0], **energy_options)
     proximity(history, unit=unit, axis=axes[1])

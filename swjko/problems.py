@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 class GaussianTarget(NamedTuple):
-    """N(center, precision^{-1}) and its ``Target``. precision [d d] and center [d] are float64 NumPy arrays."""
+    """N(center, precision^{-1}) and the ``target`` of that law. precision [d d] and center [d] are float64 NumPy arrays."""
 
     precision: Float[np.ndarray, "d d"]
     center: Float[np.ndarray, " d"]
@@ -46,7 +46,13 @@ class GaussianTarget(NamedTuple):
 
 
 class Equilibrium(NamedTuple):
-    """An energy in the plane, its value at equilibrium, and the radii between which the equilibrium is uniform (equal radii: a circle)."""
+    """An energy in the plane, its value at equilibrium, and the radii between which the equilibrium is uniform (equal radii: a circle).
+
+    Attributes:
+      functional: F.
+      exact_energy: F at the equilibrium.
+      inner_radius, outer_radius: the equilibrium is uniform between them.
+    """
 
     functional: Functional
     exact_energy: float
@@ -74,7 +80,11 @@ def gaussian(mean: Any, cov: Any) -> Target:
 
 def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     """A random Gaussian: precision ``sklearn.datasets.make_spd_matrix(dim)``, center ~ N(0, I); the Fokker-Planck problem of Bonet et al.
-    (2022), arXiv 2110.10972, figure 1. Its slowest modes need SW times of about 8."""
+    (2022), arXiv 2110.10972, figure 1. Its slowest modes need SW times of about 8.
+
+    Args: seed, of scikit-learn and NumPy on the host; dim, at least 1. Raises ValueError on another dim and ImportError without
+    scikit-learn.
+    """
     dim = validation.as_count(dim, "dim")
     precision = np.asarray(require_extra("sklearn.datasets").make_spd_matrix(dim, random_state=seed), np.float64)
     center = np.random.default_rng(seed).standard_normal(dim)
@@ -89,6 +99,8 @@ def exact_sw_jko_flow(
     With ``second_order``, those of ``closed_form.gaussian_sw_bdf2_flow``: in small steps, the SW flow in continuous time.
     Directions stand for the average over the sphere: equal angles in the plane, exact there to rounding; whole orthogonal blocks
     elsewhere, whose noise of order 1 / sqrt(num_directions) in the covariances is then the oracle's own.
+
+    Args: problem; step_size in SW time; num_steps; num_directions, at least so many. Errors as ``closed_form.gaussian_sw_jko_flow``.
     """
     dim = len(problem.center)
     directions_of = quasi_directions if dim == 2 else orthogonal_directions
@@ -101,13 +113,17 @@ def exact_sw_jko_flow(
 
 
 def gaussian_mixture(centers: Array) -> Target:
-    """Equal parts of unit Gaussians: rho = mean_j N(centers_j, I). centers: [k d]."""
+    """Equal parts of unit Gaussians: rho = mean_j N(centers_j, I). centers: [k d]; others raise ValueError or TypeError."""
     centers = validation.as_points(centers, "centers")
     return Target(Partial(_mixture_log_prob, centers), Partial(_mixture_sample, centers), centers.shape[1])
 
 
 def random_mixture(seed: int, dim: int, *, num: int = 5) -> Target:
-    """``num`` unit Gaussians with centres uniform in [-5, 5]^dim. Five in the plane are the mixture of Bonet et al. (2022)."""
+    """``num`` unit Gaussians with centres uniform in [-5, 5]^dim, drawn by NumPy from ``seed``. Raises ValueError on counts below 1.
+
+    Five in the plane are the mixture of Bonet et al. (2022), arXiv 2110.10972; d = 2 to 12 with five to ten those of Mokrov et al.
+    (2021), arXiv 2106.00736.
+    """
     dim, num = (validation.as_count(dim, "dim"), validation.as_count(num, "num"))
     return gaussian_mixture(jnp.asarray(np.random.default_rng(seed).uniform(-5.0, 5.0, (num, dim)), float))
 

@@ -100,12 +100,12 @@ class Scheme(Protocol):
 
 
 def both(state: AnyState, info: AnyInfo) -> tuple[AnyState, AnyInfo]:
-    """Records everything: the whole trajectory of parameters is kept."""
+    """Records everything, (state, info): the whole trajectory of parameters is kept."""
     return state, info
 
 
 def infos(state: AnyState, info: AnyInfo) -> AnyInfo:
-    """Records the reports alone, a few numbers per step."""
+    """Records ``info`` alone, the report of a step, and not its state: a few numbers per step."""
     del state
     return info
 
@@ -121,6 +121,8 @@ def run(
 
     The key of a step is ``fold_in(key, state.step)``: ten steps, or five and then five more from the state reached, are the same run.
     Jit it as ``jax.jit(swjko.run, static_argnames=("num_steps", "record"))``; vmap it over keys, states or leaves of the scheme.
+
+    Raises TypeError on what is no scheme, no state of one, or no function to record, and ValueError on a number of steps below 1.
 
     Example: ``state, (states, infos) = run(key, scheme, scheme.init(init_key), 30)``.
     """

@@ -34,7 +34,7 @@ class Cloud(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo value and its standard error (one standard deviation of the mean)."""
+    """A Monte Carlo value and its ``standard_error`` (one standard deviation of the mean)."""
 
     value: Scalar
     standard_error: Scalar

@@ -104,7 +104,7 @@ def sliced_wasserstein(
     y_weights: Float[Array, " m"] | None = None,
     block_size: int | None = None,
 ) -> Scalar:
-    """SW_p, the p-th root of ``sliced_wasserstein_pow`` (same arguments and errors): a distance.
+    """SW_p, the p-th root of ``sliced_wasserstein_pow``: a distance. Arguments and errors as of ``sliced_wasserstein_pow``.
 
     Its gradient is infinite where the distance is zero; optimise the power instead.
     """
@@ -117,7 +117,14 @@ def sliced_wasserstein_bytes(n: int, m: int, num_projections: int, *, weighted: 
 
     Beside them stand inputs, outputs and their gradients. An upper bound on a CPU, within a factor of about two; the value alone or the
     gradient of one side take less.
-    Args as of the distance: clouds of n and m points; ``block_size`` None is the automatic choice.
+
+    Args:
+      n, m: points of the two clouds.
+      num_projections: directions in all.
+      weighted: whether either cloud has weights.
+      block_size: directions worked on at once; None is the automatic choice.
+
+    Raises ValueError or TypeError on counts below 1.
     """
     n, m = validation.as_count(n, "n"), validation.as_count(m, "m")
     num_projections = validation.as_count(num_projections, "num_projections")
