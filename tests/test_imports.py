@@ -53,6 +53,7 @@ ORDER = [
     "programs",
     "progress",
     "driver",
+    "autoencoder",
     "diagnostics",
     "certificates",
     "stopping",
@@ -63,6 +64,7 @@ ORDER = [
     "problems",
     "report",
     "experiments",
+    "generation",
     "__main__",
 ]
 # What starts programs of its own or speaks to a terminal: the driver and the command line. The rest leaves both to the caller.
@@ -70,6 +72,7 @@ ON_THE_HOST = {"layout", "ensemble", "interrupts", "programs", "progress", "driv
     "problems",
     "report",
     "experiments",
+    "generation",
     "__main__",
 }
 
@@ -102,7 +105,7 @@ def test_imports_point_upwards(module):
 
 def test_only_flows_and_their_architectures_know_the_network_libraries():
     users = {module for module in MODULES if {name.split(".")[0] for name in imported(module)} & {"flax", "distrax", "haiku", "equinox"}}
-    assert users <= {"couplings", "continuous", "convex", "convolutional", "flows"}
+    assert users <= {"couplings", "continuous", "convex", "convolutional", "flows", "autoencoder"}
 
 
 def calls(module: str) -> list[str]:
