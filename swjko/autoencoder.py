@@ -2,10 +2,10 @@
 
     rows in [0, 1] [n h*w*c] -> encode -> codes [n latent_dim] -> decode -> rows in [0, 1]
 
-Codes are centred and over one common scale: those of the rows it was fitted to have mean 0 and mean variance 1. They are not whitened, since
-in a cloud without a preferred direction random projections show little but its covariance (a sum of many coordinates is nearly normal);
-unequal axes keep what is not Gaussian in view of sliced distances. Fit the autoencoder, take F = ``sw_to_target(model.encode(params, rows), ...)``, and look at the flow through
-``decoded``.
+Codes are centred and over one common scale: those of the rows it was fitted to have mean 0 and mean variance 1. They are not whitened. In
+a cloud without a preferred direction random projections show little but its covariance, being sums of many coordinates and nearly normal;
+unequal axes keep what is not Gaussian in view of sliced distances. Fit the autoencoder, take F = ``sw_to_target(model.encode(params, rows),
+...)``, and look at the flow through ``decoded``.
 """
 
 import dataclasses
