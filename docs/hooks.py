@@ -1,9 +1,10 @@
-"""What the site needs beyond its pages: the figures of the benchmarks and the notebooks beside them, inner products in docstrings."""
+"""What the site has beside its pages: figures of the benchmarks, notebooks as pages, inner products in docstrings."""
 
 import re
 from pathlib import Path
 
 import griffe
+import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -17,7 +18,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for folder, (source, pattern) in _COPIED.items():
         for path in sorted((ROOT / source).glob(pattern)):
             files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
+    index = [
+        "# Notebooks",
+        "",
+        "Each runs in the tests at a small size. The pages show text and code; the files are to be run.",
+    ]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        title, page = _page_of(path)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
+        index += ["", f"- [{title}]({path.stem}.md)"]
+    files.append(File.generated(config, "notebooks/index.md", content="\n".join(index) + "\n"))
     return files
+
+
+def _page_of(path: Path) -> tuple[str, str]:
+    """The title of a notebook, and its cells as Markdown."""
+    cells = jupytext.read(path).cells
+    parts = [cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells]
+    title = parts[0].splitlines()[0].removeprefix("# ")
+    return title, "\n\n".join([*parts, f"[Download the notebook]({path.name})"]) + "\n"
 
 
 class InnerProducts(griffe.Extension):
