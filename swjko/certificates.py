@@ -154,6 +154,15 @@ def _judge(scheme: SWJKO, paired: SWJKO, keys: Array, new: Params, old: Params):
     return Estimate.of_mean(energy), proximity, jnp.mean(no_move) + proximity.standard_error, Estimate.of_mean(dissipation), gap
 
 
+def gradient_of_energy(key: Key, scheme: SWJKO, params: Params, num_repeats: int) -> Estimate:
+    """The norm of the gradient of F in the parameters, from as many estimates: that of a step's objective at its anchor."""
+
+    def repeat(key):
+        return ravel_pytree(scheme.objective_and_gradient(key, params, params)[1])[0]
+
+    return _norm_of_mean(lax.map(repeat, jax.random.split(key, num_repeats)))
+
+
 def _norm_of_mean(gradients: Float[Array, "r p"]) -> Estimate:
     """|E g| and the noise of the mean of r: |mean|^2 exceeds |E g|^2 by the square of that noise on average, which is taken off."""
     square = jnp.sum(jnp.mean(gradients, axis=0) ** 2)

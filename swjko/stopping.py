@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from swjko import validation
-from swjko.certificates import certificate
+from swjko.certificates import certificate, gradient_of_energy
 from swjko.layout import Layout, are_many, laid_out
 from swjko.scheme import AnyState
 from swjko.sw_jko import SWJKO
-from swjko.types import Key, Scalar
+from swjko.types import Key
 
 # Sums of floats round where nothing is random and the standard error is zero.
 _ROUNDINGS = 8.0
-_FEWEST_ENERGIES = 4
+_FEWEST_ENERGIES, _FEWEST_MEASURES = 4, 2
 
 
 def until_stationary(*, num_standard_errors: float = 2.0) -> "UntilStationary":
@@ -38,7 +38,7 @@ def until_stationary(*, num_standard_errors: float = 2.0) -> "UntilStationary":
 
     Example: ``solve(key, scheme, 1000, stop=until_stationary(), stop_steps=20)``.
     """
-    return UntilStationary(float(_as_number(num_standard_errors)))
+    return UntilStationary(_as_number(num_standard_errors, "num_standard_errors"))
 
 
 def until_certified(
@@ -48,28 +48,33 @@ def until_certified(
     num_samples: int,
     axes: Any = None,
     num_repeats: int = 16,
-    gradient_tolerance: float | Scalar = 0.25,
+    gradient_tolerance: float = 0.25,
     num_standard_errors: float = 2.0,
 ) -> "UntilCertified":
-    """Stops a flow when a ``certificate`` of its last steps finds nothing wrong with them and nothing left for them to do.
+    """Stops a flow that has arrived: by a ``certificate`` its last steps gained nothing, and little is left of the gradient of F.
 
-    That is: each of the ``stop_steps`` - 1 steps between the measures recorded since the last question dissipates energy and is solved, see
-    ``swjko.Certificate``, and together they lowered F by no more than ``num_standard_errors`` standard errors, where the fall of each
-    is estimated from fresh samples that its two measures share. A flow whose inner solves fail does not stop.
+    Asked after ``stop_steps`` steps, it judges the measures recorded since the last question on fresh samples:
+
+    - the steps between them lowered F, together, by no more than ``num_standard_errors`` standard errors. Each fall is estimated from
+      samples that the two measures share, and so smaller ones are found than the reported energies can show. The standard error is that
+      of the samples, or where it is more, what the steps that raised F rose by says of it: no step of the flow does so, and inner solves
+      by stochastic gradients do, when they end a little to this or that side of the minimum;
+    - the gradient of F in the parameters at the last of them has at most ``gradient_tolerance`` of the norm it has at mu_0, within its
+      noise: a flow whose inner solves do not move it does not pass for one that has arrived.
 
     Args:
       key: for the fresh samples; keys [flows] of many flows.
       scheme: the one that runs, from ``sw_jko``.
-      num_samples, num_repeats, gradient_tolerance: as for ``certificate``. A question costs about as much as 2 ``num_repeats`` updates of
-        ``num_samples`` points for each of the steps.
+      num_samples, num_repeats: as for ``certificate``. A question costs about as much as 2 ``num_repeats`` updates of ``num_samples``
+        points for each of the steps.
       axes: of many flows, as in ``run_many``.
-      num_standard_errors: of the fall of F, above 0.
+      gradient_tolerance, num_standard_errors: see above; both above 0.
 
     It needs the measures, ``solve(..., record=swjko.both)``, and ``stop_steps`` of at least 2, and raises TypeError or ValueError without.
 
     Example::
 
-        solve(key, scheme, 200, stop=until_certified(check_key, scheme, num_samples=1000), stop_steps=5, record=swjko.both)
+        solve(key, scheme, 200, stop=until_certified(check_key, scheme, num_samples=1000), record=swjko.both)
     """
     if not isinstance(scheme, SWJKO):
         raise TypeError(f"scheme must come from swjko.sw_jko, whose steps are certified; received {type(scheme).__name__}.")
@@ -84,8 +89,8 @@ def until_certified(
         layout,
         validation.as_count(num_samples, "num_samples"),
         validation.as_count(num_repeats, "num_repeats", 2),
-        validation.as_positive(gradient_tolerance, "gradient_tolerance"),
-        _as_number(num_standard_errors),
+        _as_number(gradient_tolerance, "gradient_tolerance"),
+        _as_number(num_standard_errors, "num_standard_errors"),
     )
 
 
@@ -121,41 +126,52 @@ class UntilCertified:
     layout: Layout | None
     num_samples: int
     num_repeats: int
-    gradient_tolerance: Any
+    gradient_tolerance: float
     num_standard_errors: float
 
     def __call__(self, state: AnyState, history: Any) -> np.ndarray:
         """Whether to stop, [] or [flows]."""
+        trajectory = _states(history).params
+        count = jax.tree.leaves(trajectory)[0].shape[0 if self.layout is None else 1]
+        if count < _FEWEST_MEASURES:
+            raise ValueError(f"stop_steps must be at least {_FEWEST_MEASURES}, for one step between measures; received {count}.")
         return np.asarray(
             _certified(
                 self.key,
                 self.scheme,
                 jnp.asarray(state.step),
-                _states(history).params,
-                self.gradient_tolerance,
+                trajectory,
                 layout=self.layout,
                 num_samples=self.num_samples,
                 num_repeats=self.num_repeats,
+                gradient_tolerance=self.gradient_tolerance,
                 num_standard_errors=self.num_standard_errors,
             )
         )
 
 
-def _certify(key, scheme, step, trajectory, gradient_tolerance, layout, num_samples, num_repeats, num_standard_errors):
+def _certify(key, scheme, step, trajectory, layout, num_samples, num_repeats, gradient_tolerance, num_standard_errors):
     def one(scheme, key, step, trajectory):
-        options = {"num_samples": num_samples, "num_repeats": num_repeats, "gradient_tolerance": gradient_tolerance}
-        found = certificate(jax.random.fold_in(key, step), scheme, trajectory, **options)
-        fall = jnp.sum(found.dissipation.value + found.proximity.value)
-        error = jnp.sqrt(jnp.sum(found.dissipation.standard_error**2 + found.proximity.standard_error**2))
-        rounding = _ROUNDINGS * jnp.finfo(fall.dtype).eps * (1.0 + jnp.abs(found.energy.value[-1]))
-        return jnp.all(found.dissipates & found.solved) & (fall <= num_standard_errors * error + rounding)
+        steps_key, gradient_key, start_key = jax.random.split(jax.random.fold_in(key, step), 3)
+        found = certificate(steps_key, scheme, trajectory, num_samples=num_samples, num_repeats=num_repeats)
+        rounding = _ROUNDINGS * jnp.finfo(found.energy.value.dtype).eps * (1.0 + jnp.abs(found.energy.value[-1]))
+        falls = found.dissipation.value + found.proximity.value
+        errors = found.dissipation.standard_error + found.proximity.standard_error
+        # Of scatter to both sides of zero, half is rises.
+        variance = jnp.maximum(jnp.sum(errors**2), 2.0 * jnp.sum(jnp.minimum(falls, 0.0) ** 2))
+        gains = jnp.sum(falls) > num_standard_errors * jnp.sqrt(variance) + rounding
+        paired = dataclasses.replace(scheme, num_samples=num_samples, common_latents=True)
+        last = jax.tree.map(lambda leaf: leaf[-1], trajectory)
+        start = gradient_of_energy(gradient_key, paired, scheme.init(start_key).params, num_repeats)
+        left = gradient_of_energy(gradient_key, paired, last, num_repeats)
+        return ~gains & (left.value <= gradient_tolerance * start.value + num_standard_errors * left.standard_error)
 
     if layout is None:
         return one(scheme, key, step, trajectory)
     return layout.over_flows(one, scheme, key, step, trajectory)
 
 
-_certified = jax.jit(_certify, static_argnames=("layout", "num_samples", "num_repeats", "num_standard_errors"))
+_certified = jax.jit(_certify, static_argnames=("layout", "num_samples", "num_repeats", "gradient_tolerance", "num_standard_errors"))
 
 
 def _infos(history: Any) -> Any:
@@ -172,8 +188,8 @@ def _states(history: Any) -> Any:
     raise TypeError("stop needs the measures of the steps: solve with record=swjko.both.")
 
 
-def _as_number(num_standard_errors: Any) -> float:
-    value = validation.as_positive(num_standard_errors, "num_standard_errors")
-    if value.ndim:
-        raise ValueError(f"num_standard_errors must be one number; received shape {value.shape}.")
-    return float(value)
+def _as_number(value: Any, name: str) -> float:
+    number = validation.as_positive(value, name)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number; received shape {number.shape}.")
+    return float(number)
