@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from swjko import checkpoints, configuration, validation
+from swjko import checkpoints, configuration, sharded_checkpoints, validation
 from swjko.interrupts import listening
-from swjko.layout import Layout, are_many, laid_out
+from swjko.layout import Layout, are_many, laid_out, on_host
 from swjko.programs import Chunks, Timing
 from swjko.progress import progress_bar
 from swjko.scheme import AnyInfo, AnyState, Result, Scheme, infos, require_scheme
@@ -96,7 +96,8 @@ def solve(
         ``history.jsonl`` with the report of each step (``swjko.checkpoints.read_history``). Once there, a run that was killed goes on
         when it is called again, and ends in the state and history that it would have had, bit for bit on the same machine. While it
         runs, SIGTERM and Ctrl-C save before they end it: as SystemExit with code 143, and as KeyboardInterrupt, for which Python exits
-        with 130; a second Ctrl-C does not wait for the chunk. None keeps nothing.
+        with 130; a second Ctrl-C does not wait for the chunk. None keeps nothing. Over the devices of several processes
+        (``swjko.distributed``) the directory must be one that all see; SIGTERM to one then ends all after the same step.
       checkpoint_seconds, checkpoint_steps: save when so many seconds or steps have passed since the last time, whichever comes first, at
         the end of a chunk, and at the end of the run. Where a save takes long, the seconds are stretched to fifty times as long.
       resume: go on from the checkpoints in the directory; False refuses a directory that has some. Nothing is overwritten either way.
@@ -115,12 +116,13 @@ def solve(
     require_scheme(scheme)
     validation.require_callable(record, "record", "from (state, info) to what is kept")
     pace = _Pace.of(num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps)
-    directory = _as_directory(checkpoint_dir)
     layout, given = None, (key, scheme)
     if are_many(key):
         key, scheme, layout = laid_out(key, scheme, axes, mesh, batch_size)
     else:
         _require_none_of_many(axes=axes, mesh=mesh, batch_size=batch_size)
+    together = layout is not None and layout.spans_processes
+    directory = _as_directory(checkpoint_dir, together)
     chunks = Chunks(key, scheme, record, layout)
     state = chunks.start()
     step, records, store = 0, [], None
@@ -129,16 +131,17 @@ def solve(
             start = _cut(state, layout)
             run = _configuration(*given, num_steps, record, start, layout, pace)
             cadence = {"every_seconds": pace.seconds, "every_steps": checkpoint_steps, "resume": resume}
-            store = stack.enter_context(checkpoints.opened(directory, run, start, chunks.shape_of_records(state), **cadence))
+            opened = sharded_checkpoints.opened if together else checkpoints.opened
+            store = stack.enter_context(opened(directory, run, start, chunks.shape_of_records(state), **cadence))
             step, state, records = store.saved
             state = state if layout is None else layout.placed(state)
-        interrupts = stack.enter_context(listening(directory))
-        advance = stack.enter_context(progress_bar(num_steps, progress, step, many=layout is not None))
+        interrupts = stack.enter_context(listening(directory, together=together))
+        shown = progress and not (together and jax.process_index())
+        advance = stack.enter_context(progress_bar(num_steps, shown, step, many=layout is not None))
         while step < num_steps and (step == 0 or _is_running(state)):
             size = pace.next_chunk(step)
             chunks.compile(size, state)
-            if store is not None:
-                interrupts.obey(step, _cut(state, layout), store)
+            interrupts.obey(step, _cut(state, layout), store)
             state, info, recorded, wall = chunks.run(size, state)
             records.append(recorded)
             if store is not None:
@@ -148,16 +151,16 @@ def solve(
                 state = _after_question(pace.stop, state, records, layout, pace.stop_steps)
             if store is not None:
                 store.save_if_due(step, _cut(state, layout))
-                pace.adapt(size, wall)
+                pace.adapt(size, sharded_checkpoints.from_process_0({"wall": wall})["wall"] if together else wall)
             advance(size, info)
         if store is not None:
             store.save(step, _cut(state, layout))
-            interrupts.obey(step, _cut(state, layout), store)
+        interrupts.obey(step, _cut(state, layout), store)
     return _finish(_cut(state, layout), _history(records, layout), chunks.timing, throw)
 
 
 def _finish(state: AnyState, history: Any, timing: Timing, throw: bool) -> Solution:
-    codes = np.asarray(state.result)
+    codes = on_host(state.result)
     stopped = codes == Result.STOPPED
     if np.any(stopped):
         state = state._replace(result=jnp.where(state.result == Result.STOPPED, Result.OK, state.result).astype(state.result.dtype))
@@ -170,7 +173,7 @@ def _finish(state: AnyState, history: Any, timing: Timing, throw: bool) -> Solut
 
 def _told(solution: Solution) -> str:
     """What failed, and what may help."""
-    codes, steps = np.asarray(solution.state.result), np.asarray(solution.state.step)
+    codes, steps = on_host((solution.state.result, solution.state.step))
     if codes.ndim == 0 or codes.shape != steps.shape:
         return f"the flow stopped after step {np.max(steps)} with {solution.result.name}: {solution.result.advice}."
     failed = np.flatnonzero(codes)
@@ -182,7 +185,7 @@ def _told(solution: Solution) -> str:
 
 def _is_running(state: AnyState) -> bool:
     """Whether any flow is: those that failed or were told to stop stand still."""
-    return bool(np.any(np.asarray(state.result) == Result.OK))
+    return bool(np.any(on_host(state.result) == Result.OK))
 
 
 def _cut(state: AnyState, layout: Layout | None) -> AnyState:
@@ -213,7 +216,8 @@ def _after_question(stop: Any, state: AnyState, records: list[Any], layout: Layo
     last = (slice(None),) * axis + (slice(length - num_steps, None),)
     history = jax.tree.map(lambda leaf: leaf[last], _history(tail, layout))
     shown = _cut(state, layout)
-    answer, codes = np.asarray(stop(shown, history)), np.asarray(shown.result)
+    codes = on_host(shown.result)
+    answer = np.asarray(stop(on_host(shown) if layout is not None and layout.spans_processes else shown, history))
     if answer.dtype != bool or answer.shape not in {(), codes.shape}:
         raise ValueError(f"stop must return a bool{'' if axis == 0 else f', or {codes.size} for as many flows'}; it returned {answer!r}.")
     ended = answer & (codes == Result.OK)
@@ -237,13 +241,16 @@ def _configuration(key, scheme, num_steps, record, state, layout: Layout | None,
     return configuration.describe(**things)
 
 
-def _as_directory(checkpoint_dir: Any) -> Path | None:
+def _as_directory(checkpoint_dir: Any, together: bool) -> Path | None:
     if checkpoint_dir is None:
         return None
     if not isinstance(checkpoint_dir, (str, os.PathLike)) or not os.fspath(checkpoint_dir):
         raise TypeError(f"checkpoint_dir must be the path of a directory, or None; received {checkpoint_dir!r}.")
-    if jax.process_count() > 1:
-        raise ValueError("checkpoint_dir must be None in a run of several processes; received a directory. Its files are those of one.")
+    if jax.process_count() > 1 and not together:
+        raise ValueError(
+            "checkpoint_dir of a run of several processes is for flows that are spread over them; received one without such a mesh. "
+            "Give keys [flows] and mesh=swjko.flow_mesh()."
+        )
     return Path(checkpoint_dir)
 
 

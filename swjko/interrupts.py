@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while ``swjko.solve`` keeps checkpoints: noted when they come, obeyed when all is saved."""
+"""SIGTERM and Ctrl-C during ``swjko.solve``: noted when they come, obeyed between two chunks when all is saved."""
 
 import contextlib
 import signal
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from swjko import checkpoints
+import jax
+
 from swjko.scheme import AnyState
 
 
@@ -25,8 +26,8 @@ class Interrupts:
             raise KeyboardInterrupt
         self.noted = number
 
-    def obey(self, step: int, state: AnyState, store: checkpoints.Store) -> None:
-        if self.noted is None:
+    def obey(self, step: int, state: AnyState, store: Any) -> None:
+        if self.noted is None or store is None:
             return
         store.save(step, state)
         number, self.noted = self.noted, None
@@ -37,9 +38,33 @@ class Interrupts:
         raise SystemExit(128 + number)
 
 
+class Preemption:
+    """SIGTERM to any of several processes: JAX tells all of them, and has them stop after one and the same step."""
+
+    def __init__(self, directory: Path | None):
+        self._directory = directory
+
+    def obey(self, step: int, state: AnyState, store: Any) -> None:
+        from jax.experimental import multihost_utils
+
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return
+        if store is not None:
+            store.save(step, state)
+        if jax.process_index() == 0:
+            saved = "" if self._directory is None else f", which is saved in {self._directory}"
+            print(f"swjko: stopped after step {step}{saved}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def listening(directory: Path | None) -> Iterator[Interrupts]:
-    """The signals' handlers are those of before again afterwards. Only the main thread may set any; ignored signals stay ignored."""
+def listening(directory: Path | None, *, together: bool = False) -> Iterator[Interrupts | Preemption]:
+    """What is to be obeyed at each look: together with other processes what JAX says, and alone what the signals said.
+
+    The signals' handlers are those of before again afterwards. Only the main thread may set any; ignored signals stay ignored."""
+    if together:
+        yield Preemption(directory)
+        return
     interrupts = Interrupts(directory or Path())
     previous = {}
     if directory is not None and threading.current_thread() is threading.main_thread():

@@ -40,6 +40,11 @@ class Layout:
     mesh: Mesh | None
 
     @property
+    def spans_processes(self) -> bool:
+        """Whether some of the devices are those of other processes."""
+        return self.mesh is not None and self.mesh.is_multi_process
+
+    @property
     def padding(self) -> int:
         """Flows that are run and cut off, for the mesh to divide their number."""
         return 0 if self.mesh is None else -self.num_flows % self.mesh.shape[FLOW]
@@ -94,9 +99,11 @@ class Layout:
         return _first(tree, self.num_flows) if self.padding else tree
 
     def _placed_leaf(self, mesh: Mesh, axis: int | None, leaf: Any) -> Any:
-        if self.padding and axis == 0:
-            leaf = jnp.asarray(leaf)[np.arange(self.num_flows + self.padding) % self.num_flows]
-        return jax.device_put(leaf, NamedSharding(mesh, _spec(axis)))
+        place = NamedSharding(mesh, _spec(axis))
+        index = np.arange(self.num_flows + self.padding) % self.num_flows if self.padding and axis == 0 else None
+        if mesh.is_multi_process:
+            return _placed_across(leaf, index, place)
+        return jax.device_put(leaf if index is None else jnp.asarray(leaf)[index], place)
 
 
 def laid_out(keys: Key, scheme: Scheme, axes: Any, mesh: Mesh | None, batch_size: int | None) -> tuple[Key, Any, Layout]:
@@ -119,6 +126,15 @@ def laid_out(keys: Key, scheme: Scheme, axes: Any, mesh: Mesh | None, batch_size
             stacklevel=3,
         )
     return layout.placed(keys), layout.placed_scheme(scheme), layout
+
+
+def on_host(tree: Any) -> Any:
+    """The tree with its arrays on the host, what other processes hold included; each process must ask."""
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def are_many(keys: Any) -> bool:
@@ -150,6 +166,18 @@ def flow_devices(mesh: Any) -> np.ndarray:
     if FLOW not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis 'flow', as swjko.flow_mesh() has; received the axes {mesh.axis_names}.")
     return mesh.devices
+
+
+def _placed_across(leaf: Any, index: Any, place: NamedSharding) -> Any:
+    """A leaf, or its rows ``index``, on a mesh of several processes. Each hands in the same, or what lies there already."""
+    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        placed = _placed_across(jax.random.key_data(leaf), index, place)
+        return jax.random.wrap_key_data(placed, impl=str(jax.random.key_impl(leaf)))
+    if not getattr(leaf, "is_fully_addressable", True):
+        return jax.jit(lambda leaf: leaf if index is None else leaf[index], out_shardings=place)(leaf)
+    # To devices of other processes, JAX takes what lies on the host alone.
+    leaf = np.asarray(leaf)
+    return jax.device_put(leaf if index is None else leaf[index], place)
 
 
 @functools.partial(jax.jit, static_argnames="num")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from swjko.layout import Layout, require_one_flow
+from swjko.layout import Layout, on_host, require_one_flow
 from swjko.scheme import AnyInfo, AnyState, Scheme, run
 from swjko.types import Key
 
@@ -64,7 +64,7 @@ class Chunks:
         """The state; the reports and records of the steps on the host, [steps ...] or [flows steps ...]; and the seconds taken."""
         start = time.perf_counter()
         state, reported = self._compiled[num_steps](self._key, self._scheme, state)
-        info, recorded = jax.device_get(reported)
+        info, recorded = on_host(reported)
         if self._layout is not None and self._layout.padding:
             num = self._layout.num_flows
             info, recorded = jax.tree.map(lambda leaf: leaf[:num], (info, recorded))

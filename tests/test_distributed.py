@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import swjko
-from swjko import checkpoints, distributed, rendezvous, sharded_checkpoints
+from swjko import checkpoints, distributed, layout, rendezvous, sharded_checkpoints
 
 # How processes meet.
 
@@ -339,6 +339,64 @@ def test_another_run_and_one_of_a_single_process_are_refused(saved):
         checkpoints.opened(saved, {"key": "one"}, start(), {"energy": 0}, resume=True, every_seconds=1.0, every_steps=None),
     ):
         pass
+
+
+# ``solve`` as several processes run it, here in one: what is shared out among them is theirs alone, and nobody else is there to tell.
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """The steps after which a preemption is asked about; that of the number put in ``at`` says yes."""
+    asked: dict[str, Any] = {"at": None, "steps": []}
+
+    def reached(step):
+        asked["steps"].append(step)
+        return step == asked["at"]
+
+    monkeypatch.setattr(layout.Layout, "spans_processes", True)
+    monkeypatch.setattr(sharded_checkpoints.multihost_utils, "reached_preemption_sync_point", reached)
+    return asked
+
+
+def solved(directory=None, num_steps=4, **options):
+    points = jnp.linspace(-1.0, 1.0, 12).reshape(6, 2)
+    scheme = swjko.langevin(points, jax.tree_util.Partial(jnp.sum), step_size=0.1)
+    options = {"progress": False, "chunk_size": 1, "mesh": swjko.flow_mesh(), "checkpoint_dir": directory} | options
+    return swjko.solve(jax.random.split(jax.random.key(0), NUM_FLOWS), scheme, num_steps, **options)
+
+
+@pytest.mark.filterwarnings("ignore:the number of flows:UserWarning")
+@pytest.mark.parametrize("num_devices", [8, 3])
+def test_a_preempted_run_saves_on_all_and_goes_on(num_devices, together, tmp_path, capsys):
+    expected = solved()
+    together["at"] = 2
+    mesh = swjko.flow_mesh(jax.devices()[:num_devices])
+    with pytest.raises(SystemExit) as ended:
+        solved(tmp_path, mesh=mesh)
+    assert ended.value.code == 143
+    assert f"swjko: stopped after step 2, which is saved in {tmp_path}" in capsys.readouterr().err
+    assert (tmp_path / "step-0000000002.arrays").is_dir()
+    together["at"], together["steps"] = None, []
+    found = solved(tmp_path)
+    assert together["steps"] == [2, 3, 4]
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if num_devices == 3 else {"rtol": 0, "atol": 0}
+    for one, other in zip(jax.tree.leaves((found.state, found.history)), jax.tree.leaves((expected.state, expected.history)), strict=True):
+        np.testing.assert_allclose(one, other, **tolerance)
+    assert [line["step"] for line in checkpoints.read_history(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_run_without_checkpoints_is_preempted_too(together, capsys):
+    together["at"] = 1
+    with pytest.raises(SystemExit):
+        solved()
+    assert "stopped after step 1\n" in capsys.readouterr().err
+
+
+def test_a_directory_of_several_processes_needs_flows_spread_over_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    scheme = swjko.langevin(jnp.ones((6, 2)), jax.tree_util.Partial(jnp.sum), step_size=0.1)
+    with pytest.raises(ValueError, match=r"checkpoint_dir of a run of several processes .*mesh=swjko\.flow_mesh\(\)"):
+        swjko.solve(jax.random.key(0), scheme, 2, checkpoint_dir=tmp_path, progress=False)
 
 
 def test_messages_of_process_0_survive_their_journey(monkeypatch):
