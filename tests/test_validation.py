@@ -210,14 +210,28 @@ def certified(**changes):
     return swjko.certificate(KEY, inputs.pop("scheme"), inputs.pop("trajectory"), **inputs)
 
 
+def guarded(**changes):
+    inputs = {"scheme": scheme()} | changes
+    return swjko.guarded(inputs.pop("scheme"), **inputs)
+
+
+def until_certified(**changes):
+    inputs = {"key": KEY, "scheme": scheme(), "num_samples": 4, "num_repeats": 2} | changes
+    return swjko.until_certified(inputs.pop("key"), inputs.pop("scheme"), **inputs)
+
+
 def ran(**changes):
     inputs = {"scheme": scheme(), "state": scheme().init(KEY), "num_steps": 1} | changes
     return swjko.run(KEY, inputs.pop("scheme"), inputs.pop("state"), inputs.pop("num_steps"), **inputs)
 
 
 def solved(**changes):
-    inputs = {"scheme": scheme(), "num_steps": 1, "progress": False} | changes
-    return swjko.solve(KEY, inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+    inputs = {"key": KEY, "scheme": scheme(), "num_steps": 1, "progress": False} | changes
+    return swjko.solve(inputs.pop("key"), inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+
+
+def solved_many(**changes):
+    return solved(**({"key": jax.random.split(KEY, 2)} | changes))
 
 
 def ran_many(**changes):
@@ -580,6 +594,59 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "tree",
         {"no multiple": jnp.ones(6), "no flows": jnp.ones((0, 2)), "a scalar": jnp.ones(()), "two lengths": (jnp.ones(8), jnp.ones(16))},
     ),
+    *(
+        ("guarded", lambda value, name=name: guarded(**{name: value}), name, bad)
+        for name, bad in {
+            "scheme": {
+                "nothing": None,
+                "a family": family(),
+                "of second order": second_order(),
+                "adaptive": adapted(),
+                "direct": minimised(),
+            },
+            "max_retries": BAD_COUNTS,
+            "factor": {"zero": 0.0, "one": 1.0, "negative": -0.5, "NaN": float("nan"), "text": "half", "nothing": None},
+            "recovery": BAD_COUNTS,
+        }.items()
+    ),
+    (
+        "guarded",
+        lambda value: guarded(scheme=value, scale_updates=True),
+        "scale_updates",
+        {"no optimizer": moved_by_langevin(points_init=jnp.asarray(GOOD_X))},
+    ),
+    ("until_stationary", lambda value: swjko.until_stationary(num_standard_errors=value), "num_standard_errors", BAD_POSITIVES),
+    *(
+        ("until_certified", lambda value, name=name: until_certified(**{name: value}), name, bad)
+        for name, bad in {
+            "key": {"a seed": 0, "nothing": None, "rank 2": jax.random.split(KEY, (2, 2))},
+            "scheme": {"nothing": None, "of second order": second_order(), "guarded": swjko.guarded(scheme())},
+            "num_samples": BAD_COUNTS,
+            "num_repeats": BAD_COUNTS | {"one": 1},
+            "axes": {"for one key": 0},
+            "gradient_tolerance": BAD_POSITIVES | {"a list": [0.1, 0.2]},
+            "num_standard_errors": BAD_POSITIVES | {"a list": [0.1, 0.2]},
+        }.items()
+    ),
+    ("until_certified", lambda value: until_certified(key=jax.random.split(KEY, 2), axes=value), "axes", {"one": 1, "a name": "step_size"}),
+    ("solve", lambda value: solved(key=value), "key", {"a seed": 0, "nothing": None, "rank 2": jax.random.split(KEY, (2, 2))}),
+    ("solve", lambda value: solved(key=value), "keys", {"none": jax.random.split(KEY, 0)}),
+    ("solve", lambda value: solved(axes=value), "axes", {"for one key": 0}),
+    ("solve", lambda value: solved(mesh=value), "mesh", {"for one key": jax.make_mesh((8,), ("flow",), axis_types=(AxisType.Auto,))}),
+    ("solve", lambda value: solved(batch_size=value), "batch_size", {"for one key": 2}),
+    ("solve", lambda value: solved_many(axes=value), "axes", {"one": 1, "a name": "step_size", "the scheme": scheme()}),
+    ("solve", lambda value: solved_many(scheme=value), "axes", {"not said to be stacked": swept()}),
+    ("solve", lambda value: solved_many(mesh=value), "mesh", BAD_MESHES),
+    ("solve", lambda value: solved_many(batch_size=value), "batch_size", OPTIONAL_COUNTS),
+    ("solve", lambda value: solved(stop=value), "stop", {"a number": 3.0, "text": "early"}),
+    (
+        "solve",
+        lambda value: solved(stop=lambda state, history: value, stop_steps=1),
+        "stop",
+        {"a number": 1.0, "nothing": None, "two": np.asarray([True, False])},
+    ),
+    ("solve", lambda value: solved(stop_steps=value), "stop_steps", BAD_COUNTS),
+    ("solve", lambda value: solved(stop=swjko.until_stationary(), stop_steps=value), "stop_steps", {"too few": 1}),
     ("solve", lambda value: solved(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
     ("solve", lambda value: solved(num_steps=value), "num_steps", BAD_COUNTS),
     ("solve", lambda value: solved(chunk_size=value), "chunk_size", OPTIONAL_COUNTS),
@@ -653,6 +720,9 @@ def test_the_good_inputs_are_accepted():
         ran,
         ran_many,
         solved,
+        solved_many,
+        guarded,
+        until_certified,
         scheme,
         second_order,
         adapted,
