@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -38,10 +39,27 @@ def orthogonal_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
     """
     num, dim = as_count(num, "num"), as_count(dim, "dim")
     gaussian = jax.random.normal(key, (math.ceil(num / dim), dim, dim))
-    q, r = jnp.linalg.qr(gaussian)
+    q, r = lax.platform_dependent(gaussian, cpu=_factored_in_turn, default=_factored_at_once)
     # QR alone is not Haar: the sign of R's diagonal is fixed by the routine, so it is moved into Q (Mezzadri 2007).
     signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
     return _normalised((q * signs[:, None, :]).swapaxes(-1, -2).reshape(-1, dim)[:num])
+
+
+def _factored_at_once(matrices: Float[Array, "b d d"]) -> tuple[Float[Array, "b d d"], Float[Array, "b d d"]]:
+    q, r = jnp.linalg.qr(matrices)
+    return q, r
+
+
+def _factored_in_turn(matrices: Float[Array, "b d d"]) -> tuple[Float[Array, "b d d"], Float[Array, "b d d"]]:
+    # On a CPU a batch of QRs waits, in a worker thread, for parts of it that it hands to the other ones. Where as many batches run as there
+    # are workers, as in an objective of two distances on two cores, all wait for ever (jaxlib 0.10.2). One matrix waits for nothing.
+    return lax.map(_factored_alone, matrices)
+
+
+@jax.custom_batching.sequential_vmap
+def _factored_alone(matrix):
+    q, r = jnp.linalg.qr(matrix)
+    return q, r
 
 
 def _normalised(vectors: Float[Array, "l d"]) -> Float[Array, "l d"]:

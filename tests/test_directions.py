@@ -1,5 +1,7 @@
 """Directions: on the sphere, uniform, and orthogonal where promised."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +99,17 @@ def test_the_key_decides(draw):
 def test_jit_is_eager(draw):
     jitted = jax.jit(draw, static_argnums=(1, 2))(jax.random.key(7), 7, 3)
     np.testing.assert_allclose(jitted, draw(jax.random.key(7), 7, 3), atol=1e-6)
+
+
+def test_factorisations_on_a_cpu_come_one_by_one():
+    """A batch of them waits for its own parts in worker threads, and two at once never end on two cores."""
+
+    def draw(key):
+        return orthogonal_directions(key, 15, 5)
+
+    for function, argument in ((draw, jax.random.key(0)), (jax.vmap(draw), keys(3))):
+        lines = jax.jit(function).lower(argument).as_text().splitlines()
+        calls = [line.split("} : ")[-1] for line in lines if "lapack_" in line]
+        assert calls
+        assert all(re.findall(r"tensor<([\dx]+)xf\d\d>", call)[0] == "5x5" for call in calls)
+    np.testing.assert_array_equal(jax.vmap(draw)(keys(3)), [draw(key) for key in keys(3)])
