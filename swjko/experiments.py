@@ -21,7 +21,7 @@ from swjko.problems import DataError, Table
 from swjko.report import Outcome
 from swjko.scheme import Info, both
 from swjko.sw_jko import sw_jko
-from swjko.types import Cloud, Estimate, Functional, Key
+from swjko.types import Cloud, Estimate, Functional, Key, Scalar
 
 _PLOTTED_TIMES = 5
 _PLOTTED_POINTS = 1000
@@ -162,10 +162,10 @@ def match(settings: Settings, *, seed: int, progress: bool = True, data: str | N
     flow_key, floor_key, held_out_key = jax.random.split(jax.random.key(seed), 3)
     # As many points as were held out, so that flow and held-out points meet the target with the same sampling noise.
     flow = _flow(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
-    floor = float(_mean_energy(jax.random.split(floor_key, 16), functional, Cloud(held_out)))
+    floor = float(mean_energy(jax.random.split(floor_key, 16), functional, Cloud(held_out)))
     drawn_points = _sample(flow.family, flow.solution.state.params, held_out_key, num=len(target)).points
     held_out_keys = jax.random.split(held_out_key, 16)
-    against_held_out = float(_mean_energy(held_out_keys, sw_to_target(held_out, settings.projections), Cloud(drawn_points)))
+    against_held_out = float(mean_energy(held_out_keys, sw_to_target(held_out, settings.projections), Cloud(drawn_points)))
     figures = {
         "points of the target": len(target),
         "points held out": cut,
@@ -222,7 +222,8 @@ def _energies(key, family, functional, trajectory, num_samples):
 
 
 @jax.jit
-def _mean_energy(keys, functional, cloud):
+def mean_energy(keys: Key, functional: Functional, cloud: Cloud) -> Scalar:
+    """The mean of F(cloud) over keys [k], one after another."""
     return jnp.mean(lax.map(lambda key: functional(key, cloud), keys))
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from swjko.driver import Solution
+from swjko.scheme import Info
 from swjko.types import Estimate
 
 
@@ -20,7 +21,7 @@ class Outcome(NamedTuple):
     Attributes:
       problem, dim: its name and dimension.
       config: every number the run depends on, so that it can be repeated.
-      solution: from ``solve``, with ``swjko.both`` recorded.
+      solution: from ``solve``, with ``swjko.both`` recorded, or ``infos`` alone.
       energy_start, energy_end: F at mu_0 and at the end, by ``evaluate``.
       reference: what energy_end is compared with; reference_name: what that is.
       figures: further measured numbers, by name.
@@ -56,7 +57,8 @@ def write(outcome: Outcome, directory: Path) -> None:
 
 def as_dict(outcome: Outcome) -> dict[str, Any]:
     """The outcome as numbers, strings, lists and dictionaries; a number that is not finite becomes None."""
-    _, infos = outcome.solution.history
+    history = outcome.solution.history
+    infos = history if isinstance(history, Info) else history[1]
     timing = outcome.solution.timing
     return _plain(
         {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from PIL import Image
 
 from swjko import Cloud, experiments, problems
 from swjko.__main__ import main
@@ -118,7 +119,7 @@ def test_posterior_of_a_table(table, tmp_path, capsys):
 def test_help_is_shown(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for word in ("fokker-planck", "posterior", "match", "--overwrite", "report.json"):
+    for word in ("fokker-planck", "posterior", "match", "generate", "--overwrite", "report.json"):
         assert word in shown
     assert main(["match", "--help"]) == 0
     assert "--projections" in capsys.readouterr().out
@@ -165,6 +166,116 @@ def test_a_missing_extra_is_named(module, monkeypatch, capsys, tmp_path):
 def test_a_failed_flow_is_one_line_and_code_1(tmp_path, capsys):
     assert main(["fokker-planck", "--dim", "1", *_TINY[:-1], "--no-progress", "--step-size", "1e-37", "--out", str(tmp_path)]) == 1
     _expect_one_line(capsys, "the flow stopped after step 0")
+
+
+_SHEET = [*_TINY, "--grid", "3"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 30 pictures of 5 x 4 pixels, dark at the left."""
+    folder = tmp_path_factory.mktemp("pictures")
+    levels = np.clip(np.linspace(0, 255, 4) + np.random.default_rng(0).normal(0, 20, (30, 5, 4)), 0, 255).astype(np.uint8)
+    for at, picture in enumerate(levels):
+        Image.fromarray(picture).save(folder / f"{at:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generated(pictures, tmp_path_factory):
+    """A sheet of these, of a run with checkpoints: (directory, exit code)."""
+    out = tmp_path_factory.mktemp("generated")
+    arguments = ["generate", "--data", str(pictures), "--checkpoint-dir", str(out / "kept"), "--out", str(out / "new" / "sheet.png")]
+    return out, main([*arguments, *_SHEET])
+
+
+def test_generate_draws_samples_beside_their_nearest_images(generated, pictures):
+    out, code = generated
+    assert code == 0
+    assert sorted(path.name for path in (out / "new").iterdir()) == ["report.json", "sheet.png"]
+    report = json.loads((out / "new" / "report.json").read_text())
+    assert (report["problem"], report["dim"], report["result"]) == ("generate", 20, "OK")
+    assert report["config"]["shape"] == [5, 4, 1]
+    assert (report["config"]["batch_size"], report["figures"]["images for the flow"], report["figures"]["images held out"]) == (24, 24, 6)
+    assert len(report["history"]["energy"]) == 2
+    sheet = np.asarray(Image.open(out / "new" / "sheet.png"))
+    factor, gap = (8, 4)
+    height, width = (5 * factor + gap, 4 * factor + gap)
+    assert sheet.shape == (gap + 3 * height, gap + 6 * width + 2 * gap)
+    # Each picture of the right block is one of the folder, seen through the enlargement, and the nearest to the one at its left.
+    folder = np.stack([np.asarray(Image.open(path)) for path in sorted(pictures.iterdir())]).astype(float)
+    distances = []
+    for row, column in np.ndindex(3, 3):
+        top, left = (gap + row * height, gap + column * width)
+        shown, near = (sheet[top : top + 5 * factor : factor, at : at + 4 * factor : factor] for at in (left, left + 3 * width + 2 * gap))
+        assert np.any(np.all(folder == near, axis=(1, 2)))
+        distances.append(np.sqrt(np.sum((shown - near.astype(float)) ** 2)) / 255)
+    mean = report["figures"]["distance of a sample to the nearest image, mean"]
+    assert mean == pytest.approx(np.mean(distances), rel=0.02)
+
+
+def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, capsys):
+    out, _ = generated
+    arguments = ["generate", "--data", str(pictures), "--checkpoint-dir", str(out / "kept")]
+    assert main([*arguments, *_SHEET, "--out", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").read_bytes() == (out / "new" / "sheet.png").read_bytes()
+    assert json.loads((tmp_path / "report.json").read_text())["seconds"]["run"] == 0.0
+    capsys.readouterr()
+    assert main([*arguments, *_SHEET, "--steps", "3", "--overwrite", "--out", str(tmp_path / "other.png")]) == 2
+    _expect_one_line(capsys, "holds another run")
+
+
+def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, capsys):
+    out, _ = generated
+    before = (out / "new" / "sheet.png").read_bytes()
+    assert main(["generate", "--out", str(out / "new" / "sheet.png"), "--no-progress"]) == 2
+    _expect_one_line(capsys, "sheet.png exists; pass --overwrite, or another --out")
+    assert main(["generate", "--out", str(out / "new" / "other.png"), "--no-progress"]) == 2
+    _expect_one_line(capsys, "report.json exists; pass --overwrite, or another --out")
+    assert (out / "new" / "sheet.png").read_bytes() == before
+    # Options before the subcommand.
+    (tmp_path / "s.png").write_bytes(b"")
+    assert main(["--out", str(tmp_path / "s.png"), "--overwrite", "generate", "--data", str(pictures), *_SHEET]) == 0
+    assert (tmp_path / "s.png").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_generate_by_the_convolutional_generator(pictures, tmp_path):
+    out = tmp_path / "s.png"
+    assert main(["generate", "--data", str(pictures), "--family", "convolutional", *_SHEET, "--out", str(out)]) == 0
+    assert Image.open(out).mode == "L"
+    assert json.loads((tmp_path / "report.json").read_text())["config"]["family"] == "convolutional"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--data", "mnist"], "--data-dir"),
+        (["--data", "mnist", "--data-dir", "."], "no file train-images-idx3-ubyte"),
+        (["--data", "few.npy"], "few.npy: 9 images are too few to flow to; at least 10"),
+        (["--data", "some.npy", "--batch-size", "17"], "some.npy: 16 images for the flow are fewer than a batch of 17"),
+        (["--data", "some.npy", "--family", "spline"], "argument --family: invalid choice: 'spline'"),
+        (["--data", "some.npy", "--grid", "101"], "--grid: must be a whole number from 1 to 100"),
+        (["--data", "sizes"], "b.png: 3 x 3 pixels, and the first picture, a.png, has 4 x 4"),
+        (["--data", "empty"], "empty: no picture in it"),
+        (["--out", "sheet.jpg"], "--out sheet.jpg must be a file that ends in .png"),
+        (["--out", "some.npy/sheet.png"], "some.npy is not a writable directory"),
+        (["--data", "some.npy", "--checkpoint-dir", "few.npy"], "few.npy"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SWJKO_DATA", raising=False)
+    for name, count in (("few", 9), ("some", 20)):
+        np.save(f"{name}.npy", np.zeros((count, 2, 2), np.uint8))
+    for folder in ("sizes", "empty"):
+        (tmp_path / folder).mkdir()
+    for name, side in (("a", 4), ("b", 3)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(f"sizes/{name}.png")
+    assert main(["generate", *arguments, *_TINY]) == 2
+    _expect_one_line(capsys, message)
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_exact_iterates_minimise_the_step():
