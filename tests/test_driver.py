@@ -259,7 +259,7 @@ def flow_end(history):
 
 
 def test_a_flow_that_its_solves_do_not_move_has_not_arrived(key):
-    scheme = relaxing_scheme(optax.sgd(1e-9))
+    scheme = relaxing_scheme(optax.sgd(0.0))
     rule = swjko.until_certified(jax.random.key(7), scheme, num_samples=100, num_repeats=4)
     solution = swjko.solve(key, scheme, 4, stop=rule, stop_steps=4, progress=False, record=swjko.both, chunk_size=4)
     assert not solution.stopped
