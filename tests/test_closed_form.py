@@ -1,5 +1,7 @@
 """The oracles themselves: against SciPy, against one dimension, and by stationarity of the objective written anew."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,13 @@ import scipy.linalg
 import scipy.optimize
 
 from swjko import closed_form, orthogonal_directions
+
+# Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
+w2_pow, sw2_pow = jax.jit(closed_form.gaussian_w2_pow), jax.jit(closed_form.gaussian_sw2_pow)
+sw_jko_step, sw_bdf2_step = jax.jit(closed_form.gaussian_sw_jko_step), jax.jit(closed_form.gaussian_sw_bdf2_step)
+jko_step, isotropic_step = jax.jit(closed_form.gaussian_jko_step), jax.jit(closed_form.isotropic_sw_jko_step)
+ornstein_uhlenbeck = jax.jit(closed_form.ornstein_uhlenbeck)
+directions_of = jax.jit(orthogonal_directions, static_argnums=(1, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +41,12 @@ def test_w2_against_scipy(d):
     (mean0, cov0), (mean1, cov1) = gaussian(0, d), gaussian(1, d)
     root = scipy.linalg.sqrtm(cov0)
     expected = np.sum((mean0 - mean1) ** 2) + np.trace(cov0 + cov1 - 2 * scipy.linalg.sqrtm(root @ cov1 @ root).real)
-    np.testing.assert_allclose(closed_form.gaussian_w2_pow(*arrays(mean0, cov0, mean1, cov1)), expected, rtol=1e-10)
+    np.testing.assert_allclose(w2_pow(*arrays(mean0, cov0, mean1, cov1)), expected, rtol=1e-10)
 
 
 def test_w2_of_singular_covariances():
     # Two segments at a right angle: the cross term vanishes.
-    value = closed_form.gaussian_w2_pow(*arrays(np.zeros(2), np.diag([4.0, 0.0]), np.ones(2), np.diag([0.0, 9.0])))
+    value = w2_pow(*arrays(np.zeros(2), np.diag([4.0, 0.0]), np.ones(2), np.diag([0.0, 9.0])))
     np.testing.assert_allclose(value, 2.0 + 4.0 + 9.0, rtol=1e-10)
 
 
@@ -45,7 +54,7 @@ def test_w2_of_singular_covariances():
 def test_sw2_is_the_mean_of_one_dimensional_distances(d):
     # By quadrature of the two quantile functions of each projection.
     (mean0, cov0), (mean1, cov1) = gaussian(2, d), gaussian(3, d)
-    directions = np.asarray(orthogonal_directions(jax.random.key(0), 6, d))
+    directions = np.asarray(directions_of(jax.random.key(0), 6, d))
     nodes, masses = np.polynomial.hermite_e.hermegauss(20)
     masses = masses / masses.sum()
 
@@ -53,14 +62,24 @@ def test_sw2_is_the_mean_of_one_dimensional_distances(d):
         return theta @ mean + np.sqrt(theta @ cov @ theta) * nodes
 
     costs = [masses @ (quantiles(mean0, cov0, theta) - quantiles(mean1, cov1, theta)) ** 2 for theta in directions]
-    value = closed_form.gaussian_sw2_pow(*arrays(mean0, cov0, mean1, cov1), jnp.asarray(directions))
+    value = sw2_pow(*arrays(mean0, cov0, mean1, cov1), jnp.asarray(directions))
     np.testing.assert_allclose(value, np.mean(costs), rtol=1e-10)
 
 
 def test_sw2_against_w2_on_the_line():
     (mean0, cov0), (mean1, cov1) = gaussian(4, 1), gaussian(5, 1)
     inputs = arrays(mean0, cov0, mean1, cov1)
-    np.testing.assert_allclose(closed_form.gaussian_sw2_pow(*inputs, jnp.ones((1, 1))), closed_form.gaussian_w2_pow(*inputs), rtol=1e-10)
+    np.testing.assert_allclose(sw2_pow(*inputs, jnp.ones((1, 1))), w2_pow(*inputs), rtol=1e-10)
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def sw_jko_objective(new_mean, new_cov, mean, cov, precision, center, step_size, directions):
+    sigma, old_sigma = (jnp.sqrt(jnp.sum((directions @ matrix) * directions, axis=1)) for matrix in (new_cov, cov))
+    proximity = jnp.mean((directions @ (new_mean - mean)) ** 2 + (sigma - old_sigma) ** 2) / (2 * step_size)
+    away = new_mean - center
+    energy = (away @ precision @ away + jnp.trace(precision @ new_cov)) / 2 - jnp.linalg.slogdet(new_cov)[1] / 2
+    return proximity + energy
 
 
 @pytest.mark.parametrize("d", [1, 2, 4])
@@ -68,38 +87,28 @@ def test_sw2_against_w2_on_the_line():
 def test_the_step_is_stationary(d, step_size):
     mean, cov = gaussian(6, d)
     center, precision = gaussian(7, d)
-    directions = orthogonal_directions(jax.random.key(1), 16 * d, d)
-
-    def objective(new_mean, new_cov):
-        theta = np.asarray(directions)
-        shift = theta @ (new_mean - mean)
-        sigma = jnp.sqrt(jnp.sum((theta @ new_cov) * theta, axis=1))
-        proximity = jnp.mean(shift**2 + (sigma - np.sqrt(np.sum((theta @ cov) * theta, axis=1))) ** 2) / (2 * step_size)
-        away = new_mean - center
-        energy = (away @ precision @ away + jnp.trace(jnp.asarray(precision) @ new_cov)) / 2 - jnp.linalg.slogdet(new_cov)[1] / 2
-        return proximity + energy
-
-    new = closed_form.gaussian_sw_jko_step(*arrays(mean, cov, precision, center), step_size, directions)
-    mean_gradient, cov_gradient = jax.grad(objective, argnums=(0, 1))(*new)
+    inputs = (*arrays(mean, cov, precision, center), step_size, directions_of(jax.random.key(1), 16 * d, d))
+    new = jax.device_get(sw_jko_step(*inputs))
+    least, (mean_gradient, cov_gradient) = jax.device_get(sw_jko_objective(*new, *inputs))
     # The terms that cancel are of the size of 1 / step_size and of the inverse covariance.
-    scale = 1 / step_size + float(jnp.max(jnp.linalg.inv(new.cov)))
-    assert float(jnp.max(jnp.abs(mean_gradient))) < 1e-10 * scale
-    assert float(jnp.max(jnp.abs(cov_gradient + cov_gradient.T))) < 1e-10 * scale
+    scale = 1 / step_size + np.max(np.linalg.inv(new.cov))
+    assert np.max(np.abs(mean_gradient)) < 1e-10 * scale
+    assert np.max(np.abs(cov_gradient + cov_gradient.T)) < 1e-10 * scale
     np.testing.assert_allclose(new.cov, new.cov.T, atol=1e-13)
-    assert float(objective(*new)) < float(objective(*arrays(mean, cov)))
+    assert least < sw_jko_objective(*arrays(mean, cov), *inputs)[0]
     rng = np.random.default_rng(0)
     for _ in range(5):
         move = rng.normal(size=(d, d)) * 1e-2
-        elsewhere = jnp.asarray(scipy.linalg.expm(move) @ np.asarray(new.cov) @ scipy.linalg.expm(move).T)
-        assert float(objective(new.mean, elsewhere)) > float(objective(*new))
+        elsewhere = scipy.linalg.expm(move) @ new.cov @ scipy.linalg.expm(move).T
+        assert sw_jko_objective(new.mean, elsewhere, *inputs)[0] > least
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_the_general_step_in_the_isotropic_case(d):
     mean, center = np.linspace(1.0, 2.0, d), np.linspace(-1.0, 0.5, d)
-    directions = orthogonal_directions(jax.random.key(2), 3 * d, d)
-    isotropic = closed_form.isotropic_sw_jko_step(*arrays(mean, 1.7, center), 0.3)
-    general = closed_form.gaussian_sw_jko_step(*arrays(mean, 1.7**2 * np.eye(d), np.eye(d), center), 0.3, directions)
+    directions = directions_of(jax.random.key(2), 3 * d, d)
+    isotropic = isotropic_step(*arrays(mean, 1.7, center), 0.3)
+    general = sw_jko_step(*arrays(mean, 1.7**2 * np.eye(d), np.eye(d), center), 0.3, directions)
     np.testing.assert_allclose(general.mean, isotropic.mean, rtol=1e-10)
     np.testing.assert_allclose(general.cov, isotropic.scale**2 * np.eye(d), rtol=1e-10, atol=1e-10)
 
@@ -110,7 +119,7 @@ def test_ten_steps_in_the_plane():
     h = d * step_size
     state = closed_form.IsotropicGaussian(jnp.full((d,), mean), jnp.asarray(scale))
     for _ in range(10):
-        state = closed_form.isotropic_sw_jko_step(state.mean, state.scale, jnp.zeros((d,)), step_size)
+        state = isotropic_step(state.mean, state.scale, jnp.zeros((d,)), step_size)
         mean = mean / (1 + h)
         previous = scale
         scale = scipy.optimize.brentq(lambda s, previous=previous: s * (1 + h) - previous - h / s, 1e-3, 10.0, xtol=1e-14)
@@ -127,14 +136,14 @@ def test_ornstein_uhlenbeck_against_scipy(d, time):
     decay = scipy.linalg.expm(-time * precision)
     nodes, masses = np.polynomial.legendre.leggauss(60)
     noise = sum(mass * time * scipy.linalg.expm(-time * (1 + node) * precision) for node, mass in zip(nodes, masses, strict=True))
-    law = closed_form.ornstein_uhlenbeck(*arrays(mean, cov, precision, center), time)
+    law = ornstein_uhlenbeck(*arrays(mean, cov, precision, center), time)
     np.testing.assert_allclose(law.mean, center + decay @ (mean - center), atol=1e-10)
     np.testing.assert_allclose(law.cov, decay @ cov @ decay + noise, atol=1e-10)
 
 
 def test_ornstein_uhlenbeck_ends_at_the_target():
     (mean, cov), (center, precision) = gaussian(10, 3), gaussian(11, 3)
-    law = closed_form.ornstein_uhlenbeck(*arrays(mean, cov, precision, center), 1e3)
+    law = ornstein_uhlenbeck(*arrays(mean, cov, precision, center), 1e3)
     np.testing.assert_allclose(law.mean, center, atol=1e-10)
     np.testing.assert_allclose(law.cov, np.linalg.inv(precision), atol=1e-10)
 
@@ -142,15 +151,15 @@ def test_ornstein_uhlenbeck_ends_at_the_target():
 def test_the_target_does_not_move():
     center, precision = gaussian(12, 3)
     target = arrays(center, np.linalg.inv(precision))
-    directions = orthogonal_directions(jax.random.key(3), 30, 3)
-    step = closed_form.gaussian_sw_jko_step(*target, *arrays(precision, center), 0.5, directions)
+    directions = directions_of(jax.random.key(3), 30, 3)
+    step = sw_jko_step(*target, *arrays(precision, center), 0.5, directions)
     np.testing.assert_allclose(step.mean, center, atol=1e-10)
     np.testing.assert_allclose(step.cov, target[1], rtol=1e-9, atol=1e-10)
 
 
 def test_under_jit_and_vmap():
     (mean, cov), (center, precision) = gaussian(13, 2), gaussian(14, 2)
-    directions = orthogonal_directions(jax.random.key(4), 8, 2)
+    directions = directions_of(jax.random.key(4), 8, 2)
     inputs = arrays(mean, cov, precision, center)
     sizes = jnp.asarray([0.05, 0.5])
     batched = jax.jit(jax.vmap(lambda step_size: closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)))(sizes)
@@ -193,7 +202,7 @@ def spread(rng, d, low, high):
 def test_orders_of_convergence_in_time(d):
     rng = np.random.default_rng(d)
     precision, center, mean, cov = spread(rng, d, 0.5, 2.0), rng.normal(size=d), rng.normal(size=d), spread(rng, d, 0.6, 1.5)
-    directions = orthogonal_directions(jax.random.key(0), 12 * d, d)
+    directions = directions_of(jax.random.key(0), 12 * d, d)
     exact_mean, exact_cov = sw_limit(mean, cov, precision, center, 0.3, directions)
 
     @jax.jit
@@ -230,7 +239,7 @@ def test_the_second_order_step_on_the_line():
     extrapolated = (4 * scale - previous_scale) / 3
     new_scale = scipy.optimize.brentq(lambda s: (s - extrapolated) / step + a * s - 1 / s, 1e-3, 10.0, xtol=1e-14)
     line = [np.full((1,), mean), np.full((1, 1), scale**2), np.full((1,), previous_mean), np.full((1, 1), previous_scale**2)]
-    law = closed_form.gaussian_sw_bdf2_step(*arrays(*line, np.full((1, 1), a), np.full((1,), -0.5)), tau, jnp.ones((1, 1)))
+    law = sw_bdf2_step(*arrays(*line, np.full((1, 1), a), np.full((1,), -0.5)), tau, jnp.ones((1, 1)))
     np.testing.assert_allclose(law.cov, [[new_scale**2]], rtol=1e-10)
     np.testing.assert_allclose(law.mean, [((4 * mean - previous_mean) / 3 - 0.5 * step * a) / (1 + step * a)], rtol=1e-10)
 
@@ -241,8 +250,8 @@ def test_the_flow_of_second_order_is_its_steps_in_turn():
     direction = jnp.ones((1, 1))
     flow = closed_form.gaussian_sw_bdf2_flow(*arrays(mean, cov), *inputs, 2, direction)
     start = closed_form.Gaussian(*arrays(mean, cov))
-    first = closed_form.gaussian_sw_jko_step(*start, *inputs, direction)
-    second = closed_form.gaussian_sw_bdf2_step(*first, *start, *inputs, direction)
+    first = sw_jko_step(*start, *inputs, direction)
+    second = sw_bdf2_step(*first, *start, *inputs, direction)
     for index, law in enumerate((start, first, second)):
         np.testing.assert_allclose(flow.mean[index], law.mean, rtol=1e-10)
         np.testing.assert_allclose(flow.cov[index], law.cov, rtol=1e-9)
@@ -252,7 +261,7 @@ def test_the_flow_of_second_order_is_its_steps_in_turn():
 @pytest.mark.parametrize("step_size", [1e-4, 0.1, 10.0])
 def test_the_wasserstein_step_satisfies_its_equations(d, step_size):
     (mean, cov), (center, precision) = gaussian(17, d), gaussian(18, d)
-    new = jax.jit(closed_form.gaussian_jko_step)(*arrays(mean, cov, precision, center), step_size)
+    new = jko_step(*arrays(mean, cov, precision, center), step_size)
     # The optimal map back, x -> x + step_size grad(V + log rho'), is a positive definite matrix and takes the new measure to the old.
     back = np.eye(d) + step_size * (precision - np.linalg.inv(new.cov))
     np.testing.assert_allclose(back @ new.cov @ back, cov, atol=1e-10)
@@ -269,8 +278,8 @@ def test_the_wasserstein_step_is_a_minimum():
         energy = (away @ precision @ away + jnp.sum(precision * law.cov) - jnp.linalg.slogdet(law.cov)[1]) / 2
         return closed_form.gaussian_w2_pow(*law, *arrays(mean, cov)) / 0.6 + energy
 
-    new = closed_form.gaussian_jko_step(*inputs, 0.3)
-    gradient = jax.grad(objective)(new)
+    new = jko_step(*inputs, 0.3)
+    gradient = jax.jit(jax.grad(objective))(new)
     np.testing.assert_allclose(gradient.mean, 0.0, atol=1e-9)
     np.testing.assert_allclose(gradient.cov + gradient.cov.T, 0.0, atol=1e-9)
 
@@ -279,19 +288,19 @@ def test_the_wasserstein_step_in_commuting_cases():
     # In each coordinate the scalar equation s'(1 + tau a) - s - tau / s' = 0; and one SW step of size tau / d where all are alike.
     scales, rates, tau = np.array([0.5, 1.0, 3.0]), np.array([2.0, 0.3, 1.0]), 0.4
     mean, center = np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.5, 0.5])
-    new = closed_form.gaussian_jko_step(*arrays(mean, np.diag(scales**2), np.diag(rates), center), tau)
+    new = jko_step(*arrays(mean, np.diag(scales**2), np.diag(rates), center), tau)
     pairs = zip(scales, rates, strict=True)
     roots = [scipy.optimize.brentq(lambda x, s=s, a=a: x * (1 + tau * a) - s - tau / x, 1e-3, 10.0, xtol=1e-14) for s, a in pairs]
     np.testing.assert_allclose(new.cov, np.diag(np.square(roots)), atol=1e-12)
-    isotropic = closed_form.isotropic_sw_jko_step(*arrays(mean, 1.7, center), tau / 3)
-    alike = closed_form.gaussian_jko_step(*arrays(mean, 1.7**2 * np.eye(3), np.eye(3), center), tau)
+    isotropic = isotropic_step(*arrays(mean, 1.7, center), tau / 3)
+    alike = jko_step(*arrays(mean, 1.7**2 * np.eye(3), np.eye(3), center), tau)
     np.testing.assert_allclose(alike.mean, isotropic.mean, rtol=1e-12)
     np.testing.assert_allclose(alike.cov, isotropic.scale**2 * np.eye(3), rtol=1e-12, atol=1e-12)
 
 
 def test_the_target_is_a_fixed_point_of_the_wasserstein_step():
     center, precision = gaussian(21, 4)
-    new = closed_form.gaussian_jko_step(*arrays(center, np.linalg.inv(precision), precision, center), 0.7)
+    new = jko_step(*arrays(center, np.linalg.inv(precision), precision, center), 0.7)
     np.testing.assert_allclose(new.mean, center, atol=1e-12)
     np.testing.assert_allclose(new.cov, np.linalg.inv(precision), atol=1e-11)
 
@@ -299,7 +308,7 @@ def test_the_target_is_a_fixed_point_of_the_wasserstein_step():
 def test_wasserstein_steps_come_to_ornstein_uhlenbeck_at_first_order():
     (mean, cov), (center, precision) = gaussian(22, 3), gaussian(23, 3)
     inputs = arrays(mean, cov, precision, center)
-    exact = closed_form.ornstein_uhlenbeck(*inputs, 0.8)
+    exact = ornstein_uhlenbeck(*inputs, 0.8)
 
     def error(num_steps):
         flow = closed_form.gaussian_jko_flow(*inputs, 0.8 / num_steps, num_steps)
