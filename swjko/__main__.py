@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from swjko import experiments, generation, report
+from swjko import distributed, experiments, generation, report, sweep
 from swjko.checkpoints import CheckpointError
 from swjko.driver import FlowError
 from swjko.problems import DataError
@@ -91,13 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _require_extras()
         if options.problem == "generate":
             _generate(options)
+        elif options.problem == "fokker-planck" and _asks_for_many(options):
+            return _sweep(options)
         else:
             names = [options.problem] if options.problem else list(_PROBLEMS)
             directories = [_free_directory(Path(options.out or "runs"), name, options.overwrite) for name in names]
             _run_all(names, directories, options)
     except SystemExit as finished:  # --help, or SIGTERM in a run that keeps checkpoints
         return int(finished.code or 0)
-    except (UsageError, DataError, CheckpointError, ImportError, OSError) as error:
+    except (UsageError, DataError, CheckpointError, distributed.DistributedError, ImportError, OSError) as error:
         return _fail(error, 2)
     except (FlowError, jax.errors.JaxRuntimeError, MemoryError) as error:
         return _fail(error, 1)
@@ -128,11 +130,47 @@ def _generate(options: argparse.Namespace) -> None:
     print(report.summary(outcome, out))
 
 
-def _solve(problem: _Problem, options: argparse.Namespace, *names: str) -> Any:
+def _asks_for_many(options: argparse.Namespace) -> bool:
+    if options.distributed or options.flows:
+        if options.seed + (options.flows or 1) > 2**32:
+            raise UsageError(f"--seed {options.seed} and the {options.flows} after it go beyond {2**32 - 1}, the largest seed")
+        for name in () if options.distributed else ("coordinator", "num_processes", "process_id"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --distributed")
+        return True
+    if options.checkpoint_dir is not None:
+        raise UsageError("--checkpoint-dir goes with --flows N")
+    return False
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    """Many flows, on the devices of many processes if asked for; all of them return the same code, and process 0 alone writes."""
+    directory = _free_directory(Path(options.out or "runs"), "fokker-planck", options.overwrite)
+    if options.distributed:
+        try:
+            distributed.initialize(
+                options.coordinator,
+                options.num_processes,
+                options.process_id,
+                initialization_timeout=options.initialization_timeout,
+                heartbeat_timeout=options.heartbeat_timeout,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    names = ("dim", "checkpoint_dir")
+    found = _solve(_PROBLEMS["fokker-planck"]._replace(solve=sweep.fokker_planck), options, *names, num_flows=options.flows)
+    if jax.process_index() == 0:
+        sweep.write(found, directory)
+        print(sweep.summary(found))
+        print(f"written to {directory}", flush=True)
+    return 0 if not np.any(found.results) else 1
+
+
+def _solve(problem: _Problem, options: argparse.Namespace, *names: str, **more: Any) -> Any:
     """What the problem's function returns, of the settings and of the options of these names that were given."""
     given = {field: getattr(options, field) for field in problem.defaults._fields if getattr(options, field, None) is not None}
     extra = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    return problem.solve(problem.defaults._replace(**given), seed=options.seed, progress=not options.no_progress, **extra)
+    return problem.solve(problem.defaults._replace(**given), seed=options.seed, progress=not options.no_progress, **extra, **more)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,8 +189,27 @@ def _parser() -> argparse.ArgumentParser:
     commands["match"].add_argument(
         "--dim", type=_count, metavar="D", help="principal components to keep (default 2 of the digits, all of --data)"
     )
+    _add_sweep(commands["fokker-planck"])
     _add_generate(commands["generate"])
     return parser
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "many flows",
+        "N flows of as many problems, of the seeds from --seed on, in one ensemble over all devices. With --distributed, started alike in "
+        "every process, over the devices of all of them: what is not given comes from the job, of Slurm, Open MPI or Kubernetes.",
+    )
+    group.add_argument("--flows", type=_count, metavar="N", help="how many (default with --distributed: one for each device)")
+    group.add_argument("--distributed", action="store_true", help="join the other processes of this run; process 0 writes the report")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, a free port there that all reach")
+    group.add_argument("--num-processes", type=_count, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=_index, metavar="I", help="which this one is, from 0")
+    group.add_argument("--initialization-timeout", type=_positive, default=60.0, metavar="S", help="seconds in which all must come (60)")
+    group.add_argument(
+        "--heartbeat-timeout", type=_positive, default=20.0, metavar="S", help="seconds after which a silent one is dead (20)"
+    )
+    group.add_argument("--checkpoint-dir", metavar="DIR", help="keep checkpoints here, and go on from those that are here; seen by all")
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +255,10 @@ def _count(text: str) -> int:
 
 def _side(text: str) -> int:
     return _whole(text, 1, 100)
+
+
+def _index(text: str) -> int:
+    return _whole(text, 0, 10**9)
 
 
 def _seed(text: str) -> int:
@@ -271,6 +332,7 @@ def _require_writable(path: Path, directory: Path) -> None:
 def _fail(error: Exception | str, code: int) -> int:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     print(f"swjko: error: {lines[0]}", file=sys.stderr)
+    distributed.leave(code)
     return code
 
 

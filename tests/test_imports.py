@@ -64,6 +64,7 @@ ORDER = [
     "problems",
     "report",
     "experiments",
+    "sweep",
     "generation",
     "__main__",
 ]
@@ -72,6 +73,7 @@ ON_THE_HOST = {"layout", "ensemble", "interrupts", "programs", "progress", "driv
     "problems",
     "report",
     "experiments",
+    "sweep",
     "generation",
     "__main__",
 }
