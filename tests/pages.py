@@ -13,7 +13,10 @@ _BLOCK = re.compile(
 # Counts of which a few are enough to see that a program runs: their name, followed by a number, in a call or on a line of its own.
 _COUNTS = {"num_steps": 2, "num_inner_steps": 3, "num_samples": 32, "num_projections": 4, "width": 8, "num_repeats": 2, "stop_steps": 2}
 _COUNT = re.compile(rf"\b({'|'.join(_COUNTS)})( ?= ?)(\d+)")
-_SMALLER = {"flows.coupling(dim=2)": "flows.coupling(dim=2, num_layers=2, width=8)"}
+_SMALLER = {
+    "flows.coupling(dim=2)": "flows.coupling(dim=2, num_layers=2, width=8)",
+    "flows.coupling(3, ": "flows.coupling(3, num_layers=2, ",
+}
 
 
 class Block(NamedTuple):
