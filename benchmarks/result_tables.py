@@ -252,17 +252,19 @@ def schemes_stationary(result: Result) -> list[str]:
 
 
 def logistic_regression(result: Result) -> list[str]:
+    """Where the rows are separable the posterior has no variance: its medians and the widths of its central 68 % are compared."""
     rows = []
     for name, entry in result["summary"].items():
+        location, spread = ("median", "width") if entry["separable"] else ("mean", "ratio")
         for method, found in entry["methods"].items():
-            low, high = found["ratio"]
+            low, high = found[spread]
             rows.append(
                 (
                     f"{name}{' (separable)' if entry['separable'] else ''}",
-                    method,
-                    f"{found['mean']:.3f}",
+                    {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}.get(method, method),
+                    f"{found[location]:.3f}",
                     f"{low:.2f} to {high:.2f}",
-                    f"{found['log_likelihood']:+.5f}",
+                    _plain(found["log_likelihood"], "{:+.5f}"),
                     f"{found['held-out accuracy']:.3f}",
                     _seconds(found["seconds"]),
                 )
@@ -291,6 +293,17 @@ def images(result: Result) -> list[str]:
     rows += [(row["method"], *cells(row), _seconds(row["run_seconds"] + row["compile_seconds"])) for row in result["rows"]]
     head = ("images", "Frechet, % of variance", "$SW_2^2$ in pixels", "precision", "recall", "memorisation", "seconds")
     return [*_table(head, rows), "", _provenance(result)]
+
+
+def reliability(result: Result) -> list[str]:
+    rows = []
+    for row in result["rows"].values():
+        measured = row["measured"] if isinstance(row["measured"], Mapping) else {"cases": len(row["measured"])}
+        shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in measured.items() if isinstance(value, int | float)]
+        rows.append(
+            (row["what"], row["required"], "yes" if row["met"] else "**no**", ", ".join(shown), _seconds(row["seconds"]), row["date"])
+        )
+    return [*_table(("drill", "required", "met", "counted", "seconds", "date"), rows), "", _provenance(result)]
 
 
 def scaling_flows(result: Result) -> list[str]:

@@ -49,6 +49,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "images-digits": (("images_digits",), result_tables.images),
     "images-mnist": (("images_mnist",), result_tables.images),
     "images-fashion": (("images_fashion",), result_tables.images),
+    "reliability": (("reliability",), result_tables.reliability),
     "scaling-flows": (("scaling",), result_tables.scaling_flows),
     "scaling-sizes": (("scaling",), result_tables.scaling_sizes),
 }
