@@ -39,6 +39,8 @@ def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: Array
       num_layers: couplings; even numbers treat all coordinates alike.
       width: hidden units of each conditioner.
       init_mean, init_scale: numbers, or one per coordinate.
+
+    Raises ValueError or TypeError on numbers below their minimum, and on starts of another length or without a positive scale.
     """
     return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale)
 
@@ -154,6 +156,8 @@ def icnn(
       log_det: "exact", by the Hessian of each point, d derivatives; or "stochastic", for many dimensions: by Lanczos quadrature and
         conjugate gradients from ``num_probes`` random signs for each row of a batch, fixed by ``seed``, with what that means as in ``cnf``.
       init_mean, init_scale: numbers, or one per coordinate; the flow starts at N(init_mean, init_scale^2 I).
+
+    Raises ValueError or TypeError on numbers below their minimum or out of range, another log_det, and starts that do not fit.
     """
     dim, width, num_layers = _sizes(dim, width, num_layers)
     rank = validation.as_count(rank, "rank")
@@ -193,6 +197,9 @@ def mlp(
     Args:
       latent_dim, dim: dimensions of noise and points.
       width, num_layers: hidden units and hidden layers.
+      init_mean, init_scale: numbers, or one per coordinate.
+
+    Raises ValueError or TypeError on numbers below their minimum, and on starts of another length or without a positive scale.
     """
     latent_dim, dim = (validation.as_count(latent_dim, "latent_dim"), validation.as_count(dim, "dim"))
     num_layers, width = (validation.as_count(num_layers, "num_layers"), validation.as_count(width, "width"))
