@@ -26,25 +26,36 @@ class CouplingFlow(nnx.Module):
     affine layer at the end.
 
     After each pair the halves are interleaved like cards. Two coordinates of one half are then twice as far apart as before, and no two
-    can stay in one half for log2(dim) pairs: each comes to be a function of each other.
+    can stay in one half for log2(dim) pairs: each comes to be a function of each other. With ``lu_mixing`` an affine layer comes after
+    each interleaving that a coupling follows.
     """
 
-    def __init__(self, dim: int, num_layers: int, width: int, bijection: "Affine | RationalQuadratic", rngs: nnx.Rngs):
+    def __init__(
+        self, dim: int, num_layers: int, width: int, bijection: "Affine | RationalQuadratic", rngs: nnx.Rngs, *, lu_mixing: bool = False
+    ):
         self.bijection, self.num_pairs, self.odd = bijection, num_layers // 2, num_layers % 2 == 1
         first = (dim + 1) // 2
         sizes = (first, width, (dim - first) * bijection.num_params)
         self.second_given_first = _Conditioners(self.num_pairs + self.odd, *sizes, rngs)
         self.first_given_second = _Conditioners(self.num_pairs, dim - first, width, first * bijection.num_params, rngs)
         self.affine = TriangularAffine(dim)
+        if lu_mixing:
+            self.mixings = _Mixings(self.num_pairs - (not self.odd), dim)
 
     def forward_and_log_det(self, z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        mixings = self._mixings(inverse=False)
+
         def pair(carry, weights):
             (first, second), log_det = _halves(carry[0]), carry[1]
             second, second_log_det = self._couple(self.bijection.forward, second, first, weights[0])
             first, first_log_det = self._couple(self.bijection.forward, first, second, weights[1])
-            return (_interleave(first, second), log_det + second_log_det + first_log_det), None
+            x, mixing_log_det = _interleave(first, second), 0.0
+            if mixings is not None:
+                matrix, bias, mixing_log_det = weights[2]
+                x = x @ matrix.T + bias[None, :]
+            return (x, log_det + second_log_det + first_log_det + mixing_log_det), None
 
-        (x, log_det), _ = lax.scan(pair, (z, jnp.zeros_like(z[:, 0])), self._weights())
+        (x, log_det), _ = lax.scan(pair, (z, jnp.zeros_like(z[:, 0])), (*self._weights(), mixings))
         x, log_det = self._couple_last(self.bijection.forward, x, log_det)
         for _ in range(self.num_pairs):
             x = jnp.concatenate(_deal(x), axis=1)
@@ -52,8 +63,14 @@ class CouplingFlow(nnx.Module):
         return x, log_det + affine_log_det
 
     def inverse_and_log_det(self, x: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        mixings = self._mixings(inverse=True)
+
         def pair(carry, weights):
-            (first, second), log_det = _deal(carry[0]), carry[1]
+            x, log_det = carry
+            if mixings is not None:
+                matrix, bias, mixing_log_det = weights[2]
+                x, log_det = (x - bias[None, :]) @ matrix.T, log_det - mixing_log_det
+            first, second = _deal(x)
             first, first_log_det = self._couple(self.bijection.inverse, first, second, weights[1])
             second, second_log_det = self._couple(self.bijection.inverse, second, first, weights[0])
             return (jnp.concatenate((first, second), axis=1), log_det + second_log_det + first_log_det), None
@@ -62,7 +79,7 @@ class CouplingFlow(nnx.Module):
         for _ in range(self.num_pairs):
             x = _interleave(*_halves(x))
         x, log_det = self._couple_last(self.bijection.inverse, x, log_det)
-        (z, log_det), _ = lax.scan(pair, (x, log_det), self._weights(), reverse=True)
+        (z, log_det), _ = lax.scan(pair, (x, log_det), (*self._weights(), mixings), reverse=True)
         return z, log_det
 
     def _couple(self, bijection, moved, kept, weights):
@@ -73,6 +90,10 @@ class CouplingFlow(nnx.Module):
     def _weights(self):
         of_pairs = [leaf[: self.num_pairs] for leaf in self.second_given_first.stacked()]
         return of_pairs, self.first_given_second.stacked()
+
+    def _mixings(self, inverse):
+        """Matrices, biases and log-determinants, one for each pair; without an odd coupling the last pair's is the identity."""
+        return self.mixings.stacked(self.num_pairs, inverse) if hasattr(self, "mixings") else None
 
     def _couple_last(self, bijection, x, log_det):
         """The coupling that an odd number of layers has beyond its pairs."""
@@ -154,9 +175,35 @@ class TriangularAffine(nnx.Module):
 
     def _factors(self):
         log_diagonal = self.gain * self.log_diagonal[...]
-        lower = jnp.eye(log_diagonal.shape[0], dtype=log_diagonal.dtype) + self.gain * jnp.tril(self.lower[...], -1)
-        upper = jnp.diag(jnp.exp(log_diagonal)) + self.gain * jnp.triu(self.upper[...], 1)
+        lower, upper = _triangular_factors(self.gain * self.lower[...], self.gain * self.upper[...], log_diagonal)
         return lower, upper, self.gain * self.bias[...], jnp.sum(log_diagonal)
+
+
+class _Mixings(nnx.Module):
+    """Layers x -> b + L U x as ``TriangularAffine``, stacked along a leading axis, at the rate of the networks beside them."""
+
+    def __init__(self, num: int, dim: int):
+        self.lower = nnx.Param(jnp.zeros((num, dim, dim)))
+        self.upper = nnx.Param(jnp.zeros((num, dim, dim)))
+        self.log_diagonal = nnx.Param(jnp.zeros((num, dim)))
+        self.bias = nnx.Param(jnp.zeros((num, dim)))
+
+    def stacked(self, num: int, inverse: bool):
+        """L U or its inverse, b and log det L U, followed by identities to the number asked for."""
+
+        def matrix(lower, upper, log_diagonal):
+            lower, upper = _triangular_factors(lower, upper, log_diagonal)
+            return inverse_of_lower_triangular(upper.T).T @ inverse_of_lower_triangular(lower) if inverse else lower @ upper
+
+        leaves = (self.lower[...], self.upper[...], self.log_diagonal[...], self.bias[...])
+        lower, upper, log_diagonal, bias = (jnp.pad(leaf, [(0, num - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)) for leaf in leaves)
+        return jax.vmap(matrix)(lower, upper, log_diagonal), bias, jnp.sum(log_diagonal, axis=-1)
+
+
+def _triangular_factors(lower, upper, log_diagonal):
+    """Unit lower triangular, and upper triangular of diagonal exp(log_diagonal)."""
+    lower = jnp.eye(log_diagonal.shape[0], dtype=log_diagonal.dtype) + jnp.tril(lower, -1)
+    return lower, jnp.diag(jnp.exp(log_diagonal)) + jnp.triu(upper, 1)
 
 
 def affine_gain(dim: int) -> float:

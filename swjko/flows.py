@@ -27,7 +27,15 @@ from swjko.types import Key, Params
 _SIDES = ("height", "width", "channels")
 
 
-def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> Family:
+def coupling(
+    dim: int,
+    *,
+    num_layers: int = 6,
+    width: int = 64,
+    mixing: str = "permutation",
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
+) -> Family:
     """A RealNVP flow: ``num_layers`` affine couplings, then an invertible affine layer b + L U x; density and inverse are exact.
 
     A coupling moves one half u of the coordinates given the other half v: u -> u exp(s(v)) + t(v), with |s| <= 2; s and t come from one
@@ -38,11 +46,16 @@ def coupling(dim: int, *, num_layers: int = 6, width: int = 64, init_mean: Array
       dim: dimension, at least 2 (one coordinate leaves nothing to condition on: take ``swjko.gaussian`` or ``mlp(1, 1)``).
       num_layers: couplings; even numbers treat all coordinates alike.
       width: hidden units of each conditioner.
+      mixing: what lies between pairs of couplings. ``"permutation"`` interleaves the halves; ``"lu"`` puts an invertible affine layer
+        b + L U x after each interleaving, the identity at the start, and needs at least three couplings.
       init_mean, init_scale: numbers, or one per coordinate.
 
-    Raises ValueError or TypeError on numbers below their minimum, and on starts of another length or without a positive scale.
+    Raises ValueError or TypeError on numbers below their minimum, another mixing, and starts of another length or without a positive scale.
     """
-    return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale)
+    lu_mixing = validation.as_choice(mixing, "mixing", ("permutation", "lu")) == "lu"
+    if lu_mixing and validation.as_count(num_layers, "num_layers") < 3:
+        raise ValueError(f"mixing='lu' needs num_layers >= 3, for between fewer couplings nothing is mixed; received {num_layers}.")
+    return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale, lu_mixing=lu_mixing)
 
 
 def spline(
@@ -79,13 +92,15 @@ def spline(
     return _coupling_family("spline", couplings.RationalQuadratic(num_bins, float(bound)), dim, num_layers, width, init_mean, init_scale)
 
 
-def _coupling_family(name, bijection, dim, num_layers, width, init_mean, init_scale):
+def _coupling_family(name, bijection, dim, num_layers, width, init_mean, init_scale, **options):
     if validation.as_count(dim, "dim") == 1:
         raise ValueError(
             f"flows.{name} needs dim >= 2: with one coordinate there is nothing to condition on. Take swjko.gaussian or flows.mlp(1, 1)."
         )
     num_layers, width = (validation.as_count(num_layers, "num_layers"), validation.as_count(width, "width"))
-    return _standardised(lambda rngs: couplings.CouplingFlow(dim, num_layers, width, bijection, rngs), dim, init_mean, init_scale)
+    return _standardised(
+        lambda rngs: couplings.CouplingFlow(dim, num_layers, width, bijection, rngs, **options), dim, init_mean, init_scale
+    )
 
 
 def cnf(

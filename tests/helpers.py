@@ -16,6 +16,7 @@ FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
     "gaussian_mixture": lambda: swjko.gaussian_mixture(2, 3, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
+    "coupling with LU": lambda: flows.coupling(2, num_layers=3, width=8, mixing="lu", init_mean=0.5, init_scale=1.5),
     "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     # As many steps as the laws of densities need to hold to 1e-9.
     "cnf": lambda: flows.cnf(2, width=8, num_layers=1, num_integration_steps=128, init_mean=0.5, init_scale=1.5),

@@ -16,15 +16,6 @@ _TINY = kernel.Case(24, 24, 3, 8, at_least={"jnp.sort": 1e-9}, ambition={"jnp.so
 _CASES = [_TINY, kernel.Case(24, 36, 3, 8), kernel.Case(24, 30, 3, 8, weighted=True)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Nearly all of the time here is compilation, and nothing here is about speed."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(autouse=True)
 def _promotion_allowed():
     """The peers broadcast as they please."""

@@ -40,7 +40,7 @@ def spd(dim, smallest=0.2, largest=4.0):
 def test_maps_invert_with_the_log_det_of_their_jacobian(log_det, dim, dtype, inverse_tolerance, log_det_tolerance, key):
     with jax.enable_x64(dtype == "float64"):
         family = flows.icnn(dim, width=8, log_det=log_det)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), perturbed(family, key))
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), perturbed(family, key, 0.1))
         z = jax.random.normal(key, (16, dim), dtype)
         cloud = jax.jit(family.push)(params, z)
         assert cloud.points.dtype == jnp.dtype(dtype)

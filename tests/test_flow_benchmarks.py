@@ -12,15 +12,6 @@ from benchmarks import ablation, aggregation, mixtures
 from benchmarks.__main__ import main
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Nearly all of the time here is compilation, and nothing here is about speed."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_aggregation_energies_are_those_of_the_known_measures():
     """A ring of particles, and cells that share their mass evenly, against exact values."""
     n = 400
@@ -44,7 +35,7 @@ def test_experiments_write_json_and_figure(name, tmp_path, monkeypatch):
     monkeypatch.setattr(
         mixtures, "QUICK", mixtures.QUICK._replace(methods={"gaussian_mixture": mixtures.QUICK_METHODS["gaussian_mixture"]})
     )
-    chosen = (ablation.STANDARD, "directions frozen in each step")
+    chosen = (ablation.STANDARD, "directions frozen in each step", *ablation.NETWORKS)
     monkeypatch.setattr(ablation, "VARIANTS", {variant: ablation.VARIANTS[variant] for variant in chosen})
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / f"{name}.json").read_text())

@@ -19,6 +19,7 @@ jitted_run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
 # One object and not one for each scheme: schemes of equal sizes are then one program.
 ADAM = optax.adam(1e-2)
 jitted_step = jax.jit(ICNNJKO.step)
+jitted_sample = jax.jit(swjko.sample, static_argnums=3)
 PRECISION = np.array([[1.5, 0.4], [0.4, 0.7]])
 CENTER = np.array([1.5, -1.0])
 
@@ -80,14 +81,14 @@ def test_starts_at_mu_0_and_at_the_identity(key):
     with jax.enable_x64(True):
         scheme = gaussian_scheme()
         state = scheme.init(key)
-        cloud = swjko.sample(scheme.family, state.params, key, 1000)
+        cloud = jitted_sample(scheme.family, state.params, key, 1000)
         expected = jax.scipy.stats.norm.logpdf(cloud.points, jnp.asarray([[0.5, 0.0]]), jnp.asarray([[0.5, 2.0]])).sum(axis=1)
-        for values in (cloud.log_density, scheme.family.log_prob(state.params, cloud.points)):
+        for values in (cloud.log_density, jax.jit(scheme.family.log_prob)(state.params, cloud.points)):
             np.testing.assert_allclose(values, expected, rtol=1e-10)
         params = scheme.chain.identity_around(key, state.pool.points)
-        pushed = scheme._push_pool(params, state.pool)
+        pushed = jax.jit(ICNNJKO._push_pool)(scheme, params, state.pool)
         chex.assert_trees_all_close(pushed, state.pool, rtol=1e-9, atol=1e-9)
-        (_, (_, proximity)), _ = scheme.objective_and_gradient(key, params, state.pool)
+        (_, (_, proximity)), _ = jax.jit(ICNNJKO.objective_and_gradient)(scheme, key, params, state.pool)
         assert float(proximity) < 1e-15
 
 
@@ -108,7 +109,7 @@ def test_kept_log_densities_and_scores_are_those_of_the_family(after_two_steps):
         scores = jax.jit(jax.grad(lambda points: jnp.sum(log_prob(state.params, points))))(state.pool.points)
         np.testing.assert_allclose(state.pool.score, scores, rtol=1e-6, atol=1e-8)
         # And the pool is the image of its own latents.
-        again = scheme.family.push(state.params, scheme.family.latent(jax.random.key(3), scheme.num_points))
+        again = jitted_sample(scheme.family, state.params, jax.random.key(3), scheme.num_points)
         np.testing.assert_allclose(again.points, state.pool.points, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(again.log_density, state.pool.log_density, rtol=1e-9)
 
@@ -117,7 +118,7 @@ def test_densities_against_the_jacobian_of_all_maps(after_two_steps, key):
     with jax.enable_x64(True):
         scheme, state = after_two_steps
         z = jax.random.normal(key, (5, 2))
-        cloud = scheme.family.push(state.params, z)
+        cloud = jax.jit(scheme.family.push)(state.params, z)
         jacobians = jax.jit(jax.vmap(jax.jacrev(lambda z: scheme.family.push(state.params, z[None]).points[0])))(z)
         expected = jax.scipy.stats.norm.logpdf(z).sum(axis=1) - jnp.linalg.slogdet(jacobians)[1]
         np.testing.assert_allclose(cloud.log_density, expected, rtol=1e-9)
@@ -181,7 +182,7 @@ def test_a_run_in_two_parts_is_the_same_run(key):
     resumed, _ = jitted_run(key, scheme, part, num_steps=1, record=swjko.infos)
     chex.assert_trees_all_equal(whole, resumed)
     # The later state holds the earlier measure.
-    cloud, before = (swjko.sample(scheme.family, params, key, 6) for params in (scheme.after(whole.params, 1), part.params))
+    cloud, before = (jitted_sample(scheme.family, params, key, 6) for params in (scheme.after(whole.params, 1), part.params))
     chex.assert_trees_all_close(cloud, before, rtol=1e-6)
 
 

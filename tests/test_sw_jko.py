@@ -14,8 +14,11 @@ from jax.tree_util import Partial
 
 import swjko
 from swjko import closed_form, flows
+from swjko.sw_jko import SWJKO
 
 jitted_run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
+jitted_sample = jax.jit(swjko.sample, static_argnums=3)
+objective_and_gradient = jax.jit(SWJKO.objective_and_gradient)
 
 
 def quadratic_log_prob(precision, center, x):
@@ -98,21 +101,21 @@ def test_anisotropic_flow_within_one_percent_of_the_exact_steps(dim):
 
 def test_first_step_starts_at_mu_0_and_common_latents_give_distance_zero(key):
     scheme = gaussian_scheme(flows.coupling(2, num_layers=2, width=8, init_mean=2.0))
-    objective_and_gradient = jax.jit(type(scheme).objective_and_gradient)
     state = scheme.init(key)
     (_, (_, proximity)), _ = objective_and_gradient(scheme, key, state.params, state.params)
-    assert float(proximity) == 0.0
+    # The compiler may round the two pushes apart; the rest is the square of their rounding.
+    assert float(proximity) < 1e-12
     independent = dataclasses.replace(scheme, common_latents=False, debias=False)
     (_, (_, proximity)), _ = objective_and_gradient(independent, key, state.params, state.params)
     assert float(proximity) > 1e-3
-    np.testing.assert_allclose(jnp.mean(swjko.sample(scheme.family, state.params, key, 4000).points), 2.0, atol=0.1)
+    np.testing.assert_allclose(np.mean(jitted_sample(scheme.family, state.params, key, 4000).points), 2.0, atol=0.1)
 
 
 def test_path_gradient_vanishes_at_the_target_and_the_plain_one_does_not(key):
     scheme = gaussian_scheme(swjko.gaussian(2))
     params = scheme.init(key).params
     norms = [
-        float(optax.tree.norm(dataclasses.replace(scheme, path_gradient=path).objective_and_gradient(key, params, params)[1]))
+        float(optax.tree.norm(objective_and_gradient(dataclasses.replace(scheme, path_gradient=path), key, params, params)[1]))
         for path in (True, False)
     ]
     assert norms[0] < 1e-5
@@ -126,7 +129,7 @@ def test_only_entropies_get_path_gradients():
         swjko.gaussian(2), functional, optax.adam(1e-2), step_size=0.1, num_inner_steps=1, num_samples=50_000, num_projections=2
     )
     params = scheme.init(jax.random.key(0)).params
-    _, gradient = scheme.objective_and_gradient(jax.random.key(1), params, params)
+    _, gradient = objective_and_gradient(scheme, jax.random.key(1), params, params)
     # The standard deviation of rho at a point over its mean is 1 / sqrt(3).
     np.testing.assert_allclose(gradient["log_diagonal"], -1 / (4 * np.pi), rtol=4 / np.sqrt(3 * 50_000))
 
@@ -419,7 +422,7 @@ def test_particles_are_no_samples_and_their_distance_is_not_corrected():
             num_projections=8,
             debias=debias,
         )
-        return scheme.objective_and_gradient(jax.random.key(2), moved, points)[0][1][1]
+        return objective_and_gradient(scheme, jax.random.key(2), moved, points)[0][1][1]
 
     assert float(proximity(True)) == float(proximity(False))
 

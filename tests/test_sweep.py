@@ -115,7 +115,9 @@ def test_a_peer_that_does_not_come_is_one_line_and_code_2(tmp_path):
 @pytest.mark.slow
 def test_two_processes_write_what_one_does(tmp_path):
     common = ["--flows", "4", "--seed", "3"]
-    assert started([*common, "--out", str(tmp_path / "one")]).wait(timeout=600) == 0
+    alone = started([*common, "--out", str(tmp_path / "one")])
+    alone.communicate(timeout=600)
+    assert alone.returncode == 0
     coordinator = free_address()
     shared = ["--distributed", "--coordinator", coordinator, "--num-processes", "2", "--checkpoint-dir", str(tmp_path / "c")]
     pair = [started([*common, *shared, "--out", str(tmp_path / "two"), "--process-id", str(process)]) for process in (0, 1)]
@@ -127,4 +129,4 @@ def test_two_processes_write_what_one_does(tmp_path):
     for single, paired in zip(one["flows"], two["flows"], strict=True):
         assert paired["energy_end"]["value"] == pytest.approx(single["energy_end"]["value"], rel=1e-6)
         assert paired["seed"] == single["seed"]
-    assert [path.name for path in sorted((tmp_path / "c").glob("*.arrays"))] == ["step-0000000002.arrays"]
+    assert (tmp_path / "c" / "step-0000000002.arrays").is_dir()

@@ -396,6 +396,8 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
     ("coupling", lambda value: flows.coupling(D, num_layers=value), "num_layers", BAD_COUNTS),
     ("coupling", lambda value: flows.coupling(D, width=value), "width", BAD_COUNTS),
+    ("coupling", lambda value: flows.coupling(D, mixing=value), "mixing", BAD_WORDS | {"in capitals": "LU"}),
+    ("coupling", lambda value: flows.coupling(D, mixing="lu", num_layers=value), "num_layers", {"too few": 2, "zero": 0, "text": "a"}),
     *(
         (make.__name__, lambda value, make=make, name=name: make(D, **{name: value}), name, BAD_COUNTS)
         for make, names in {

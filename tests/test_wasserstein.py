@@ -128,6 +128,7 @@ def drawn(data, dtype, *shapes):
     return [jnp.asarray(array) for array in data.draw(point_arrays(dtype, *shapes))]
 
 
+@functools.cache
 def fixed_directions(dtype, d=2, num=5):
     return clouds(3, d=d, num=num, dtype=dtype)[2]
 
