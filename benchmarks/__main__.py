@@ -14,9 +14,12 @@ _SHARED = {
     "image_classifier",
     "image_figures",
     "image_metrics",
+    "image_settings",
+    "image_summary",
     "reliability_child",
     "reliability_processes",
     "report",
+    "scaling_plan",
     "result_tables",
     "tables",
 }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import result_tables
+from benchmarks import result_tables, scaling_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -50,6 +50,14 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "images-mnist": (("images_mnist",), result_tables.images),
     "images-fashion": (("images_fashion",), result_tables.images),
     "reliability": (("reliability",), result_tables.reliability),
+    "scaling-plan-constants": (("kernel",), scaling_plan.constants_table),
+    "scaling-plan-exchange": (("reliability",), scaling_plan.exchange_table),
+    "scaling-plan-devices": (("reliability",), scaling_plan.devices_table),
+    "scaling-plan-directions": (("kernel",), scaling_plan.directions_table),
+    "scaling-plan-points": (("kernel",), scaling_plan.points_table),
+    "scaling-plan-flows": (("scaling",), scaling_plan.flows_table),
+    "scaling-plan-all": (("kernel",), scaling_plan.all_at_once),
+    "scaling-plan-saving": (("reliability",), scaling_plan.saving),
     "scaling-flows": (("scaling",), result_tables.scaling_flows),
     "scaling-sizes": (("scaling",), result_tables.scaling_sizes),
 }

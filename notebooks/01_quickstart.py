@@ -24,6 +24,7 @@
 # mean little.
 
 # %%
+# %matplotlib inline
 import os
 
 import jax
@@ -68,7 +69,7 @@ solution.result.name, float(infos.energy[-1])
 
 # %%
 shown = np.unique(np.linspace(0, num_steps - 1, 4).round().astype(int))
-clouds = swjko.replay(jax.random.key(1), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 1000)
+clouds = swjko.replay(jax.random.key(1), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 500)
 plots.clouds(clouds.points, states.time[shown], log_prob=log_prob)
 
 # %% [markdown]
