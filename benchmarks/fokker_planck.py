@@ -225,7 +225,7 @@ def speed(sizes: Sizes) -> dict[str, Any]:
 _SECTIONS = {"stationary": stationary, "trajectory": trajectory, "gaussian": gaussian, "speed": speed}
 
 
-def _solve(problem: problems.GaussianTarget, settings: Solve, network: dict[str, int], seed: int, record: Any = swjko.infos) -> Any:
+def _solve(problem: problems.GaussianTarget, settings: Solve, network: dict[str, Any], seed: int, record: Any = swjko.infos) -> Any:
     dim = len(problem.center)
     family = flows.coupling(dim, **network)
     scheme = settings.scheme(family, swjko.kl_divergence(problem.target.log_prob), direction_fn=swjko.recommended_directions)

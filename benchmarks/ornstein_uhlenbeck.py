@@ -254,7 +254,7 @@ def _after(scheme: Any, steps: _Steps, num: int) -> Any:
     return scheme.after(steps.params[-1], num) if hasattr(scheme, "after") else steps.params[num - 1]
 
 
-def _couplings(problem: problems.GaussianTarget, settings: Any, network: dict[str, int]) -> Any:
+def _couplings(problem: problems.GaussianTarget, settings: Any, network: dict[str, Any]) -> Any:
     family = flows.coupling(len(problem.center), **network)
     return settings.scheme(family, swjko.kl_divergence(problem.target.log_prob), direction_fn=swjko.recommended_directions)
 
