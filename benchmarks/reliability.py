@@ -195,7 +195,7 @@ def _tell(opened: Callable[..., Any], directory: Path, touched: Sequence[str], f
 def estimates(seeds: int, nums_projections: tuple[int, ...]) -> dict[str, Any]:
     """R20. SW_2^2 of two clouds in the plane against equal angles: coverage of value +- 1.96 errors, and the slope of the error in L."""
     x = jax.random.normal(jax.random.key(0), (200, 2))
-    y = jax.random.normal(jax.random.key(1), (300, 2)) * jnp.asarray([2.0, 0.5]) + 1.0
+    y = jax.random.normal(jax.random.key(1), (300, 2)) * jnp.asarray([[2.0, 0.5]]) + 1.0
     with jax.enable_x64(True):
         x64, y64 = (jnp.asarray(np.asarray(cloud), jnp.float64) for cloud in (x, y))
         exact = float(swjko.sliced_wasserstein_pow(x64, y64, swjko.quasi_directions(jax.random.key(2), 20_000, 2)))

@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import re
+import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -240,7 +242,12 @@ def digestible(tree: Any) -> np.ndarray:
     return np.concatenate([np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)], axis=1)
 
 
-def main(name: str, arguments: str) -> None:
+def main(name: str, arguments: str, limit: str) -> None:
+    """limit: bytes that no file may exceed; 0 for none."""
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if int(limit):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     print(json.dumps(globals()[name](**json.loads(arguments))), flush=True)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -35,20 +34,13 @@ def child(name: str, *, devices: int | None = None, limit: int | None = None, **
     if devices is not None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
-    def prepared() -> None:
-        # A shell starts what runs in its background with Ctrl-C ignored.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.reliability_child", name, json.dumps(arguments)],
+        [sys.executable, "-m", "benchmarks.reliability_child", name, json.dumps(arguments), str(limit or 0)],
         cwd=_ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=prepared,
     )
 
 
