@@ -89,6 +89,11 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
+def assert_close(found, expected, tolerance):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
 def random_steps(num):
     return np.random.default_rng(0).choice(STEPS, num, replace=False)
 
@@ -265,18 +270,20 @@ def test_states_with_more_fields_are_handed_on_and_other_codes_are_not_retried()
 
 @pytest.mark.slow
 def test_a_pool_of_points_is_handed_on():
-    scheme = swjko.icnn_jko(
-        *(2, swjko.potential(Partial(lambda scale, x: scale * jnp.sum(x**2), jnp.ones(()))), optax.adam(1e-2)),
-        step_size=0.1,
-        num_inner_steps=2,
-        num_samples=8,
-        num_points=8,
-        max_steps=2,
-        width=4,
-        rank=1,
-    )
-    found, expected = (swjko.solve(KEYS[0], one, 3, progress=False, throw=False) for one in (swjko.guarded(scheme), scheme))
+    # In float32 Adam makes whole steps of what two programs round differently.
+    with jax.enable_x64(True):
+        scheme = swjko.icnn_jko(
+            *(2, swjko.potential(Partial(lambda scale, x: scale * jnp.sum(x**2), jnp.ones(()))), optax.adam(1e-2)),
+            step_size=0.1,
+            num_inner_steps=2,
+            num_samples=8,
+            num_points=8,
+            max_steps=2,
+            width=4,
+            rank=1,
+        )
+        found, expected = (swjko.solve(KEYS[0], one, 3, progress=False, throw=False) for one in (swjko.guarded(scheme), scheme))
     assert found.result is expected.result is swjko.Result.STEP_LIMIT
     assert not np.any(found.history.retries)
-    for one, other in zip(jax.tree.leaves(found.state.rest), jax.tree.leaves(expected.state.pool), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert_close(found.state.rest[0], expected.state.pool, 1e-6)
+    assert_close(found.state.params, expected.state.params, 1e-6)
