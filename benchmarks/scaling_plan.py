@@ -102,7 +102,9 @@ def constants_table(kernel: Result) -> list[str]:
 
 def exchange_table(reliability: Result) -> list[str]:
     """What the compiled programs exchange."""
-    found = reliability["rows"]["collectives"]["measured"]
+    found = _measured(reliability, "collectives")
+    if found is None:
+        return _not_measured("collectives")
     sizes = found["sizes"]
     n, d, directions = sizes["points"], sizes["dim"], sizes["directions"]
     formulas = {"flows": "none", "directions": f"4 (n d + 1) = {reduced_bytes(n, d):,}", "points": "grows with n L"}
@@ -116,9 +118,12 @@ def exchange_table(reliability: Result) -> list[str]:
 
 def devices_table(reliability: Result) -> list[str]:
     """Correctness over forced host devices."""
+    measured = _measured(reliability, "R16")
+    if measured is None:
+        return _not_measured("R16")
     rows = [
         (kind, row["devices"], row["flows"], f"{row['difference']:.1e}", "the same bits" if row["same_draws"] else "**differ**")
-        for kind, found in reliability["rows"]["R16"]["measured"].items()
+        for kind, found in measured.items()
         for row in found
     ]
     return _table(("", "devices", "flows", "largest relative difference", "draws"), rows)
@@ -174,11 +179,22 @@ def flows_table(scaling: Result) -> list[str]:
 
 def saving(reliability: Result) -> list[str]:
     """A sentence."""
-    found = reliability["rows"]["checkpoints"]["measured"]
+    found = _measured(reliability, "checkpoints")
+    if found is None:
+        return _not_measured("checkpoints")
     return [
         f"one save of {found['state_bytes'] / 2**20:.2g} MiB took {_duration(found['one_save_seconds'])}, and checkpoints "
         f"{found['spent_on_checkpoints']:.2%} of a run of {found['run_seconds_with_checkpoints']:.0f} s with {found['saves']} saves."
     ]
+
+
+def _measured(reliability: Result, row: str) -> Any:
+    """Rows are drilled one by one; None for one that was not yet."""
+    return reliability["rows"][row]["measured"] if row in reliability["rows"] else None
+
+
+def _not_measured(row: str) -> list[str]:
+    return [f"*Not measured yet: `python -m benchmarks reliability --only {row}` measures it.*"]
 
 
 def _equal(kernel: Result) -> list[Result]:

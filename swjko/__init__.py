@@ -1,6 +1,7 @@
 """swjko: gradient flows of probability measures in sliced-Wasserstein space.
 
-Neural families live in ``swjko.flows`` (it imports flax) and exact Gaussian solutions in ``swjko.closed_form``.
+Neural families live in ``swjko.flows`` (it imports flax), exact Gaussian solutions in ``swjko.closed_form``, and runs of several processes
+begin with ``swjko.distributed``.
 """
 
 # ruff: noqa: I001 - reading order, from the pieces to the whole
@@ -35,7 +36,7 @@ from swjko.driver import FlowError, Solution, solve
 from swjko.diagnostics import evaluate, replay, symmetric_kl
 from swjko.certificates import Certificate, certificate
 from swjko.stopping import until_certified, until_stationary
-from swjko import closed_form
+from swjko import closed_form, distributed
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "certificate",
     "closed_form",
     "direct_minimization",
+    "distributed",
     "evaluate",
     "flow_mesh",
     "gaussian",

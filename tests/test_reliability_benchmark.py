@@ -217,6 +217,15 @@ def test_tables_say_what_the_model_gives():
     assert f"{years:.1e} device-years" in scaling_plan.all_at_once(kernel())[0]
 
 
+def test_rows_that_were_not_drilled_are_said_to_be_missing():
+    for table, row in (
+        (scaling_plan.exchange_table, "collectives"),
+        (scaling_plan.devices_table, "R16"),
+        (scaling_plan.saving, "checkpoints"),
+    ):
+        assert table({"rows": {}}) == [f"*Not measured yet: `python -m benchmarks reliability --only {row}` measures it.*"]
+
+
 def test_flows_of_the_plan_count_the_devices_that_wait():
     flows = [{"num_flows": num, "flows_per_second": {"run_many": rate, "loop": 1.0}} for num, rate in ((1, 5.0), (8, 10.0))]
     base = {"num_samples": 256, "num_projections": 64, "dim": 2, "num_steps": 2}
