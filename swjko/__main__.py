@@ -220,7 +220,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", metavar="DIR", help="directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)")
     parser.add_argument("--family", choices=generation.FAMILIES, help="coupling flow with a density (default), or convolutional generator")
-    parser.add_argument("--batch-size", type=_count, metavar="N", help="images for each update (default 512, or all of fewer)")
+    parser.add_argument("--batch-size", type=_count, metavar="N", help="images for each update (default 2000, or all of fewer)")
     parser.add_argument("--grid", type=_side, metavar="N", help="N x N samples on the sheet (default 10)")
     parser.add_argument("--checkpoint-dir", metavar="DIR", help="keep checkpoints here, and go on from those that are here")
 
