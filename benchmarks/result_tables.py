@@ -299,7 +299,11 @@ def reliability(result: Result) -> list[str]:
     rows = []
     for row in result["rows"].values():
         measured = row["measured"] if isinstance(row["measured"], Mapping) else {"cases": len(row["measured"])}
-        shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in measured.items() if isinstance(value, int | float)]
+        shown = [
+            f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.3g}'}"
+            for name, value in measured.items()
+            if isinstance(value, int | float)
+        ]
         rows.append(
             (row["what"], row["required"], "yes" if row["met"] else "**no**", ", ".join(shown), _seconds(row["seconds"]), row["date"])
         )

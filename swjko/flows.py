@@ -388,6 +388,7 @@ def _standardised(
 
 def _push_standardised(mean, scale, push, params, z):
     cloud = push(params, z)
+    mean, scale = _in_precision_of(params, mean, scale)
     log_density = None if cloud.log_density is None else cloud.log_density - jnp.sum(jnp.log(scale))
     return cloud._replace(points=mean[None, :] + scale[None, :] * cloud.points, log_density=log_density)
 
@@ -398,7 +399,14 @@ def _push_squashed(push, params, z):
 
 
 def _log_prob_standardised(mean, scale, log_prob, params, points):
+    mean, scale = _in_precision_of(params, mean, scale)
     return log_prob(params, (points - mean[None, :]) / scale[None, :]) - jnp.sum(jnp.log(scale))
+
+
+def _in_precision_of(params, *arrays):
+    """A family made in double precision serves parameters in single precision too."""
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    return [array.astype(dtype) for array in arrays]
 
 
 class _Perceptron(nnx.Module):
