@@ -66,9 +66,9 @@ def scores(found: Mapping[str, Any]) -> Any:
     others = [name for name in found["methods"] if "sliced_flow" not in name]
     for index, name in enumerate(others, start=2):
         style = "-" if name.startswith("latent") else "--"
-        axis.axhline(found["methods"][name]["metrics"].frechet, color=f"C{index}", linestyle=style, linewidth=1.2, label=name)
+        axis.axhline(found["methods"][name]["metrics"]["frechet"], color=f"C{index}", linestyle=style, linewidth=1.2, label=name)
     for name, style in (("autoencoder, training", "-."), ("training half", ":")):
-        axis.axhline(found["references"][name].frechet, color="black", linestyle=style, linewidth=1.2, label=name)
+        axis.axhline(found["references"][name]["frechet"], color="black", linestyle=style, linewidth=1.2, label=name)
     axis.set(
         xlabel="steps of the sliced-Wasserstein flow", ylabel="Frechet distance, % of the features' variance", xscale="log", yscale="log"
     )

@@ -1,4 +1,4 @@
-"""Means over seeds and the comparisons that the images benchmark is about."""
+"""Means over seeds and the comparisons that the images benchmark is about, from what its JSON holds of each seed."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ def summarise(seeds: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     return {"rows": rows, "references": references, "comparisons": _comparisons(seeds)}
 
 
-def _over_seeds(metrics: list[Metrics]) -> dict[str, Any]:
+def _over_seeds(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """{metric: {mean, deviation}}; the error of sw is that of its mean: of the directions, and of the seeds where there are several."""
-    values = {name: np.array([_number(getattr(one, name)) for one in metrics]) for name in Metrics._fields}
+    values = {name: np.array([_number(one[name]) for one in metrics]) for name in Metrics._fields}
     found: dict[str, Any] = {name: {"mean": part.mean(), "deviation": _deviation(part)} for name, part in values.items()}
-    of_directions = np.sqrt(np.sum([float(one.sw.standard_error) ** 2 for one in metrics])) / len(metrics)
+    of_directions = np.sqrt(np.sum([one["sw"]["standard_error"] ** 2 for one in metrics])) / len(metrics)
     found["sw"]["standard_error"] = np.hypot(of_directions, (_deviation(values["sw"]) or 0.0) / np.sqrt(len(metrics)))
     return found
 
@@ -34,25 +34,25 @@ def _comparisons(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     for space, other in (("latent", "latent sliced_flow"), ("ambient", "ambient sliced_flow")):
         for name in [name for name in seeds[0]["methods"] if name.startswith(f"{space} sw_jko")]:
             if other in seeds[0]["methods"]:
-                ratios = np.array([_of(seed, other).frechet / _of(seed, name).frechet for seed in seeds])
+                ratios = np.array([_of(seed, other)["frechet"] / _of(seed, name)["frechet"] for seed in seeds])
                 found[f"Frechet of {other} over that of {name}"] = {"mean": ratios.mean(), "each": ratios}
-                gaps = np.array([float(_of(seed, other).sw.value) - float(_of(seed, name).sw.value) for seed in seeds])
-                errors = [float(_of(seed, one).sw.standard_error) for one in (name, other) for seed in seeds]
+                gaps = np.array([_of(seed, other)["sw"]["value"] - _of(seed, name)["sw"]["value"] for seed in seeds])
+                errors = [_of(seed, one)["sw"]["standard_error"] for one in (name, other) for seed in seeds]
                 error = np.hypot(np.sqrt(np.sum(np.square(errors))) / len(seeds), (_deviation(gaps) or 0.0) / np.sqrt(len(seeds)))
                 found[f"SW of {other} minus that of {name}"] = {"mean": gaps.mean(), "standard_error": error, "each": gaps}
     for name in [name for name in seeds[0]["methods"] if name.startswith("latent")]:
         for floor in ("autoencoder, held-out", "autoencoder, training"):
-            ratios = np.array([_of(seed, name).frechet / seed["references"][floor].frechet for seed in seeds])
+            ratios = np.array([_of(seed, name)["frechet"] / seed["references"][floor]["frechet"] for seed in seeds])
             found[f"Frechet of {name} over that of {floor}"] = {"mean": ratios.mean(), "each": ratios}
     return found
 
 
-def _of(seed: dict[str, Any], name: str) -> Metrics:
+def _of(seed: dict[str, Any], name: str) -> dict[str, Any]:
     return seed["methods"][name]["metrics"]
 
 
 def _number(value: Any) -> float:
-    return float(getattr(value, "value", value))
+    return float(value["value"] if isinstance(value, dict) else value)
 
 
 def _deviation(values: np.ndarray) -> float | None:

@@ -20,6 +20,7 @@ those of all pixels; generators from fewer dimensions start at a random network.
 
 import argparse
 import dataclasses
+import json
 import math
 import resource
 import subprocess
@@ -83,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="directory of their files (default: the variable SWJKO_DATA)")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many (default three)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)")
+    parser.add_argument("--go-on", action="store_true", help="keep the seeds that the JSON has, and add those that it lacks")
     parser.add_argument("--only", metavar="METHOD", help="methods whose names hold this, to look at; nothing is written")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
     parser.add_argument("--peak", metavar="METHOD", help=argparse.SUPPRESS)
@@ -109,27 +111,40 @@ def main(args: argparse.Namespace) -> int:
 def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Namespace) -> None:
     """Results are written after each seed, so that a run that is stopped leaves those it has."""
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    payload: dict[str, Any] = {"data": args.data, "quick": args.quick, "full": args.full, "step_size": STEP_SIZE, "seeds": []}
-    payload |= {"updates": sizes.updates, "network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps}
-    start = time.perf_counter()
+    stem = f"images_{args.data}"
+    settings = {"data": args.data, "quick": args.quick, "full": args.full, "step_size": STEP_SIZE, "updates": sizes.updates}
+    settings |= {"network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps}
+    seeds = _seeds_of(directory / f"{stem}.json", settings) if args.go_on else []
     for seed in range(args.first_seed, args.first_seed + (args.seeds or sizes.seeds)):
+        if seed in [found["seed"] for found in seeds]:
+            continue
+        start = time.perf_counter()
         found, drawn = one_seed(images, seed, sizes, names)
-        payload["seeds"].append(found)
-        payload |= summarise(payload["seeds"], names) | {"seconds": time.perf_counter() - start}
+        seeds = sorted([*seeds, found | {"seconds": time.perf_counter() - start}], key=lambda found: found["seed"])
         if args.only:
             continue
-        report.write_results(f"images_{args.data}", payload, directory)
+        report.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names), directory)
         if seed == args.first_seed:
             for name, figure in image_figures.all_of(drawn, found).items():
-                image_figures.save(figure, directory / f"images_{args.data}_{name}.png")
+                image_figures.save(figure, directory / f"{stem}_{name}.png")
     if not args.only:
-        payload["memory_mb"] = _memory(args, names[:1] if args.quick else names)
-        payload["seconds"] = time.perf_counter() - start
-        print(report.write_results(f"images_{args.data}", payload, directory))
+        memory = _memory(args, names[:1] if args.quick else names)
+        print(report.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names) | {"memory_mb": memory}, directory))
+
+
+def _seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a JSON has of each seed; none where there is no file. Raises ValueError where its settings are others."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    others = [name for name, value in report.plain(settings).items() if content.get(name) != value]
+    if others:
+        raise ValueError(f"{path} was measured with other settings ({', '.join(others)}); leave --go-on out, or take another --out.")
+    return content["seeds"]
 
 
 def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Everything of one seed: what goes into the JSON, and images to draw."""
+    """Everything of one seed: what goes into the JSON, as JSON holds it, and images to draw."""
     split_key, fit_key = jax.random.split(jax.random.key(seed))
     keys = [jax.random.fold_in(fit_key, 1 + METHODS.index(name)) for name in names]
     data = prepare(split_key, images, seed, sizes)
@@ -160,7 +175,7 @@ def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple
         space = spaces[name.split()[0]]
         found["methods"][name] = _one_method(key, name, space, len(data.held_out), sizes, score, found["swf_by_steps"], drawn)
         _say(seed, name, found["methods"][name]["metrics"], found["methods"][name]["run_seconds"])
-    return found, drawn
+    return report.plain(found), drawn
 
 
 def _one_method(

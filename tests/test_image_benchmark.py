@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.spatial
 
 import swjko
-from benchmarks import image_classifier, image_figures, image_metrics, images
+from benchmarks import image_classifier, image_figures, image_metrics, images, report
 from benchmarks.__main__ import main
 from benchmarks.image_metrics import Metrics
 from swjko.autoencoder import autoencoder
@@ -124,9 +124,8 @@ def test_stages_are_one_run(key):
 
 
 def metrics(frechet, sw, error=0.1):
-    return Metrics(
-        swjko.types.Estimate(jnp.asarray(sw), jnp.asarray(error)), swjko.types.Estimate(jnp.asarray(1.0), 0.0), frechet, 0.5, 0.5, 1.0
-    )
+    estimate = swjko.types.Estimate(jnp.asarray(sw), jnp.asarray(error))
+    return report.plain(Metrics(estimate, estimate, frechet, 0.5, 0.5, 1.0))
 
 
 def test_comparisons_are_ratios_and_differences_with_their_errors():
@@ -148,7 +147,7 @@ def test_comparisons_are_ratios_and_differences_with_their_errors():
     assert found["Frechet of latent sliced_flow over that of latent sw_jko coupling"]["mean"] == pytest.approx(2.5)
     gap = found["SW of latent sliced_flow minus that of latent sw_jko coupling"]
     assert gap["mean"] == pytest.approx(3.0)
-    assert gap["standard_error"] == pytest.approx(np.hypot(0.1, 1.0))
+    assert gap["standard_error"] == pytest.approx(np.hypot(0.1, 1.0), rel=1e-5)
     assert found["Frechet of latent sw_jko coupling over that of autoencoder, held-out"]["mean"] == pytest.approx(1.5)
 
 
@@ -159,6 +158,16 @@ def test_figures_place_images_and_latents():
     ends = np.random.default_rng(0).standard_normal((4, 3))
     path = image_figures.great_circles(ends, count=5)
     np.testing.assert_allclose(path[[0, 4, 5, 9]], ends[[0, 2, 1, 3]], atol=1e-6)
+
+
+def test_going_on_keeps_seeds_of_the_same_settings_alone(tmp_path):
+    path = tmp_path / "images_digits.json"
+    settings = {"data": "digits", "updates": images.QUICK.updates}
+    assert images._seeds_of(path, settings) == []
+    report.write_results("images_digits", settings | {"seeds": [{"seed": 0}]}, tmp_path)
+    assert images._seeds_of(path, settings) == [{"seed": 0}]
+    with pytest.raises(ValueError, match="other settings \\(updates\\)"):
+        images._seeds_of(path, settings | {"updates": images.SMALL.updates})
 
 
 @pytest.mark.slow
