@@ -126,7 +126,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def signals(num_steps: int = 200) -> dict[str, Any]:
+def signals(num_steps: int = 80) -> dict[str, Any]:
     """R10. SIGTERM and Ctrl-C in the middle of a run: exit codes as a shell tells them, and whether the run goes on to the same end."""
     expected = _uninterrupted(num_steps=num_steps)
     found: dict[str, Any] = {}
