@@ -365,7 +365,7 @@ ROWS = {
 }
 _DOWNLOADS = {"R26"}
 # Many processes one after another.
-_LONG = {"R8", "R10 disks", "R16", "R17", "checkpoints"}
+_LONG = {"R8", "R10 disks", "R10 signals", "R16", "R17", "checkpoints"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
