@@ -72,8 +72,27 @@ def _sort_rows_with_permutation_jvp(primals, tangents):
 
 def unsort_rows(ordered: Float[Array, "l n"], permutation: Int[Array, "l n"]) -> Float[Array, "l n"]:
     """The inverse of a gather by ``permutation``: entry j of a row goes back to column ``permutation[j]``."""
+    if _may_be_sharded() or ordered.size > _INT32_MAX:
+        return _scatter_rows(ordered, permutation)
+    return lax.platform_dependent(ordered, permutation, cpu=_scatter_flat, default=_scatter_rows)
+
+
+def _may_be_sharded() -> bool:
+    """Several devices may share the rows: then no operation may run across rows, which would move them between devices."""
+    return jax.device_count() > 1
+
+
+def _scatter_rows(ordered: Array, permutation: Array) -> Array:
     scatter = jax.vmap(lambda row, index: jnp.zeros_like(row).at[index].set(row, unique_indices=True, mode="promise_in_bounds"))
     return scatter(ordered, permutation)
+
+
+def _scatter_flat(ordered: Array, permutation: Array) -> Array:
+    """One index for each entry, in a quarter to a third less time than a row and a column."""
+    start = permutation.shape[1] * lax.broadcasted_iota(jnp.int32, permutation.shape, 0)
+    index = (start + permutation).reshape(-1)
+    flat = jnp.zeros_like(ordered, shape=index.shape).at[index].set(ordered.reshape(-1), unique_indices=True, mode="promise_in_bounds")
+    return flat.reshape(ordered.shape)
 
 
 def _sort_packed(values: Array) -> tuple[Array, Array]:
@@ -110,7 +129,7 @@ def _sort_as_integers(values: Array) -> Array:
 
 def _sort_integers(rows: Array) -> Array:
     """XLA sorts all rows in one thread, and hands ready operations to others where more than eight wait: hence the pieces."""
-    if rows.size < _PIECES_MIN_SIZE or rows.shape[0] < _NUM_PIECES:
+    if rows.size < _PIECES_MIN_SIZE or rows.shape[0] < _NUM_PIECES or _may_be_sharded():
         return lax.sort(rows, dimension=-1, is_stable=True)
     size = math.ceil(rows.shape[0] / _NUM_PIECES)
     pieces = [rows[first : first + size] for first in range(0, rows.shape[0], size)]
@@ -128,8 +147,13 @@ def _network(rows: Array) -> Array:
     if lanes * row_bytes <= _NETWORK_CACHE_BYTES:
         return _network_of_block(rows)
     block = max(1, _NETWORK_BLOCK_BYTES[rows.dtype.itemsize] // row_bytes)
-    blocks = jnp.pad(rows, ((0, -lanes % block), (0, 0))).reshape(-1, block, length)
-    return lax.map(_network_of_block, blocks).reshape(-1, length)[:lanes]
+    rows = jnp.pad(rows, ((0, -lanes % block), (0, 0)))
+    if _may_be_sharded():
+        # A block takes every so many rows, not neighbours, so that each device has its part of each block.
+        blocks = lax.map(_network_of_block, rows.reshape(block, -1, length).swapaxes(0, 1)).swapaxes(0, 1)
+    else:
+        blocks = lax.map(_network_of_block, rows.reshape(-1, block, length))
+    return blocks.reshape(-1, length)[:lanes]
 
 
 def _network_of_block(rows: Array) -> Array:

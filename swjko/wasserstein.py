@@ -238,9 +238,10 @@ def _over_blocks(p, block_size, x, y, directions, x_weights, y_weights, wanted: 
             else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_block, directions[:block_size]))
         )
         start = (first_value, first_gradients._replace(directions=None))
-        (value, gradients), stacked = lax.scan(add, start, head.reshape(num_blocks, block_size, -1))
+        # A block takes every so many directions, not neighbours, so that directions shared among devices stay so in each block.
+        (value, gradients), stacked = lax.scan(add, start, head.reshape(block_size, num_blocks, -1).swapaxes(0, 1))
         if wanted.directions:
-            parts = [stacked.reshape(head.shape)] + ([first_gradients.directions] if remainder else [])
+            parts = [stacked.swapaxes(0, 1).reshape(head.shape)] + ([first_gradients.directions] if remainder else [])
             gradients = gradients._replace(directions=jnp.concatenate(parts))
     return value / total, jax.tree.map(lambda gradient: gradient / total, gradients)
 

@@ -1,6 +1,7 @@
 """Estimates with error bars, control variates, max-sliced distances, quasi-Monte-Carlo and sharded directions."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 import scipy.stats
 
 import swjko
+from swjko import sorting
 
 
 def clouds(dim, n=120, m=90):
@@ -110,6 +112,25 @@ def test_sharded_directions_give_the_unsharded_value_and_gradient(num_devices, k
 
         for mine, reference in zip(value_and_gradient(sharded), value_and_gradient(swjko.uniform_directions), strict=True):
             np.testing.assert_allclose(mine, reference, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("block_size", [None, 32])
+def test_sharded_directions_move_nothing_but_the_sum(block_size, monkeypatch):
+    # As large inputs are sorted, in blocks of rows that fit the cache.
+    monkeypatch.setattr(sorting, "_NETWORK_CACHE_BYTES", 2**17)
+    monkeypatch.setattr(sorting, "_NETWORK_BLOCK_BYTES", {4: 2**17, 8: 2**17})
+    monkeypatch.setattr(sorting, "_PIECES_MIN_SIZE", 100)
+    mesh = jax.make_mesh((2,), ("projection",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    direction_fn = swjko.sharded_directions(swjko.uniform_directions, mesh, "projection")
+    x, y = jax.random.normal(jax.random.key(0), (2, 1000, 3))
+
+    def value_and_gradient(x, directions):
+        return jax.value_and_grad(functools.partial(swjko.sliced_wasserstein_pow, block_size=block_size))(x, y, directions)
+
+    program = jax.jit(value_and_gradient).lower(x, direction_fn(jax.random.key(1), 64, 3)).compile().as_text()
+    collectives = re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)\(", program)
+    assert set(collectives) == {"all-reduce"}
+    assert len(collectives) <= 2
 
 
 def test_sharding_over_an_axis_that_is_not_there():

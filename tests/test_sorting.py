@@ -78,7 +78,16 @@ def test_nan_goes_to_an_end_and_the_rest_is_sorted(dtype, sign):
             np.testing.assert_array_equal(row[~np.isnan(row)], [-np.inf, 1.0, 2.0, np.inf])
 
 
-def test_unsort_is_the_inverse_of_the_permutation():
+@pytest.fixture(params=[False, True], ids=["one device", "several"])
+def one_or_several_devices(request, monkeypatch):
+    """Which forms rows take that may be shared among devices, and which where there is but one device, whatever the tests run on."""
+    monkeypatch.setattr(sorting, "_may_be_sharded", lambda: request.param)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_unsort_is_the_inverse_of_the_permutation(one_or_several_devices):
     values = rows_of("float32")
     ordered, permutation = sort_rows_with_permutation(values)
     np.testing.assert_array_equal(unsort_rows(ordered, permutation), values)
@@ -156,7 +165,7 @@ def test_each_platform_gets_its_own_sort(platform, key_type):
 
 # The fourth works through its rows in blocks, the last of them filled up.
 @pytest.mark.parametrize(("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (530, 2000), (32, 1563)])
-def test_the_network_sorts_as_numpy_does(rows, length):
+def test_the_network_sorts_as_numpy_does(rows, length, one_or_several_devices):
     values = np.random.default_rng(length).normal(size=(rows, length)).astype(np.float32)
     values[3, 5], values[4, 7], values[5, 2:4], values[6, :20], values[7, 3] = np.inf, -np.inf, (-0.0, 0.0), 1.0, np.nan
     assert values.size >= sorting.NETWORK_MIN_SIZE
@@ -170,6 +179,7 @@ def test_the_network_sorts_as_numpy_does(rows, length):
 
 def test_many_long_rows_are_sorted_in_pieces(monkeypatch):
     monkeypatch.setattr(sorting, "_PIECES_MIN_SIZE", 100)
+    monkeypatch.setattr(sorting, "_may_be_sharded", lambda: False)
     values = rows_of("float32", shape=(29, 33))
     program = jax.jit(sort_rows_with_permutation).lower(values).as_text()
     assert program.count("stablehlo.sort") == 10
@@ -178,3 +188,12 @@ def test_many_long_rows_are_sorted_in_pieces(monkeypatch):
     np.testing.assert_array_equal(ordered, expected.astype(np.float32))
     np.testing.assert_array_equal(permutation, expected_permutation)
     np.testing.assert_array_equal(jax.jit(sort_rows)(values), expected.astype(np.float32))
+
+
+def test_one_index_for_each_entry_where_there_is_one_device(monkeypatch):
+    values = rows_of("float32", shape=(29, 33))
+    for several in (False, True):
+        monkeypatch.setattr(sorting, "_may_be_sharded", lambda several=several: several)
+        program = jax.jit(lambda *entries: unsort_rows(*entries)).lower(*sort_rows_with_permutation(values)).as_text()
+        assert "stablehlo.scatter" in program
+        assert ("input_batching_dims = [0]" in program) == several
