@@ -64,7 +64,7 @@ def scores(found: Mapping[str, Any]) -> Any:
     for index, (name, rows) in enumerate(found["swf_by_steps"].items()):
         axis.plot([row["steps"] for row in rows], [row["frechet"] for row in rows], "o-", color=f"C{index}", label=name)
     others = [name for name in found["methods"] if "sliced_flow" not in name]
-    for index, name in enumerate(others, start=2):
+    for index, name in enumerate(others, start=len(found["swf_by_steps"])):
         style = "-" if name.startswith("latent") else "--"
         axis.axhline(found["methods"][name]["metrics"]["frechet"], color=f"C{index}", linestyle=style, linewidth=1.2, label=name)
     for name, style in (("autoencoder, training", "-."), ("training half", ":")):

@@ -7,7 +7,8 @@ STEP_SIZE = 5.0
 
 
 class Updates(NamedTuple):
-    """One scheme's numbers; of ``sliced_flow`` steps, step_size (in units of the dimension) and num_projections count alone.
+    """One scheme's numbers; of ``sliced_flow`` steps, step_size and num_projections count alone; its step_size is in units of the
+    dimension d, and 1 where it is called unscaled.
 
     batch: rows of the data drawn for each update; num_samples: points of the measure.
     """
@@ -47,13 +48,16 @@ METHODS = (
     "latent sw_jko particles",
     "latent sliced_flow",
     "latent direct coupling",
+    "ambient sliced_flow unscaled",
+    "latent sliced_flow unscaled",
 )
+_STAGED = ("ambient sliced_flow", "latent sliced_flow", "ambient sliced_flow unscaled", "latent sliced_flow unscaled")
 
 
 def _sizes(numbers: tuple[Any, ...], updates: tuple[tuple[Any, ...], ...], network: Mapping[str, dict[str, int]], stages: Any) -> Sizes:
     seeds, rows, classifier_steps, autoencoder_steps, batch, projections, ascents = numbers
     by_method = {name: Updates(*row) for name, row in zip(METHODS, updates, strict=True)}
-    by_stage = {name: part for name, part in zip(("ambient sliced_flow", "latent sliced_flow"), stages, strict=True)}
+    by_stage = {name: part for name, part in zip(_STAGED, stages, strict=True)}
     return Sizes(seeds, rows, classifier_steps, autoencoder_steps, batch, by_method, network, by_stage, projections, ascents, METHODS)
 
 
@@ -77,9 +81,11 @@ DEFAULT = _sizes(
         (10, 32, 5000, 48, 5000, 1.0),
         (320, 1, 0, 48, 0, 0.0, 1.0),
         (10, 120, 1024, 48, 1024, 3e-3),
+        (64, 1, 0, 784, 0, 0.0, 1.0),
+        (320, 1, 0, 48, 0, 0.0, 1.0),
     ),
     _NETWORK | {"ambient convolutional": {"width": 8}},
-    ((4, 8, 16, 32, 64), (20, 40, 80, 160, 320)),
+    ((4, 8, 16, 32, 64), (20, 40, 80, 160, 320)) * 2,
 )
 # The digits of 8 x 8 pixels.
 SMALL = _sizes(
@@ -94,17 +100,19 @@ SMALL = _sizes(
         (10, 80, 898, 32, 898, 1.0),
         (1600, 1, 0, 32, 0, 0.0, 1.0),
         (10, 80, 1024, 32, 898, 3e-3),
+        (1600, 1, 0, 64, 0, 0.0, 1.0),
+        (1600, 1, 0, 32, 0, 0.0, 1.0),
     ),
     _NETWORK | {"ambient coupling": {"num_layers": 6, "width": 64}, "ambient mlp": {"width": 128}, "latent mlp": {"width": 128}},
-    ((100, 200, 400, 800, 1600), (100, 200, 400, 800, 1600)),
+    ((100, 200, 400, 800, 1600),) * 4,
 )
-_FEW = (2, 3, 32, 16, 32, 2e-3)
+_FEW, _SWF_64, _SWF_32 = (2, 3, 32, 16, 32, 2e-3), (4, 1, 0, 64, 0, 0.0, 1.0), (4, 1, 0, 32, 0, 0.0, 1.0)
 QUICK = _sizes(
     (1, 240, 60, 60, 32, 64, 4),
-    (_FEW, _FEW, _FEW, (4, 1, 0, 64, 0, 0.0, 1.0), _FEW, _FEW, _FEW, (4, 1, 0, 32, 0, 0.0, 1.0), _FEW),
+    (_FEW, _FEW, _FEW, _SWF_64, _FEW, _FEW, _FEW, _SWF_32, _FEW, _SWF_64, _SWF_32),
     {f"{space} {family}": {"num_layers": 2, "width": 8} for space in ("ambient", "latent") for family in ("coupling", "mlp")}
     | {"ambient convolutional": {"width": 4}},
-    ((2, 4), (2, 4)),
+    ((2, 4),) * 4,
 )
 # Published numbers of points and directions; updates that a GPU makes in minutes.
 FULL = _sizes(
@@ -119,7 +127,9 @@ FULL = _sizes(
         (10, 400, 30_000, 96, 30_000, 1.0),
         (4000, 1, 0, 96, 0, 0.0, 1.0),
         (10, 2000, 2000, 1000, 2000, 2e-3),
+        (2000, 1, 0, 784, 0, 0.0, 1.0),
+        (4000, 1, 0, 96, 0, 0.0, 1.0),
     ),
     _NETWORK | {"ambient coupling": {"num_layers": 8, "width": 256}, "ambient convolutional": {"width": 32}, "ambient mlp": {"width": 512}},
-    ((125, 250, 500, 1000, 2000), (250, 500, 1000, 2000, 4000)),
+    ((125, 250, 500, 1000, 2000), (250, 500, 1000, 2000, 4000)) * 2,
 )

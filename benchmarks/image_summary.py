@@ -31,16 +31,16 @@ def _over_seeds(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _comparisons(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for space, other in (("latent", "latent sliced_flow"), ("ambient", "ambient sliced_flow")):
-        for name in [name for name in seeds[0]["methods"] if name.startswith(f"{space} sw_jko")]:
-            if other in seeds[0]["methods"]:
-                ratios = np.array([_of(seed, other)["frechet"] / _of(seed, name)["frechet"] for seed in seeds])
-                found[f"Frechet of {other} over that of {name}"] = {"mean": ratios.mean(), "each": ratios}
-                gaps = np.array([_of(seed, other)["sw"]["value"] - _of(seed, name)["sw"]["value"] for seed in seeds])
-                errors = [_of(seed, one)["sw"]["standard_error"] for one in (name, other) for seed in seeds]
-                error = np.hypot(np.sqrt(np.sum(np.square(errors))) / len(seeds), (_deviation(gaps) or 0.0) / np.sqrt(len(seeds)))
-                found[f"SW of {other} minus that of {name}"] = {"mean": gaps.mean(), "standard_error": error, "each": gaps}
-    for name in [name for name in seeds[0]["methods"] if name.startswith("latent")]:
+    methods = list(seeds[0]["methods"])
+    for other in [name for name in methods if "sliced_flow" in name]:
+        for name in [name for name in methods if name.startswith(f"{other.split()[0]} sw_jko")]:
+            ratios = np.array([_of(seed, other)["frechet"] / _of(seed, name)["frechet"] for seed in seeds])
+            found[f"Frechet of {other} over that of {name}"] = {"mean": ratios.mean(), "each": ratios}
+            gaps = np.array([_of(seed, other)["sw"]["value"] - _of(seed, name)["sw"]["value"] for seed in seeds])
+            errors = [_of(seed, one)["sw"]["standard_error"] for one in (name, other) for seed in seeds]
+            error = np.hypot(np.sqrt(np.sum(np.square(errors))) / len(seeds), (_deviation(gaps) or 0.0) / np.sqrt(len(seeds)))
+            found[f"SW of {other} minus that of {name}"] = {"mean": gaps.mean(), "standard_error": error, "each": gaps}
+    for name in [name for name in methods if name.startswith("latent")]:
         for floor in ("autoencoder, held-out", "autoencoder, training"):
             ratios = np.array([_of(seed, name)["frechet"] / seed["references"][floor]["frechet"] for seed in seeds])
             found[f"Frechet of {name} over that of {floor}"] = {"mean": ratios.mean(), "each": ratios}

@@ -8,7 +8,9 @@ with as many generated images as it holds. For each seed its own split, classifi
   running, and of compiling for the first seed, whose programs the others use;
 - references: the training half itself, which no method can undercut but by chance; held-out and training images through the autoencoder,
   of which the first, being scored against themselves, is the floor of all that is decoded; decoded N(0, I), where flows of codes start;
-- swf_by_steps: the sliced-Wasserstein flow after more and more steps; its row is its best one by the Frechet distance;
+- swf_by_steps: the sliced-Wasserstein flow after more and more steps; its row is its best one by the Frechet distance. The mean over
+  directions moves a point by 1 / d of its way, so a step of h = d goes all of it, along d orthogonal directions at once; the rows called
+  unscaled have h = 1, the drift as it is written by Liutkus et al. (2019), and as many steps;
 - comparisons: the ratios and differences that the comparison is about;
 - memory_mb: peak resident megabytes of each method in a process of its own, interpreter and compilation included, and of the first
   method in pixels on 10,000 rows with 1000 directions and no minibatches.
@@ -235,7 +237,8 @@ def make_scheme(key: Any, name: str, space: Space, count: int, numbers: Updates,
     _, method, *families = name.split()
     points = space.init_mean + space.init_scale * jax.random.normal(key, (count, space.dim))
     if method == "sliced_flow":
-        options: Any = {"step_size": numbers.step_size * space.dim, "num_projections": numbers.num_projections}
+        step_size = numbers.step_size * (1.0 if "unscaled" in families else space.dim)
+        options: Any = {"step_size": step_size, "num_projections": numbers.num_projections}
         return swjko.sliced_flow(points, space.data, direction_fn=swjko.orthogonal_directions, **options)
     # A factorisation of d x d for each block of d directions: little beside a pass over many particles, and much beside an update.
     direction_fn = swjko.orthogonal_directions if space.dim <= _ORTHOGONAL_DIM else swjko.uniform_directions
