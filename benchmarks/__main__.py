@@ -16,6 +16,7 @@ _SHARED = {
     "image_metrics",
     "image_settings",
     "image_summary",
+    "posterior_start",
     "reliability_child",
     "reliability_processes",
     "report",

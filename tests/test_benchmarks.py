@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import ot
 import pytest
-import scipy.optimize
+import scipy.special
 
-from benchmarks import directions, fokker_planck, kernel, logistic_regression
+from benchmarks import directions, fokker_planck, kernel, logistic_regression, posterior_start
 from benchmarks.__main__ import main
 from swjko import datasets, problems
 
@@ -135,31 +135,44 @@ def test_settings_of_fokker_planck_follow_their_rule():
         assert max(steps) == pytest.approx(settings.num_steps)
 
 
-def test_newton_start_is_the_mode_scipy_finds_and_its_alpha_stands():
+def test_the_gaussian_at_each_alpha_bounds_the_evidence_from_nearby():
     rng = np.random.default_rng(0)
-    features, labels = rng.standard_normal((60, 3)), rng.choice([-1.0, 1.0], 60)
-    start = logistic_regression.newton_start(features, labels)
-    alpha = np.exp(start.mean[-1])
-
-    def cost(w):
-        return np.sum(np.logaddexp(0.0, -labels * (features @ w))) + alpha * w @ w / 2
-
-    # alpha stands to 1e-3, and the mode with it.
-    found = scipy.optimize.minimize(cost, np.zeros(3), tol=1e-12).x
-    np.testing.assert_allclose(start.mean[:-1], found, atol=1e-4)
-    covariance = start.factor[:-1, :-1] @ start.factor[:-1, :-1].T
-    probability = 1 / (1 + np.exp(-features @ found))
-    hessian = (features * (probability * (1 - probability))[:, None]).T @ features + alpha * np.eye(3)
-    np.testing.assert_allclose(covariance, np.linalg.inv(hessian), rtol=1e-3)
-    assert alpha == pytest.approx(2.5 / (100 + (found @ found + np.trace(covariance)) / 2), rel=2e-3)
+    features, labels = rng.standard_normal((30, 1)), rng.choice([-1.0, 1.0], 30)
+    w = np.linspace(-60.0, 60.0, 200_001)
+    likelihood = -np.sum(np.logaddexp(0.0, -w[:, None] * (labels * features[:, 0])), axis=1)
+    for log_alpha, fit in zip(posterior_start._LOG_ALPHAS, posterior_start._fits(features, labels), strict=True):
+        joint = likelihood - np.exp(log_alpha) * w**2 / 2
+        evidence = scipy.special.logsumexp(joint) + np.log(w[1] - w[0])
+        hyperprior = log_alpha - 100 * np.exp(log_alpha)
+        # Of the constants of prior and entropy the bound leaves out what remains of both, half.
+        gap = evidence + (log_alpha - np.log(2 * np.pi)) / 2 + hyperprior - (fit.bound + 0.5)
+        assert -1e-9 < gap < 0.01
+        law = np.exp(joint - scipy.special.logsumexp(joint))
+        np.testing.assert_allclose([fit.mean[0], fit.precision[0, 0] ** -0.5], [law @ w, np.sqrt(law @ w**2 - (law @ w) ** 2)], rtol=0.02)
 
 
 def test_points_at_the_start_have_the_posterior_of_their_parameters():
     problem = logistic_regression.make_problem("wine", logistic_regression.load("wine 0 (scikit-learn)", None), 0)
     points = np.random.default_rng(1).standard_normal((5, problem.dim))
-    posterior = problems.logistic_regression(*(jax.numpy.asarray(array, float) for array in (problem.train.features, problem.train.labels)))
-    expected = jax.vmap(posterior)(jax.numpy.asarray(problem.parameters(points), float))
-    np.testing.assert_allclose(jax.vmap(problem.log_prob())(jax.numpy.asarray(points, float)), expected, rtol=1e-5)
+    points[0, -1], points[1, -1] = 4.5, -4.5
+    data = (jax.numpy.asarray(array, float) for array in (problem.train.features, problem.train.labels))
+    found = jax.numpy.asarray(posterior_start.parameters(problem.start, points), float)
+    start = posterior_start.Start(*(jax.numpy.asarray(leaf, float) for leaf in problem.start))
+    jacobian = jax.vmap(jax.jacobian(lambda point: posterior_start._from_start(start, point)[0]))(jax.numpy.asarray(points, float))
+    expected = jax.vmap(problems.logistic_regression(*data))(found) + np.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(jax.vmap(problem.log_prob())(jax.numpy.asarray(points, float)), expected, rtol=1e-4)
+
+
+def test_posteriors_are_near_the_normal_law_at_the_start():
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((200, 4))
+    labels = np.where(features @ [1.0, -1.0, 0.5, 0.0] + rng.logistic(size=200) > 0, 1.0, -1.0)
+    start = posterior_start.make_start(features, labels)
+    points = rng.standard_normal((4000, 5))
+    log_prob = jax.vmap(posterior_start.log_prob(start, features, labels))(jax.numpy.asarray(points, float))
+    log_weights = log_prob + np.sum(points**2, axis=1) / 2
+    weights = np.exp(log_weights - np.max(log_weights))
+    assert np.sum(weights) ** 2 / np.sum(weights**2) > 0.95 * len(points)
 
 
 # blackjax imports it.
