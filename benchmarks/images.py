@@ -24,7 +24,6 @@ import argparse
 import dataclasses
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -332,7 +331,8 @@ def _memory(args: argparse.Namespace, names: list[str]) -> dict[str, int | None]
     found = {}
     for name in [*names, f"{names[0]}, {_MEMORY_ROWS} rows, {_MEMORY_PROJECTIONS} directions"]:
         done = subprocess.run([*command, "--peak", name], capture_output=True, text=True)
-        found[name] = int(done.stdout.split()[-1]) if done.returncode == 0 else None
+        peak = done.stdout.split()[-1] if done.returncode == 0 else "None"
+        found[name] = int(peak) if peak.isdigit() else None
         print(f"peak of {name}: {found[name]} MB", flush=True)
     return found
 
@@ -349,8 +349,7 @@ def _print_peak(name: str, images: Images, sizes: Sizes) -> int:
         numbers = numbers._replace(num_projections=_MEMORY_PROJECTIONS, batch=_MEMORY_ROWS)
     scheme = make_scheme(jax.random.key(0), name, space, len(rows), numbers, sizes.network)
     solve(jax.random.key(1), scheme, [1])
-    # Kilobytes on Linux.
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(report.peak_mib())
     return 0
 
 

@@ -95,6 +95,13 @@ def interleaved_medians(functions: Mapping[str, Callable[[], Any]], *, repeats: 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def peak_mib() -> int | None:
+    """Peak resident MiB of this process; None where there is no /proc. Not getrusage: its peak is inherited from the parent process."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
 def _cpu_model() -> str:
     path = Path("/proc/cpuinfo")
     if path.exists():
