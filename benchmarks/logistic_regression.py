@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", help="splits of each set, seeds 0 to N - 1")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="another first seed; the settings were chosen on 100")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"some of {', '.join((*SETS, *UNTUNED))}")
-    parser.add_argument("--again", action="store_true", help="keep what the JSON has of the other sets")
+    parser.add_argument("--again", action="store_true", help="keep what the JSON has of the other sets and splits")
     parser.add_argument("--data-dir", default=os.environ.get("SWJKO_DATA"), help="where the data sets are (default: SWJKO_DATA)")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
 
@@ -133,10 +133,13 @@ def main(args: argparse.Namespace) -> int:
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": []}
     payload |= {"rows": [], "summary": {}}
+    seeds = range(args.first_seed, args.first_seed + count)
     if args.again:
         written = json.loads((directory / "logistic_regression.json").read_text())
+        if written["settings"] != report.plain(sizes):
+            raise ValueError(f"{directory} has results of other settings; leave --again out, or take another --out.")
         payload["missing"] = [name for name in written["missing"] if name not in names]
-        payload["rows"] = [row for row in written["rows"] if row["set"] not in names]
+        payload["rows"] = [row for row in written["rows"] if row["set"] not in names or row["seed"] not in seeds]
     for name in names:
         try:
             table = load(name, args.data_dir)
@@ -144,11 +147,12 @@ def main(args: argparse.Namespace) -> int:
             payload["missing"].append(name)
             print(f"left out: {error}", flush=True)
             continue
-        for seed in range(args.first_seed, args.first_seed + count):
+        for seed in seeds:
             payload["rows"].append(measure(make_problem(name, table, seed), seed, sizes))
             # The programs of one split are of no use to the next, and a process may map only so many.
             jax.clear_caches()
         # After each set: a run of an hour may be cut short.
+        payload["rows"].sort(key=lambda row: ([*SETS, *UNTUNED].index(row["set"]), row["seed"]))
         payload["summary"] = summary(payload["rows"])
         report.write_results("logistic_regression", payload, directory)
         _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
