@@ -50,6 +50,8 @@ from swjko.images import Images, load_images
 
 _LATENT_DIM, _SHOWN, _ORTHOGONAL_DIM = 48, 60, 64
 _MEMORY_ROWS, _MEMORY_PROJECTIONS = 10_000, 1000
+# Of a run of more steps every so many.
+_MAX_ENERGIES = 100
 
 
 class Space(NamedTuple):
@@ -204,7 +206,8 @@ def _one_method(
     if name == "latent sw_jko coupling":
         drawn["interpolation"] = np.asarray(push(solved.state.params, image_figures.great_circles(latents)).points)
     passes = max(stages) if name in sizes.swf_stages else numbers.num_steps * numbers.num_inner_steps
-    finished = {"result": swjko.Result(int(solved.state.result)).name, "updates": passes, "energy": solved.infos.energy}
+    energy = solved.infos.energy[:: math.ceil(len(solved.infos.energy) / _MAX_ENERGIES)]
+    finished = {"result": swjko.Result(int(solved.state.result)).name, "updates": passes, "energy": energy}
     return {"metrics": metrics, **finished, "run_seconds": solved.run_seconds, "compile_seconds": solved.compile_seconds}
 
 
