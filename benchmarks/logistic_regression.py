@@ -399,8 +399,8 @@ def _figure(found: dict[str, Any]) -> Any:
     for bounds, style in zip(TARGETS["ratio"], ("--", ":"), strict=True):
         for bound in bounds:
             right.axvline(bound, color="0.5", linestyle=style, linewidth=1)
-    left.set(xscale="log", xlabel="worst difference of marginal means from NUTS (posterior sd)")
-    right.set(xlabel="marginal sd / that of NUTS, smallest to largest")
+    left.set(xscale="log", xlabel="worst difference of means from NUTS (posterior sd)")
+    right.set(xlabel="sd / that of NUTS, smallest to largest")
     left.set_yticks(np.arange(len(found)), labels=list(found))
     left.invert_yaxis()
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), fontsize=8)
