@@ -21,6 +21,7 @@ those of all pixels; generators from fewer dimensions start at a random network.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.tree_util import Partial
 
 import swjko
@@ -103,12 +105,25 @@ def main(args: argparse.Namespace) -> int:
     if args.peak:
         return _print_peak(args.peak, images, sizes)
     names = [name for name in sizes.methods if args.only in (None, name) or args.only in name]
-    # The programs of all seeds are the same, and half of the time of small ones is compilation.
-    with tempfile.TemporaryDirectory() as cache:
-        if not jax.config.values["jax_compilation_cache_dir"]:
-            jax.config.update("jax_compilation_cache_dir", cache)
+    with _programs_kept():
         _all_seeds(images, sizes, names, args)
     return 0
+
+
+@contextlib.contextmanager
+def _programs_kept() -> Iterator[None]:
+    """The programs of all seeds are the same, and half of the time of small ones is compilation."""
+    if jax.config.values["jax_compilation_cache_dir"]:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            # Otherwise later programs would go to the directory that is no more.
+            compilation_cache.reset_cache()
 
 
 def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Namespace) -> None:
