@@ -310,9 +310,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """For each set and method the worst over the splits of what has a target, and means of the rest; sets in order."""
     found: dict[str, Any] = {}
     for name in dict.fromkeys(row["set"] for row in rows):
-        found[name] = {"separable": any(row["separable"] for row in rows if row["set"] == name), "methods": {}}
+        splits = [row for row in rows if row["set"] == name]
+        found[name] = {"separable": any(row["separable"] for row in splits)}
+        found[name] |= {"splits_without_reference": [row["seed"] for row in splits if not row["nuts"]["converged"]], "methods": {}}
         for method in METHODS:
-            runs = [row["methods"][method] for row in rows if row["set"] == name]
+            runs = [row["methods"][method] for row in splits]
             entry: dict[str, Any] = {"mean": max(run["mean"] for run in runs)}
             entry["ratio"] = (min(run["smallest_ratio"] for run in runs), max(run["largest_ratio"] for run in runs))
             entry["median"] = max(run["median"] for run in runs)

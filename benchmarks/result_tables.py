@@ -279,6 +279,9 @@ def logistic_regression(result: Result) -> list[str]:
         "seconds",
     )
     lines = _table(head, rows)
+    unsure = [f"{name}, split {seed}" for name, entry in result["summary"].items() for seed in entry["splits_without_reference"]]
+    if unsure:
+        lines += ["", f"The chains of NUTS do not agree to an R-hat of 1.01: {'; '.join(unsure)}."]
     if result["missing"]:
         lines += ["", f"Not found and left out: {', '.join(result['missing'])}."]
     return [*lines, "", _provenance(result)]

@@ -213,7 +213,13 @@ def test_posteriors_are_judged_by_their_worst_split():
         "held-out log-likelihood": -0.5,
     }
     rows = [
-        {"set": "a", "separable": False, "methods": dict.fromkeys(logistic_regression.METHODS, run | change)}
+        {
+            "set": "a",
+            "seed": 0,
+            "separable": False,
+            "nuts": {"converged": True},
+            "methods": dict.fromkeys(logistic_regression.METHODS, run | change),
+        }
         for change in ({}, {"mean": 0.05})
     ]
     (found,) = logistic_regression.summary(rows).values()
