@@ -67,6 +67,7 @@ def test_sdist_holds_all_that_tests_and_site_need(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     whole = {"README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml", "pyproject.toml"}
     parts = {
+        ".ci/run",
         "docs/index.md",
         "docs/hooks.py",
         "benchmarks/results/kernel.json",
