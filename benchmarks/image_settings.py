@@ -51,7 +51,7 @@ METHODS = (
     "ambient sliced_flow unscaled",
     "latent sliced_flow unscaled",
 )
-_STAGED = ("ambient sliced_flow", "latent sliced_flow", "ambient sliced_flow unscaled", "latent sliced_flow unscaled")
+_STAGED = tuple(name for name in METHODS if "sliced_flow" in name)
 
 
 def _sizes(numbers: tuple[Any, ...], updates: tuple[tuple[Any, ...], ...], network: Mapping[str, dict[str, int]], stages: Any) -> Sizes:
