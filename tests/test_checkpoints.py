@@ -455,6 +455,18 @@ def test_a_kill_in_the_middle_of_a_write_loses_nothing_that_is_saved(calls, whol
     assert len(checkpoints.read_history(tmp_path / "run")) == STEPS
 
 
+@pytest.fixture
+def signals_heard():
+    """Handlers as of a process in the foreground; one in the background of a script ignores Ctrl-C from its start."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_heard")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_signals_save_and_end(number, raised, whole, tmp_path, monkeypatch, capsys):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -486,6 +498,7 @@ def test_a_second_interrupt_does_not_wait():
         signals.note(signal.SIGINT, None)
 
 
+@pytest.mark.usefixtures("signals_heard")
 def test_a_signal_that_comes_too_late_is_passed_on():
     with pytest.raises(KeyboardInterrupt), interrupts.listening(Path()):
         signal.raise_signal(signal.SIGINT)
