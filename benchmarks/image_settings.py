@@ -87,11 +87,11 @@ DEFAULT = _sizes(
     _NETWORK | {"ambient convolutional": {"width": 8}},
     ((4, 8, 16, 32, 64), (20, 40, 80, 160, 320)) * 2,
 )
-# The digits of 8 x 8 pixels.
+# The digits of 8 x 8 pixels. An exact step divides the root of F by 1 + STEP_SIZE, so that a few long steps do more than many short ones.
 SMALL = _sizes(
-    (3, None, 600, 600, 128, 4000, 50),
+    (5, None, 600, 600, 128, 4000, 50),
     (
-        (20, 150, 1024, 64, 898, 3e-3),
+        (4, 1200, 2048, 64, 898, 3e-3),
         (20, 40, 512, 64, 898, 3e-3),
         (20, 50, 1024, 64, 898, 3e-3),
         (1600, 1, 0, 64, 0, 0.0, 1.0),

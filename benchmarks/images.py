@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--full", action="store_true", help="the published numbers of points, directions and updates, for a GPU")
     parser.add_argument("--data", choices=("digits", "mnist", "fashion"), default="digits", help="which images (default digits)")
     parser.add_argument("--data-dir", metavar="DIR", help="directory of their files (default: the variable SWJKO_DATA)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="how many (default three)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many (default: three, of digits five)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)")
     parser.add_argument("--go-on", action="store_true", help="keep the seeds that the JSON has, and add those that it lacks")
     parser.add_argument("--only", metavar="METHOD", help="methods whose names hold this, to look at; nothing is written")
