@@ -63,16 +63,20 @@ def kills(random_kills: int, write_kills: int, *, num_steps: int = 200, num_poin
     small, cloud = {"num_steps": num_steps}, {"num_steps": cloud_steps, "num_points": num_points}
     runs = [
         _killed(random_kills, small, lambda directory, alive: _wait(rng.uniform(0.0, 0.5), alive)),
-        _killed(write_kills, cloud, _until_written(rng)),
+        _killed(write_kills, cloud, _until_written(rng), while_writing=True),
     ]
-    total = {name: sum(run[name] for run in runs) for name in runs[0]}
-    return {"kills": random_kills + write_kills, "kills_while_writing": runs[1]["half_written"], **total}
+    return {name: sum(run[name] for run in runs) for name in runs[0]} | {"kills_while_writing": runs[1]["half_written"]}
 
 
-def _killed(number: int, arguments: Mapping[str, Any], moment: Callable[[Path, Callable[[], bool]], None]) -> dict[str, int]:
-    """Counts, over as many runs as the kills take: of resumed runs, how many ended otherwise than one that was never killed."""
+def _killed(
+    number: int, arguments: Mapping[str, Any], moment: Callable[[Path, Callable[[], bool]], None], *, while_writing: bool = False
+) -> dict[str, int]:
+    """Counts, over as many runs as the kills take: of resumed runs, how many ended otherwise than one that was never killed.
+
+    ``while_writing``: of the number are only those kills that left a file half written.
+    """
     expected = _uninterrupted(**arguments)
-    found = {"runs": 0, "differing_ends": 0, "damaged_loads": 0, "half_written": 0}
+    found = {"kills": 0, "runs": 0, "differing_ends": 0, "damaged_loads": 0, "half_written": 0}
     left = number
     while left or not found["runs"]:
         with tempfile.TemporaryDirectory() as name:
@@ -93,8 +97,10 @@ def _killed(number: int, arguments: Mapping[str, Any], moment: Callable[[Path, C
                     break
                 if process.returncode != -signal.SIGKILL:
                     raise RuntimeError(f"a run that was killed did not go on: {error.strip()[-2000:]}")
-                left -= 1
-                found["half_written"] += bool(list(directory.glob("*.tmp")))
+                half_written = bool(list(directory.glob("*.tmp")))
+                found["kills"] += 1
+                found["half_written"] += half_written
+                left -= half_written or not while_writing
     return found
 
 
