@@ -106,8 +106,8 @@ def test_digests_tell_any_bit_apart():
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("R8", {"differing_ends": 0, "damaged_loads": 0, "kills_while_writing": 3}, {"differing_ends": 1}),
-        ("R8", {"differing_ends": 0, "damaged_loads": 0, "kills_while_writing": 3}, {"kills_while_writing": 0}),
+        ("R8", {"differing_ends": 0, "damaged_loads": 0, "kills_while_writing": 10}, {"differing_ends": 1}),
+        ("R8", {"differing_ends": 0, "damaged_loads": 0, "kills_while_writing": 10}, {"kills_while_writing": 9}),
         (
             "R10 signals",
             {"SIGTERM": {"code": 143, "same_end": True}, "SIGINT": {"code": 130, "same_end": True}},
@@ -159,7 +159,8 @@ def test_the_drill_of_refusals_in_a_process_of_its_own():
 
 @pytest.mark.slow
 def test_kills_signals_and_disks_in_processes_of_their_own():
-    assert met("R8", reliability_processes.kills(1, 1, num_steps=100, num_points=100_000, cloud_steps=10))
+    killed = reliability_processes.kills(1, 1, num_steps=100, num_points=100_000, cloud_steps=10)
+    assert reliability.ROWS["R8"].judge(killed, reliability.QUICK)
     assert met("R10 signals", reliability_processes.signals(100))
     assert met("R10 disks", reliability_processes.disks())
 
