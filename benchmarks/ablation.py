@@ -12,6 +12,7 @@ falls by a cosine in each step, the last iterate, independent latents, an affine
 
 import argparse
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
@@ -59,23 +60,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the plane at reduced size, to see that it runs; written to runs/benchmarks")
     sizes.add_argument("--full", action="store_true", help="50 dimensions too")
+    parser.add_argument("--again", type=int, nargs="+", metavar="DIM", help="these dimensions alone, in place of those in the JSON")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
 
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    rows = []
+    rows: dict[tuple[str, int], Any] = {}
+    if args.again:
+        sizes = sizes._replace(cases=tuple(case for case in sizes.cases if case[0] in args.again))
+        rows = {(row["measure"], row["dim"]): row for row in json.loads((directory / "ablation.json").read_text())["rows"]}
+    path = None
     for dim, measure in sizes.cases:
-        rows.append(_row(measure, dim, sizes))
+        rows[measure, dim] = _row(measure, dim, sizes)
         # After each case: the whole takes long, and what is there can be looked at.
-        path = _write(rows, args, directory)
+        path = _write([rows[case] for case in sorted(rows, key=lambda case: (MEASURES.index(case[0]), case[1]))], args.quick, directory)
     print(path)
     return 0
 
 
-def _write(rows: list[dict[str, Any]], args: argparse.Namespace, directory: Path) -> Path:
-    path = report.write_results("ablation", {"quick": args.quick, "full": args.full, "rows": rows}, directory)
+def _write(rows: list[dict[str, Any]], quick: bool, directory: Path) -> Path:
+    path = report.write_results("ablation", {"quick": quick, "rows": rows}, directory)
     _figure(rows).savefig(directory / "ablation.png", dpi=150)
     return path
 
@@ -265,8 +271,9 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
     for axis, measure in zip(axes, measures, strict=True):
         for index, row in enumerate(row for row in rows if row["measure"] == measure):
             heights = np.arange(len(names)) + 0.2 * (index - 1)
-            means = [row["difference"][name]["mean"] for name in names]
-            errors = [2 * (row["difference"][name]["standard_error"] or 0.0) for name in names]
+            measured = [row["difference"].get(name, {"mean": math.nan, "standard_error": None}) for name in names]
+            means = [difference["mean"] for difference in measured]
+            errors = [2 * (difference["standard_error"] or 0.0) for difference in measured]
             label = f"d = {row['dim']}: standard {row['standard_log10']['mean']:.2f}"
             axis.errorbar(means, heights, xerr=errors, fmt="o", color=f"C{index}", markersize=4, capsize=2, label=label)
         axis.axvline(0.0, color="0.5", linewidth=0.8)

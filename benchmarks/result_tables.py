@@ -212,7 +212,12 @@ def aggregation(result: Result) -> list[str]:
 def ablation(result: Result) -> list[str]:
     cases = result["rows"]
     rows = [("**standard, $\\log_{10}$ SymKL**", *(_with_error(case["standard_log10"]) for case in cases))]
-    rows += [(name, *(_with_error(case["difference"][name], sign=True) for case in cases)) for name in cases[0]["difference"]]
+    names = dict.fromkeys(name for case in cases for name in case["difference"])
+    # Dimensions are measured apart; a choice that came later may lack in some.
+    rows += [
+        (name, *(_with_error(case["difference"][name], sign=True) if name in case["difference"] else "" for case in cases))
+        for name in names
+    ]
     head = ("changed", *(f"{case['measure']}, d = {case['dim']}" for case in cases))
     return [*_table(head, rows), "", _provenance(result)]
 
