@@ -81,11 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", type=int, nargs="+", metavar="DIM", help="these dimensions' stationary rows alone, in place of those in the JSON"
     )
+    parser.add_argument("--problems", type=int, metavar="N", help="how many for each stationary row (default: by size and dimension)")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
 
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
+    if args.problems:
+        sizes = sizes._replace(stationary=tuple((dim, args.problems) for dim, _ in sizes.stationary))
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     if args.again:
         return _again(sizes._replace(stationary=tuple(pair for pair in sizes.stationary if pair[0] in args.again)), directory)

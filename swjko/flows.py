@@ -47,8 +47,8 @@ def coupling(
       num_layers: couplings; even numbers treat all coordinates alike.
       width: hidden units of each conditioner.
       mixing: what lies between pairs of couplings. ``"permutation"`` interleaves the halves; ``"lu"`` puts an invertible affine layer
-        b + L U x after each interleaving, the identity at the start, and needs at least three couplings: better in tens of dimensions
-        and above, no different below (``python -m benchmarks ablation --full`` measures it).
+        b + L U x after each interleaving, the identity at the start, and needs at least three couplings: nearer in tens of dimensions
+        where updates are few (``python -m benchmarks ablation --full`` measures it), not where they are many.
       init_mean, init_scale: numbers, or one per coordinate.
 
     Raises ValueError or TypeError on numbers below their minimum, another mixing, and starts of another length or without a positive scale.
