@@ -137,7 +137,9 @@ class TransformationTest(chex.TestCase):
 
 def test_the_forms_of_other_platforms_agree_with_the_cpu_one():
     # Here they are asked for by name. Distinct values, since the form for GPUs leaves the order of equal ones open.
-    values = jnp.asarray(np.random.default_rng(0).normal(size=(7, 33)), jnp.float32).at[0, :3].set(jnp.array([jnp.inf, 0.0, -jnp.inf]))
+    values = np.random.default_rng(0).normal(size=(7, 33)).astype(np.float32)
+    values[0, :3] = np.inf, 0.0, -np.inf
+    values = jnp.asarray(values)
     for form in (sorting._sort_pairs, sorting._sort_unsigned_pairs):
         for other, packed in zip(form(values), sorting._sort_packed(values), strict=True):
             np.testing.assert_array_equal(other, packed)
