@@ -60,23 +60,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the plane at reduced size, to see that it runs; written to runs/benchmarks")
     sizes.add_argument("--full", action="store_true", help="50 dimensions too")
-    parser.add_argument("--again", type=int, nargs="+", metavar="DIM", help="these dimensions alone, in place of those in the JSON")
+    dims = sorted({dim for dim, _ in FULL.cases})
+    sizes.add_argument("--again", type=int, nargs="+", choices=dims, help="these dimensions alone, in place of those in the JSON")
     parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
 
 
 def main(args: argparse.Namespace) -> int:
-    sizes = QUICK if args.quick else FULL if args.full else DEFAULT
+    sizes = QUICK if args.quick else FULL if args.full or args.again else DEFAULT
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     rows: dict[tuple[str, int], Any] = {}
     if args.again:
         sizes = sizes._replace(cases=tuple(case for case in sizes.cases if case[0] in args.again))
         rows = {(row["measure"], row["dim"]): row for row in json.loads((directory / "ablation.json").read_text())["rows"]}
-    path = None
     for dim, measure in sizes.cases:
         rows[measure, dim] = _row(measure, dim, sizes)
         # After each case: the whole takes long, and what is there can be looked at.
-        path = _write([rows[case] for case in sorted(rows, key=lambda case: (MEASURES.index(case[0]), case[1]))], args.quick, directory)
-    print(path)
+        print(_write([rows[case] for case in sorted(rows, key=lambda case: (MEASURES.index(case[0]), case[1]))], args.quick, directory))
     return 0
 
 

@@ -167,8 +167,7 @@ def _figure(flows: Sequence[Mapping[str, Any]], sizes: Mapping[str, Sequence[Map
     axes = figure.subplots(1, 3)
     for name in ("run_many", "loop"):
         axes[0].plot([row["num_flows"] for row in flows], [row["flows_per_second"][name] for row in flows], marker="o", label=name)
-    axes[0].set(xlabel="flows", ylabel="flows per second")
-    axes[0].set_ylim(bottom=0.0)
+    axes[0].set(xlabel="flows", ylabel="flows per second", ylim=(0.0, None))
     for axis, cost in zip(axes[1:], ("seconds", "temporary_bytes"), strict=True):
         for name, rows in sizes.items():
             slope = exponents[name][cost]
