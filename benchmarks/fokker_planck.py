@@ -17,6 +17,7 @@ Settings follow rules in d, chosen on problems with seeds from 100 on.
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,13 @@ def main(args: argparse.Namespace) -> int:
         sizes = sizes._replace(stationary=tuple((dim, args.problems) for dim, _ in sizes.stationary))
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     if args.again:
+        known = [dim for dim, _ in sizes.stationary]
+        if not set(args.again) <= set(known):
+            print(
+                f"benchmarks fokker_planck: error: --again takes dimensions of this size's rows, {known}; received {args.again}.",
+                file=sys.stderr,
+            )
+            return 2
         return _again(sizes._replace(stationary=tuple(pair for pair in sizes.stationary if pair[0] in args.again)), directory)
     payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "published": PUBLISHED}
     for name, section in _SECTIONS.items():
