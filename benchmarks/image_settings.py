@@ -7,8 +7,8 @@ STEP_SIZE = 5.0
 
 
 class Updates(NamedTuple):
-    """One scheme's numbers; of ``sliced_flow`` steps, step_size and num_projections count alone; its step_size is in units of the
-    dimension d, and 1 where it is called unscaled.
+    """One scheme's numbers. Of ``sliced_flow`` num_inner_steps, moves between two looks at its energy, num_projections and step_size count
+    alone; it is that of a move, in units of the dimension d, and 1 where it is called unscaled.
 
     batch: rows of the data drawn for each update; num_samples: points of the measure.
     """
@@ -23,13 +23,15 @@ class Updates(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Numbers of everything by the size of the run; ``network`` holds widths and depths by family and space."""
+    """Numbers of everything by the size of the run; ``network`` holds widths and depths by family and space, ``swf_stages`` the numbers
+    of moves at which flows of particles are scored, multiples of their num_inner_steps."""
 
     seeds: int
     rows: int | None
     classifier_steps: int
     autoencoder_steps: int
     autoencoder_batch: int
+    autoencoder_linear: int
     updates: Mapping[str, Updates]
     network: Mapping[str, dict[str, int]]
     swf_stages: Mapping[str, tuple[int, ...]]
@@ -55,10 +57,10 @@ _STAGED = tuple(name for name in METHODS if "sliced_flow" in name)
 
 
 def _sizes(numbers: tuple[Any, ...], updates: tuple[tuple[Any, ...], ...], network: Mapping[str, dict[str, int]], stages: Any) -> Sizes:
-    seeds, rows, classifier_steps, autoencoder_steps, batch, projections, ascents = numbers
+    seeds, rows, classifier_steps, *of_autoencoder, projections, ascents = numbers
     by_method = {name: Updates(*row) for name, row in zip(METHODS, updates, strict=True)}
     by_stage = {name: part for name, part in zip(_STAGED, stages, strict=True)}
-    return Sizes(seeds, rows, classifier_steps, autoencoder_steps, batch, by_method, network, by_stage, projections, ascents, METHODS)
+    return Sizes(seeds, rows, classifier_steps, *of_autoencoder, by_method, network, by_stage, projections, ascents, METHODS)
 
 
 _NETWORK = {
@@ -69,27 +71,28 @@ _NETWORK = {
     "latent mlp": {"width": 256},
 }
 # The columns are those of Updates, the rows in the order of METHODS; of flows of particles the last one is the step over the dimension.
+# In codes the flow with the scaled step makes as many updates as SW-JKO's particles, the one with the unscaled step as many as networks.
 DEFAULT = _sizes(
-    (3, None, 600, 800, 128, 1000, 20),
+    (3, None, 600, 1600, 128, 4, 1000, 20),
     (
         (20, 30, 1024, 128, 1024, 3e-3),
         (20, 30, 256, 128, 1024, 3e-3),
         (20, 40, 1024, 128, 1024, 3e-3),
-        (64, 1, 0, 784, 0, 0.0, 1.0),
-        (10, 120, 1024, 48, 1024, 3e-3),
-        (10, 120, 1024, 48, 1024, 5e-3),
-        (10, 32, 5000, 48, 5000, 1.0),
-        (320, 1, 0, 48, 0, 0.0, 1.0),
-        (10, 120, 1024, 48, 1024, 3e-3),
-        (64, 1, 0, 784, 0, 0.0, 1.0),
-        (320, 1, 0, 48, 0, 0.0, 1.0),
+        (1, 4, 0, 784, 0, 0.0, 1.0),
+        (5, 480, 1024, 48, 1024, 3e-3),
+        (5, 480, 1024, 48, 1024, 5e-3),
+        (4, 2500, 5000, 48, 5000, 1.0),
+        (1, 25, 0, 48, 0, 0.0, 1.0),
+        (5, 480, 1024, 48, 1024, 3e-3),
+        (1, 4, 0, 784, 0, 0.0, 1.0),
+        (1, 25, 0, 48, 0, 0.0, 1.0),
     ),
     _NETWORK | {"ambient convolutional": {"width": 8}},
-    ((4, 8, 16, 32, 64), (20, 40, 80, 160, 320)) * 2,
+    ((4, 8, 16, 32, 64), (625, 1250, 2500, 5000, 10_000), (4, 8, 16, 32, 64), (150, 300, 600, 1200, 2400)),
 )
 # The digits of 8 x 8 pixels. An exact step divides the root of F by 1 + STEP_SIZE, so that a few long steps do more than many short ones.
 SMALL = _sizes(
-    (5, None, 600, 600, 128, 4000, 50),
+    (5, None, 600, 600, 128, 0, 4000, 50),
     (
         (4, 1200, 2048, 64, 898, 3e-3),
         (20, 40, 512, 64, 898, 3e-3),
@@ -108,7 +111,7 @@ SMALL = _sizes(
 )
 _FEW, _SWF_64, _SWF_32 = (2, 3, 32, 16, 32, 2e-3), (4, 1, 0, 64, 0, 0.0, 1.0), (4, 1, 0, 32, 0, 0.0, 1.0)
 QUICK = _sizes(
-    (1, 240, 60, 60, 32, 64, 4),
+    (1, 240, 60, 60, 32, 0, 64, 4),
     (_FEW, _FEW, _FEW, _SWF_64, _FEW, _FEW, _FEW, _SWF_32, _FEW, _SWF_64, _SWF_32),
     {f"{space} {family}": {"num_layers": 2, "width": 8} for space in ("ambient", "latent") for family in ("coupling", "mlp")}
     | {"ambient convolutional": {"width": 4}},
@@ -116,7 +119,7 @@ QUICK = _sizes(
 )
 # Published numbers of points and directions; updates that a GPU makes in minutes.
 FULL = _sizes(
-    (3, None, 5000, 20_000, 128, 4000, 100),
+    (3, None, 5000, 20_000, 128, 4, 4000, 100),
     (
         (20, 1000, 1000, 1000, 1000, 2e-3),
         (20, 1000, 1000, 1000, 1000, 2e-3),

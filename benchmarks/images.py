@@ -10,7 +10,7 @@ with as many generated images as it holds. For each seed its own split, classifi
   of which the first, being scored against themselves, is the floor of all that is decoded; decoded N(0, I), where flows of codes start;
 - swf_by_steps: the sliced-Wasserstein flow after more and more steps; its row is its best one by the Frechet distance. The mean over
   directions moves a point by 1 / d of its way, so a step of h = d goes all of it, along d orthogonal directions at once; the rows called
-  unscaled have h = 1, the drift as it is written by Liutkus et al. (2019), and as many steps;
+  unscaled have h = 1, the drift as it is written by Liutkus et al. (2019);
 - comparisons: the ratios and differences that the comparison is about;
 - memory_mb: peak resident megabytes of each method in a process of its own, interpreter and compilation included, and of the first
   method in pixels on 10,000 rows with 1000 directions and no minibatches.
@@ -132,6 +132,7 @@ def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Na
     stem = f"images_{args.data}"
     settings = {"data": args.data, "quick": args.quick, "full": args.full, "step_size": STEP_SIZE, "updates": sizes.updates}
     settings |= {"network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps}
+    settings["autoencoder_linear"] = sizes.autoencoder_linear
     seeds = _seeds_of(directory / f"{stem}.json", settings) if args.go_on else []
     for seed in range(args.first_seed, args.first_seed + (args.seeds or sizes.seeds)):
         if seed in [found["seed"] for found in seeds]:
@@ -167,7 +168,7 @@ def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple
     keys = [jax.random.fold_in(fit_key, 1 + METHODS.index(name)) for name in names]
     data = prepare(split_key, images, seed, sizes)
     rows, references = jnp.asarray(data.train), {}
-    model = autoencoder(images.shape, latent_dim=min(_LATENT_DIM, rows.shape[1] // 2))
+    model = _autoencoder(images, sizes)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, sizes.autoencoder_steps))
     options: Any = {"num_steps": sizes.autoencoder_steps, "batch_size": min(sizes.autoencoder_batch, len(rows))}
     fit = fit_autoencoder(fit_key, model, rows, optimizer, progress=False, **options)
@@ -203,21 +204,23 @@ def _one_method(
     scheme_key, run_key, draw_key = jax.random.split(key, 3)
     numbers = sizes.updates[name]
     scheme = make_scheme(scheme_key, name, space, count, numbers, sizes.network)
+    moves = numbers.num_inner_steps if name in sizes.swf_stages else 1
     stages = sizes.swf_stages.get(name, range(1, numbers.num_steps + 1))
-    solved = solve(run_key, scheme, stages)
+    solved = solve(run_key, scheme, [stage // moves for stage in stages])
+    kept = {moves * step: params for step, params in solved.kept.items()}
     family = space.show(scheme.family)
     push = jax.jit(family.push)
     latents = family.latent(draw_key, count)
     params = solved.state.params
     if name in sizes.swf_stages:
-        scored = {step: score.few(push(at, latents).points) for step, at in solved.kept.items() if step}
+        scored = {step: score.few(push(at, latents).points) for step, at in kept.items() if step}
         by_steps[name] = [{"steps": step, **few} for step, few in scored.items()]
-        params = solved.kept[min(scored, key=lambda step: scored[step]["frechet"])]
+        params = kept[min(scored, key=lambda step: scored[step]["frechet"])]
     generated = np.asarray(push(params, latents).points)
     metrics = score(generated)
     followed = jax.tree.map(lambda leaf: leaf[:_SHOWN], latents)
     drawn["methods"][name] = generated[:_SHOWN]
-    drawn["trajectories"][name] = {step: np.asarray(push(at, followed).points) for step, at in solved.kept.items()}
+    drawn["trajectories"][name] = {step: np.asarray(push(at, followed).points) for step, at in kept.items()}
     if name == "latent sw_jko coupling":
         drawn["interpolation"] = np.asarray(push(solved.state.params, image_figures.great_circles(latents)).points)
     passes = max(stages) if name in sizes.swf_stages else numbers.num_steps * numbers.num_inner_steps
@@ -240,6 +243,10 @@ def prepare(key: Any, images: Images, seed: int, sizes: Sizes) -> ImageData:
     return ImageData.of_halves(rows[train], rows[test], images.shape, classifier)
 
 
+def _autoencoder(images: Images, sizes: Sizes) -> Autoencoder:
+    return autoencoder(images.shape, latent_dim=min(_LATENT_DIM, math.prod(images.shape) // 2), num_linear=sizes.autoencoder_linear)
+
+
 def ambient(rows: jax.Array, shape: tuple[int, int, int]) -> Space:
     return Space("ambient", rows, shape, float(rows.mean()), float(rows.std()), lambda family: family)
 
@@ -255,8 +262,9 @@ def make_scheme(key: Any, name: str, space: Space, count: int, numbers: Updates,
     points = space.init_mean + space.init_scale * jax.random.normal(key, (count, space.dim))
     if method == "sliced_flow":
         step_size = numbers.step_size * (1.0 if "unscaled" in families else space.dim)
-        options: Any = {"step_size": step_size, "num_projections": numbers.num_projections}
-        return swjko.sliced_flow(points, space.data, direction_fn=swjko.orthogonal_directions, **options)
+        options: Any = {"step_size": step_size * numbers.num_inner_steps, "num_inner_steps": numbers.num_inner_steps}
+        options |= {"num_projections": numbers.num_projections, "direction_fn": swjko.orthogonal_directions}
+        return swjko.sliced_flow(points, space.data, **options)
     # A factorisation of d x d for each block of d directions: little beside a pass over many particles, and much beside an update.
     direction_fn = swjko.orthogonal_directions if space.dim <= _ORTHOGONAL_DIM else swjko.uniform_directions
     family = _family(families[0], points, space, network)
@@ -360,7 +368,7 @@ def _print_peak(name: str, images: Images, sizes: Sizes) -> int:
     name, *large = name.split(",")
     rows = jnp.asarray(images.rows()[: sizes.rows])
     rows = jnp.resize(rows, (_MEMORY_ROWS, rows.shape[1])) if large else rows[: len(rows) // 2]
-    model = autoencoder(images.shape, latent_dim=min(_LATENT_DIM, rows.shape[1] // 2))
+    model = _autoencoder(images, sizes)
     space = ambient(rows, images.shape) if name.startswith("ambient") else latent(model, model.init(jax.random.key(0)), rows)
     numbers = sizes.updates[name]._replace(num_inner_steps=2)
     if large:

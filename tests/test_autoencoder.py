@@ -98,6 +98,21 @@ def test_codes_are_standardised_and_images_unchanged_by_that(fitted):
     np.testing.assert_allclose(images, before, atol=1e-4)
 
 
+def test_linear_maps_in_a_row_leave_codes_fewer_axes():
+    """What there is to say are three numbers, and there are twelve to say it with."""
+    rows, beyond, losses = pictures(), [], []
+    for num_linear in (0, 4):
+        model = model_of(latent_dim=12, num_linear=num_linear)
+        optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 200))
+        fit = fit_autoencoder(jax.random.key(0), model, rows, optimizer, num_steps=200, batch_size=48, progress=False)
+        variances = np.linalg.eigvalsh(np.cov(np.asarray(model.encode(fit.params, rows), np.float64).T))
+        beyond.append(variances[:-3].sum() / variances.sum())
+        losses.append(fit.losses[-20:].mean())
+        assert len(fit.params["encoder"].get("linear", ())) == num_linear
+    assert beyond[1] < 0.1 * beyond[0]
+    assert losses[1] < 1.05 * losses[0]
+
+
 def test_a_fit_goes_on_from_its_checkpoints_bit_for_bit(key, tmp_path):
     options = {"num_steps": 6, "batch_size": 8, "progress": False}
     whole = fit_autoencoder(key, model_of(), pictures(16), optax.adam(1e-2), **options)
@@ -154,6 +169,8 @@ def test_bad_models_and_codes_are_refused(key):
         autoencoder((8, 0, 1))
     with pytest.raises(ValueError, match="latent_dim must be at least 1"):
         autoencoder((8, 8, 1), latent_dim=0)
+    with pytest.raises(ValueError, match="num_linear must be at least 0; received -1"):
+        autoencoder((8, 8, 1), num_linear=-1)
     with pytest.raises(ValueError, match=r"codes must have shape \[n 3\]"):
         model_of().decode(model_of().init(key), jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match="family must have dimension 3"):

@@ -68,13 +68,15 @@ def test_langevin_gradient_norm_is_that_of_the_energy():
 
 def test_sliced_flow_contracts_means_by_one_minus_h_over_d():
     """A mean of theta theta^T over whole orthogonal blocks is I / d; on a line the map is monotone and its mean that of the target."""
-    for dim, step_size in ((1, 0.3), (3, 0.9)):
+    for dim, step_size, moves in ((1, 0.3, 1), (3, 0.9, 1), (3, 2.4, 3)):
         start_key, target_key = jax.random.split(jax.random.key(dim))
         start, target = jax.random.normal(start_key, (40, dim)), 2.0 + jax.random.normal(target_key, (25, dim))
-        scheme = sliced_flow(start, target, step_size=step_size, num_projections=2 * dim, direction_fn=swjko.orthogonal_directions)
-        state, _ = jitted_run(jax.random.key(0), scheme, scheme.init(jax.random.key(0)), num_steps=5, record=swjko.infos)
+        options = {"num_projections": 2 * dim, "direction_fn": swjko.orthogonal_directions, "num_inner_steps": moves}
+        scheme = sliced_flow(start, target, step_size=step_size, **options)
+        state, infos = jitted_run(jax.random.key(0), scheme, scheme.init(jax.random.key(0)), num_steps=5, record=swjko.infos)
         center = np.asarray(target, np.float64).mean(axis=0)
-        expected = center + (1 - step_size / dim) ** 5 * (np.asarray(start, np.float64).mean(axis=0) - center)
+        expected = center + (1 - step_size / moves / dim) ** (5 * moves) * (np.asarray(start, np.float64).mean(axis=0) - center)
+        np.testing.assert_allclose(infos.time, step_size * np.arange(1, 6), rtol=1e-6)
         np.testing.assert_allclose(np.asarray(state.params).mean(axis=0), expected, atol=1e-5)
 
 

@@ -524,6 +524,7 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "num_projections": BAD_COUNTS,
             "temperature": {"negative": -0.1, "NaN": float("nan"), "infinite": float("inf"), "text": "a", "a list": [0.1, 0.2]},
             "direction_fn": BAD_FUNCTIONS,
+            "num_inner_steps": BAD_COUNTS,
         }.items()
     ),
     *(
