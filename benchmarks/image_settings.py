@@ -57,10 +57,10 @@ _STAGED = tuple(name for name in METHODS if "sliced_flow" in name)
 
 
 def _sizes(numbers: tuple[Any, ...], updates: tuple[tuple[Any, ...], ...], network: Mapping[str, dict[str, int]], stages: Any) -> Sizes:
-    seeds, rows, classifier_steps, *of_autoencoder, projections, ascents = numbers
+    seeds, rows, classifier_steps, steps, batch, linear, projections, ascents = numbers
     by_method = {name: Updates(*row) for name, row in zip(METHODS, updates, strict=True)}
     by_stage = {name: part for name, part in zip(_STAGED, stages, strict=True)}
-    return Sizes(seeds, rows, classifier_steps, *of_autoencoder, by_method, network, by_stage, projections, ascents, METHODS)
+    return Sizes(seeds, rows, classifier_steps, steps, batch, linear, by_method, network, by_stage, projections, ascents, METHODS)
 
 
 _NETWORK = {
