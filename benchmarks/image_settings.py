@@ -8,7 +8,7 @@ STEP_SIZE = 5.0
 
 class Updates(NamedTuple):
     """One scheme's numbers. Of ``sliced_flow`` num_inner_steps, moves between two looks at its energy, num_projections and step_size count
-    alone; it is that of a move, in units of the dimension d, and 1 where it is called unscaled.
+    alone; step_size is that of a move, in units of the dimension d, and 1 where it is called unscaled.
 
     batch: rows of the data drawn for each update; num_samples: points of the measure.
     """

@@ -46,7 +46,7 @@ def autoencoder(shape: tuple[int, int, int], *, latent_dim: int = 48, width: int
       width: channels of the first convolution; the second has twice as many.
       num_linear: square linear maps without bias at the encoder's end. The more, the fewer axes the codes have variance along, so that a
         flow of codes comes nearer to them, and the more detail is lost: an implicit penalty on the rank of their covariance (Jing, Zbontar,
-        LeCun 2020, arXiv 2010.00679). With 4 take the learning rate no higher than 3e-3.
+        LeCun 2020, arXiv 2010.00679). More updates win detail back.
 
     Raises ValueError or TypeError on sizes below 1 and on a negative num_linear. Source of the setting: Bonet et al. (2022), arXiv
     2110.10972, a bottleneck of 48.

@@ -92,8 +92,9 @@ def sliced_flow(
       num_projections: directions drawn afresh for each move.
       temperature: weight of the entropy, at least 0.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
-      num_inner_steps: moves in one ``step``, h = step_size / num_inner_steps; stable while h is below 2 d. A step measures the energy
-        once before its moves and once after them, which takes as long as a move does: many moves in a step take half the time.
+      num_inner_steps: moves in one ``step``, h = step_size / num_inner_steps: stable below 2 d, and h = 1 goes all the way on a line. A
+        step measures the energy once before its moves and once after them, which takes as long as a move does: many moves in a step take
+        half the time.
 
     ``info.energy`` is SW_2^2 / 2 on fresh directions. Raises ValueError or TypeError on points that are not [n d] floats of one dimension
     and on numbers below their minimum. Source: Liutkus, Simsekli, Majewski, Durmus, Stoter, "Sliced-Wasserstein flows: nonparametric
