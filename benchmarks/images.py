@@ -131,8 +131,7 @@ def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Na
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     stem = f"images_{args.data}"
     settings = {"data": args.data, "quick": args.quick, "full": args.full, "step_size": STEP_SIZE, "updates": sizes.updates}
-    settings |= {"network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps}
-    settings["autoencoder_linear"] = sizes.autoencoder_linear
+    settings |= {"network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps, "autoencoder_linear": sizes.autoencoder_linear}
     seeds = _seeds_of(directory / f"{stem}.json", settings) if args.go_on else []
     for seed in range(args.first_seed, args.first_seed + (args.seeds or sizes.seeds)):
         if seed in [found["seed"] for found in seeds]:

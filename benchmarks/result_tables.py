@@ -297,13 +297,13 @@ def images(result: Result) -> list[str]:
         spread = [f"{found[name]['mean']:.3g}" + _plain(found[name]["deviation"], " ± {:.2g}") for name in ("frechet", "sw")]
         return (*spread, *(f"{found[name]['mean']:.2f}" for name in ("precision", "recall", "memorisation")))
 
-    def over_floor(name: str) -> str:
+    def over_autoencoder(name: str) -> str:
         ratio = result["comparisons"].get(f"Frechet of {name} over that of autoencoder, training")
         return f"{ratio['mean']:.2f}" if ratio else ""
 
     rows = [(f"*{name}*", *cells(found), "", "") for name, found in result["references"].items()]
     for row in result["rows"]:
-        rows.append((row["method"], *cells(row), over_floor(row["method"]), _seconds(row["run_seconds"] + row["compile_seconds"])))
+        rows.append((row["method"], *cells(row), over_autoencoder(row["method"]), _seconds(row["run_seconds"] + row["compile_seconds"])))
     head = ("images", "Frechet, % of variance", "$SW_2^2$ in pixels", "precision", "recall", "memorisation")
     head += ("Frechet over *autoencoder, training*", "seconds")
     return [*_table(head, rows), "", _provenance(result)]
