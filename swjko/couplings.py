@@ -27,28 +27,39 @@ class CouplingFlow(nnx.Module):
 
     After each pair the halves are interleaved like cards. Two coordinates of one half are then twice as far apart as before, and no two
     can stay in one half for log2(dim) pairs: each comes to be a function of each other. With ``lu_mixing`` an affine layer comes after
-    each interleaving that a coupling follows.
+    each interleaving that a coupling follows. The last ``num_fixed`` coordinates take no part: they are inputs of every conditioner.
     """
 
     def __init__(
-        self, dim: int, num_layers: int, width: int, bijection: "Affine | RationalQuadratic", rngs: nnx.Rngs, *, lu_mixing: bool = False
+        self,
+        dim: int,
+        num_layers: int,
+        width: int,
+        bijection: "Affine | RationalQuadratic",
+        rngs: nnx.Rngs,
+        *,
+        lu_mixing: bool = False,
+        num_fixed: int = 0,
     ):
         self.bijection, self.num_pairs, self.odd = bijection, num_layers // 2, num_layers % 2 == 1
-        first = (dim + 1) // 2
-        sizes = (first, width, (dim - first) * bijection.num_params)
+        self.num_moved = dim - num_fixed
+        first = (self.num_moved + 1) // 2
+        second = self.num_moved - first
+        sizes = (first + num_fixed, width, second * bijection.num_params)
         self.second_given_first = _Conditioners(self.num_pairs + self.odd, *sizes, rngs)
-        self.first_given_second = _Conditioners(self.num_pairs, dim - first, width, first * bijection.num_params, rngs)
-        self.affine = TriangularAffine(dim)
+        self.first_given_second = _Conditioners(self.num_pairs, second + num_fixed, width, first * bijection.num_params, rngs)
+        self.affine = TriangularAffine(self.num_moved)
         if lu_mixing:
-            self.mixings = _Mixings(self.num_pairs - (not self.odd), dim)
+            self.mixings = _Mixings(self.num_pairs - (not self.odd), self.num_moved)
 
     def forward_and_log_det(self, z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         mixings = self._mixings(inverse=False)
+        z, fixed = self._parts(z)
 
         def pair(carry, weights):
             (first, second), log_det = _halves(carry[0]), carry[1]
-            second, second_log_det = self._couple(self.bijection.forward, second, first, weights[0])
-            first, first_log_det = self._couple(self.bijection.forward, first, second, weights[1])
+            second, second_log_det = self._couple(self.bijection.forward, second, (first, fixed), weights[0])
+            first, first_log_det = self._couple(self.bijection.forward, first, (second, fixed), weights[1])
             x, mixing_log_det = _interleave(first, second), 0.0
             if mixings is not None:
                 matrix, bias, mixing_log_det = weights[2]
@@ -56,14 +67,15 @@ class CouplingFlow(nnx.Module):
             return (x, log_det + second_log_det + first_log_det + mixing_log_det), None
 
         (x, log_det), _ = lax.scan(pair, (z, jnp.zeros_like(z[:, 0])), (*self._weights(), mixings))
-        x, log_det = self._couple_last(self.bijection.forward, x, log_det)
+        x, log_det = self._couple_last(self.bijection.forward, x, fixed, log_det)
         for _ in range(self.num_pairs):
             x = jnp.concatenate(_deal(x), axis=1)
         x, affine_log_det = self.affine.forward_and_log_det(x)
-        return x, log_det + affine_log_det
+        return jnp.concatenate((x, fixed), axis=1), log_det + affine_log_det
 
     def inverse_and_log_det(self, x: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         mixings = self._mixings(inverse=True)
+        x, fixed = self._parts(x)
 
         def pair(carry, weights):
             x, log_det = carry
@@ -71,19 +83,22 @@ class CouplingFlow(nnx.Module):
                 matrix, bias, mixing_log_det = weights[2]
                 x, log_det = (x - bias[None, :]) @ matrix.T, log_det - mixing_log_det
             first, second = _deal(x)
-            first, first_log_det = self._couple(self.bijection.inverse, first, second, weights[1])
-            second, second_log_det = self._couple(self.bijection.inverse, second, first, weights[0])
+            first, first_log_det = self._couple(self.bijection.inverse, first, (second, fixed), weights[1])
+            second, second_log_det = self._couple(self.bijection.inverse, second, (first, fixed), weights[0])
             return (jnp.concatenate((first, second), axis=1), log_det + second_log_det + first_log_det), None
 
         x, log_det = self.affine.inverse_and_log_det(x)
         for _ in range(self.num_pairs):
             x = _interleave(*_halves(x))
-        x, log_det = self._couple_last(self.bijection.inverse, x, log_det)
+        x, log_det = self._couple_last(self.bijection.inverse, x, fixed, log_det)
         (z, log_det), _ = lax.scan(pair, (x, log_det), (*self._weights(), mixings), reverse=True)
-        return z, log_det
+        return jnp.concatenate((z, fixed), axis=1), log_det
+
+    def _parts(self, points):
+        return points[:, : self.num_moved], points[:, self.num_moved :]
 
     def _couple(self, bijection, moved, kept, weights):
-        raw = _conditioned(kept, weights).reshape(*moved.shape, self.bijection.num_params)
+        raw = _conditioned(jnp.concatenate(kept, axis=1), weights).reshape(*moved.shape, self.bijection.num_params)
         moved, log_det = bijection(moved, raw)
         return moved, jnp.sum(log_det, axis=-1)
 
@@ -95,13 +110,13 @@ class CouplingFlow(nnx.Module):
         """Matrices, biases and log-determinants, one for each pair; without an odd coupling the last pair's is the identity."""
         return self.mixings.stacked(self.num_pairs, inverse) if hasattr(self, "mixings") else None
 
-    def _couple_last(self, bijection, x, log_det):
+    def _couple_last(self, bijection, x, fixed, log_det):
         """The coupling that an odd number of layers has beyond its pairs."""
         if not self.odd:
             return x, log_det
         first, second = _halves(x)
         weights = [leaf[self.num_pairs] for leaf in self.second_given_first.stacked()]
-        second, second_log_det = self._couple(bijection, second, first, weights)
+        second, second_log_det = self._couple(bijection, second, (first, fixed), weights)
         return jnp.concatenate((first, second), axis=1), log_det + second_log_det
 
 

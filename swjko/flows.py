@@ -33,6 +33,7 @@ def coupling(
     num_layers: int = 6,
     width: int = 64,
     mixing: str = "permutation",
+    num_fixed: int = 0,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
 ) -> Family:
@@ -49,14 +50,22 @@ def coupling(
       mixing: what lies between pairs of couplings. ``"permutation"`` interleaves the halves; ``"lu"`` puts an invertible affine layer
         b + L U x after each interleaving, the identity at the start, and needs at least three couplings: nearer in tens of dimensions
         where updates are few (``python -m benchmarks ablation --full`` measures it), not where they are many.
+      num_fixed: so many of the last coordinates stay as they start, and the others move given them: a flow of the conditional laws, for
+        coordinates whose law is known. KL(mu | p) is then that of their law, a constant, and the mean KL of the conditional laws.
+        At least two coordinates must move.
       init_mean, init_scale: numbers, or one per coordinate.
 
-    Raises ValueError or TypeError on numbers below their minimum, another mixing, and starts of another length or without a positive scale.
+    Raises ValueError or TypeError on numbers below their minimum, too many fixed coordinates, another mixing, and starts of another length
+    or without a positive scale.
     """
+    num_fixed = validation.as_count(num_fixed, "num_fixed", minimum=0)
+    if num_fixed > 0 and validation.as_count(dim, "dim") - num_fixed < 2:
+        raise ValueError(f"num_fixed must leave two coordinates of dim or more to be moved; received num_fixed={num_fixed}, dim={dim}.")
     lu_mixing = validation.as_choice(mixing, "mixing", ("permutation", "lu")) == "lu"
     if lu_mixing and validation.as_count(num_layers, "num_layers") < 3:
         raise ValueError(f"mixing='lu' needs num_layers >= 3, for between fewer couplings nothing is mixed; received {num_layers}.")
-    return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale, lu_mixing=lu_mixing)
+    options = {"lu_mixing": lu_mixing, "num_fixed": num_fixed}
+    return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale, **options)
 
 
 def spline(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.signal
 import scipy.stats
@@ -15,6 +16,9 @@ from swjko import convolutional, couplings, flows
 COUPLINGS = {
     "coupling": lambda dim, num_layers: flows.coupling(dim, num_layers=num_layers, width=16),
     "coupling with LU": lambda dim, num_layers: flows.coupling(dim, num_layers=max(3, num_layers), width=16, mixing="lu"),
+    "coupling with fixed coordinates": lambda dim, num_layers: flows.coupling(
+        dim, num_layers=num_layers, width=16, num_fixed=min(2, dim - 2)
+    ),
     "spline": lambda dim, num_layers: flows.spline(dim, num_layers=num_layers, width=16),
 }
 
@@ -276,6 +280,48 @@ def test_every_affine_layer_between_couplings_moves_points(num_layers, num_mixin
         for name, leaf in params["mixings"].items():
             silent = params | {"mixings": params["mixings"] | {name: leaf.at[index].set(0.0)}}
             assert float(jnp.max(jnp.abs(push(silent, z).points - whole))) > 1e-3
+
+
+def test_fixed_coordinates_stay_and_all_couplings_see_them(key):
+    family = flows.coupling(5, num_layers=3, width=8, mixing="lu", num_fixed=2, init_mean=jnp.arange(5.0), init_scale=2.0)
+    params = perturbed(family, key)
+    z = family.latent(key, 7)
+    push = jax.jit(family.push)
+    points = push(params, z).points
+    np.testing.assert_allclose(points[:, 3:], jnp.arange(3.0, 5.0)[None, :] + 2.0 * z[:, 3:], rtol=1e-6)
+    for half, pairs in (("second_given_first", 2), ("first_given_second", 1)):
+        weights_in = params[half]["weights_in"]
+        for index in range(pairs):
+            for coordinate in (-2, -1):
+                blind = params | {half: params[half] | {"weights_in": weights_in.at[index, coordinate].set(0.0)}}
+                assert float(jnp.max(jnp.abs(push(blind, z).points - points))) > 1e-3
+
+
+def test_flow_given_a_coordinate_finds_the_conditional_law_whatever_the_law_of_the_coordinate(key):
+    """x | t ~ N(0.8 t, I e^(t / 2)) with t ~ N(0, 1) fixed, where the target has t ~ N(3, 0.25): KL ends at that of the laws of t."""
+
+    def target(point):
+        x, t = point[:2], point[2]
+        conditional = -jnp.sum((x - 0.8 * t) ** 2) * jnp.exp(-t / 2) / 2 - t / 2 - jnp.log(2 * jnp.pi)
+        return conditional - 2 * (t - 3.0) ** 2 - jnp.log(jnp.pi / 2) / 2
+
+    family = flows.coupling(3, num_layers=4, width=32, num_fixed=1)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 600))
+    scheme = swjko.direct_minimization(family, swjko.kl_divergence(target), optimizer, num_inner_steps=600, num_samples=256)
+    state, _ = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
+    cloud = swjko.sample(family, state.params, key, 20_000)
+    t = cloud.points[:, 2]
+    exact = -(t**2) / 2 - jnp.log(2 * jnp.pi) / 2 + 2 * (t - 3.0) ** 2 + jnp.log(jnp.pi / 2) / 2
+    ratio = cloud.log_density - jax.vmap(target)(cloud.points) - exact
+    # What is left is the mean KL of the conditional laws.
+    assert float(jnp.mean(ratio)) < 0.01
+    assert abs(float(jnp.mean(t))) < 0.03
+
+
+@pytest.mark.parametrize(("dim", "num_fixed"), [(3, 2), (2, 1), (4, 4)])
+def test_fixed_coordinates_must_leave_two(dim, num_fixed):
+    with pytest.raises(ValueError, match=f"num_fixed must leave two coordinates.*received num_fixed={num_fixed}, dim={dim}"):
+        flows.coupling(dim, num_fixed=num_fixed)
 
 
 def test_scanned_layers_see_their_own_weights(key):
