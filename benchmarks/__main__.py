@@ -17,6 +17,7 @@ _SHARED = {
     "image_settings",
     "image_summary",
     "posterior_start",
+    "expectation_propagation",
     "reliability_child",
     "reliability_processes",
     "report",

@@ -2,17 +2,19 @@
 
 The data sets, model and split of Bonet et al. (2022), arXiv 2110.10972, table 1: 80 % of the rows for training, standardised by them;
 (w, log alpha) with w | alpha ~ N(0, I / alpha), alpha ~ Gamma(1, rate 100), no intercept, log alpha not clipped. All methods start from one
-law and move in the coordinates in which it is N(0, I): for each alpha the Gaussian of w nearest in KL, and the law of log alpha that their
-evidence bounds give (``benchmarks.posterior_start``). This takes a second or two, which each method's seconds include, and is the row
-"start". One rule in the numbers of rows and parameters serves all data sets; it was chosen on splits with seeds from 100 on, and for few
-rows on parts of german, image and splice, not on the sets of scikit-learn.
+law and move in the coordinates in which it is N(0, I): for each alpha a Gaussian of w by expectation propagation, and the law of log alpha
+that its evidences give (``benchmarks.posterior_start``). This takes some tenths of a second, which each method's seconds include, and is
+the row "start". The coupling flow moves w given log alpha and leaves the law of log alpha as it is: KL(flow | posterior) would rather lose
+the alpha at which w is hardest to fit. One rule in the numbers of rows and parameters serves all data sets; it was chosen on splits with
+seeds from 100 on, and for few rows on parts of german, image, splice and twonorm, not on the sets of scikit-learn.
 
 Agreement, over all marginals of (w, log alpha), with four chains of NUTS (blackjax) on the same split: the largest difference of means in
 posterior standard deviations, the range of the ratios of standard deviations, and the difference of the log-likelihood of the rows held
 out, per row. Where the training rows are linearly separable the posterior has no variance: along w = r u with u separating, the
 likelihood tends to 1 and the prior, alpha integrated out, falls as r^-(p + 2), so r has a density of r^-3. Means and deviations of draws
-then say little, and what counts are medians, in halves of the central 68 %, and the ratios of these widths; both are given for all. Data
-sets that are not found are named and left out; of more than 20,000 rows that many are drawn, for all methods.
+then say little, and what counts are medians, in halves of the central 68 %, and the ratios of these widths; both are given for all. How far
+NUTS is from itself is measured by two of its chains against the other two. Data sets that are not found are named and left out; of more
+than 20,000 rows that many are drawn, for all methods.
 """
 
 import argparse
@@ -59,7 +61,8 @@ _PUBLISHED_NAMES = ("SW-JKO accuracy", "SW-JKO seconds", "JKO-ICNN accuracy", "J
 TARGETS = {"mean": (0.08, 0.03), "ratio": ((0.92, 1.08), (0.97, 1.03)), "log_likelihood": (-0.003, None), "seconds": (40.0, 15.0)}
 _MAX_ROWS = 20_000
 _MAX_RHAT = 1.01
-_PREDICTIVE_DRAWS = 16_384
+# Draws times rows held out.
+_PREDICTIONS = 30_000_000
 
 
 class Sizes(NamedTuple):
@@ -83,6 +86,10 @@ class Sizes(NamedTuple):
     chains: int = 4
     warmup: int = 500
     samples: int = 5000
+    acceptance: float = 0.8
+    # Walls where rows are separable, and tails of slow mixing.
+    few_rows_draws: int = 4
+    few_rows_acceptance: float = 0.95
 
 
 QUICK = Sizes(Solve(1, 0.5, 10, 32, 8, 5e-3, 2), 2, 16, (1, Network(2.0, 5, 32, 64, 8, 5e-3)), 500, 32, 3, 2, 5, 1, 1, 1, 2, 50, 50)
@@ -181,15 +188,14 @@ def make_problem(name: str, table: datasets.Table, seed: int) -> Problem:
 def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
     """All methods on one split, beside NUTS."""
     reference, chains = nuts(problem, seed, sizes)
-    mean, deviation = reference.mean(axis=0), reference.std(axis=0)
-    exact_median, exact_width = _central(reference)
     scores = _scores(reference, problem.test)
+    first, second = np.split(reference, 2)
     row: dict[str, Any] = {
         "set": problem.name,
         "seed": seed,
         "rows": len(problem.train.labels),
         "parameters": problem.dim,
-        "nuts": chains | scores,
+        "nuts": chains | scores | {"two_chains_against_two": _agreement(first, second, problem.test)},
     }
     row["separable"] = separable(problem.train)
     row["published"] = dict(zip(_PUBLISHED_NAMES, PUBLISHED.get(problem.name, ()), strict=False))
@@ -197,13 +203,7 @@ def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
     for name, method in METHODS.items():
         draws = method(problem, seed, sizes)
         points = posterior_start.parameters(problem.start, draws.points)
-        difference, ratio = (points.mean(axis=0) - mean) / deviation, points.std(axis=0) / deviation
-        median, width = _central(points)
-        found: dict[str, Any] = {"mean": np.max(np.abs(difference)), "smallest_ratio": ratio.min(), "largest_ratio": ratio.max()}
-        found["median"] = np.max(np.abs(median - exact_median) / exact_width)
-        found |= {"smallest_width": np.min(width / exact_width), "largest_width": np.max(width / exact_width)}
-        found |= {"log_alpha": {"mean": difference[-1], "ratio": ratio[-1]}, **_scores(points, problem.test)}
-        found["log_likelihood_minus_nuts"] = found["held-out log-likelihood"] - scores["held-out log-likelihood"]
+        found = _agreement(points, reference, problem.test) | _scores(points, problem.test)
         found |= {
             "run_seconds": problem.start_seconds + draws.run_seconds,
             "compile_seconds": draws.compile_seconds,
@@ -211,12 +211,24 @@ def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
         }
         row["methods"][name] = found
         print(
-            f"{problem.name}, seed {seed}, {name}: mean {found['mean']:.3f} sd, ratios {ratio.min():.3f} to {ratio.max():.3f}, "
+            f"{problem.name}, seed {seed}, {name}: mean {found['mean']:.3f} sd, "
+            f"ratios {found['smallest_ratio']:.3f} to {found['largest_ratio']:.3f}, "
             f"medians {found['median']:.3f}, widths {found['smallest_width']:.3f} to {found['largest_width']:.3f}, "
             f"log-likelihood {found['log_likelihood_minus_nuts']:+.5f}, {found['run_seconds']:.1f} + {draws.compile_seconds:.1f} s",
             flush=True,
         )
     return row
+
+
+def _agreement(points: np.ndarray, reference: np.ndarray, test: datasets.Table) -> dict[str, Any]:
+    deviation = reference.std(axis=0)
+    difference, ratio = (points.mean(axis=0) - reference.mean(axis=0)) / deviation, points.std(axis=0) / deviation
+    (median, width), (exact_median, exact_width) = _central(points), _central(reference)
+    found: dict[str, Any] = {"mean": np.max(np.abs(difference)), "smallest_ratio": ratio.min(), "largest_ratio": ratio.max()}
+    found["median"] = np.max(np.abs(median - exact_median) / exact_width)
+    found |= {"smallest_width": np.min(width / exact_width), "largest_width": np.max(width / exact_width)}
+    scores = [_scores(draws, test)["held-out log-likelihood"] for draws in (points, reference)]
+    return found | {"log_alpha": {"mean": difference[-1], "ratio": ratio[-1]}, "log_likelihood_minus_nuts": scores[0] - scores[1]}
 
 
 def separable(table: datasets.Table) -> bool:
@@ -229,10 +241,13 @@ def separable(table: datasets.Table) -> bool:
 def nuts(problem: Problem, seed: int, sizes: Sizes) -> tuple[np.ndarray, dict[str, Any]]:
     """Draws of (w, log alpha), all chains in one, and what is to be known of them; in float64. Warns where R-hat is too large."""
     blackjax: Any = importlib.import_module("blackjax")
+    num_samples, acceptance = sizes.samples, sizes.acceptance
+    if _has_few_rows(problem, sizes):
+        num_samples, acceptance = num_samples * sizes.few_rows_draws, sizes.few_rows_acceptance
 
     def chain(key, log_prob):
         start_key, warmup_key, run_key = jax.random.split(key, 3)
-        warmup = blackjax.window_adaptation(blackjax.nuts, log_prob)
+        warmup = blackjax.window_adaptation(blackjax.nuts, log_prob, target_acceptance_rate=acceptance)
         start = 2.0 * jax.random.normal(start_key, (problem.dim,))
         (state, parameters), _ = warmup.run(warmup_key, start, num_steps=sizes.warmup)
         kernel = blackjax.nuts(log_prob, **parameters)
@@ -241,7 +256,7 @@ def nuts(problem: Problem, seed: int, sizes: Sizes) -> tuple[np.ndarray, dict[st
             state, info = kernel.step(key, state)
             return state, (state.position, info.is_divergent)
 
-        return jax.lax.scan(step, state, jax.random.split(run_key, sizes.samples))[1]
+        return jax.lax.scan(step, state, jax.random.split(run_key, num_samples))[1]
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), sizes.chains)
@@ -312,26 +327,35 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(row["set"] for row in rows):
         splits = [row for row in rows if row["set"] == name]
         found[name] = {"separable": any(row["separable"] for row in splits)}
-        found[name] |= {"splits_without_reference": [row["seed"] for row in splits if not row["nuts"]["converged"]], "methods": {}}
+        found[name] |= {"splits_without_reference": [row["seed"] for row in splits if not row["nuts"]["converged"]]}
+        found[name] |= {"two_chains_against_two": _worst([row["nuts"]["two_chains_against_two"] for row in splits]), "methods": {}}
         for method in METHODS:
             runs = [row["methods"][method] for row in splits]
-            entry: dict[str, Any] = {"mean": max(run["mean"] for run in runs)}
-            entry["ratio"] = (min(run["smallest_ratio"] for run in runs), max(run["largest_ratio"] for run in runs))
-            entry["median"] = max(run["median"] for run in runs)
-            entry["width"] = (min(run["smallest_width"] for run in runs), max(run["largest_width"] for run in runs))
-            entry["log_likelihood"] = min(run["log_likelihood_minus_nuts"] for run in runs)
+            entry = _worst(runs)
             entry["seconds"] = max(run["run_seconds"] + run["compile_seconds"] for run in runs)
-            entry["met"] = _met(entry, 0)
-            entry["ambition"] = _met(entry, 1)
+            entry["met"] = _met(entry, 0, found[name]["separable"])
+            entry["ambition"] = _met(entry, 1, found[name]["separable"])
             for score in ("held-out accuracy", "held-out log-likelihood"):
                 entry[score] = np.mean([run[score] for run in runs])
             found[name]["methods"][method] = entry
     return found
 
 
-def _met(entry: dict[str, Any], which: int) -> dict[str, bool]:
+def _worst(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "mean": max(run["mean"] for run in runs),
+        "ratio": (min(run["smallest_ratio"] for run in runs), max(run["largest_ratio"] for run in runs)),
+        "median": max(run["median"] for run in runs),
+        "width": (min(run["smallest_width"] for run in runs), max(run["largest_width"] for run in runs)),
+        "log_likelihood": min(run["log_likelihood_minus_nuts"] for run in runs),
+    }
+
+
+def _met(entry: dict[str, Any], which: int, separable: bool) -> dict[str, bool]:
+    """Of the targets; by medians and widths where means and deviations say little."""
     (low, high), least = TARGETS["ratio"][which], TARGETS["log_likelihood"][which]
-    met = {"mean": entry["mean"] <= TARGETS["mean"][which], "ratio": low <= entry["ratio"][0] and entry["ratio"][1] <= high}
+    location, (smallest, largest) = (entry["median"], entry["width"]) if separable else (entry["mean"], entry["ratio"])
+    met = {"mean": location <= TARGETS["mean"][which], "ratio": low <= smallest and largest <= high}
     met["seconds"] = entry["seconds"] <= TARGETS["seconds"][which]
     return met if least is None else met | {"log_likelihood": entry["log_likelihood"] >= least}
 
@@ -343,12 +367,17 @@ def _central(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _flow(problem: Problem, sizes: Sizes) -> tuple[swjko.Family, Any]:
-    family = flows.coupling(problem.dim, num_layers=sizes.num_layers, width=sizes.width)
+    """The flow moves w given log alpha, whose law the start has from the evidence."""
+    family = flows.coupling(problem.dim, num_layers=sizes.num_layers, width=sizes.width, num_fixed=1)
     return family, swjko.kl_divergence(problem.log_prob())
 
 
+def _has_few_rows(problem: Problem, sizes: Sizes) -> bool:
+    return len(problem.train.labels) < sizes.few_rows * problem.dim
+
+
 def _for_rows(settings: Any, problem: Problem, sizes: Sizes) -> Any:
-    if len(problem.train.labels) >= sizes.few_rows * problem.dim:
+    if not _has_few_rows(problem, sizes):
         return settings
     updates, samples = settings.num_inner_steps * sizes.few_rows_updates, settings.num_samples * sizes.few_rows_samples
     return settings._replace(num_inner_steps=updates, num_samples=samples)
@@ -368,7 +397,7 @@ def _sample_points(family, params, key, num):
 
 
 def _scores(points: np.ndarray, test: datasets.Table) -> dict[str, float]:
-    stride = max(1, len(points) // _PREDICTIVE_DRAWS)
+    stride = math.ceil(len(points) * len(test.labels) / _PREDICTIONS)
     return experiments.held_out_scores(points[::stride, :-1], test)
 
 

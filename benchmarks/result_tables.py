@@ -261,7 +261,8 @@ def logistic_regression(result: Result) -> list[str]:
     rows = []
     for name, entry in result["summary"].items():
         location, spread = ("median", "width") if entry["separable"] else ("mean", "ratio")
-        for method, found in entry["methods"].items():
+        itself = {"NUTS, two chains against two": entry["two_chains_against_two"]} if entry["separable"] else {}
+        for method, found in (entry["methods"] | itself).items():
             low, high = found[spread]
             rows.append(
                 (
@@ -270,8 +271,8 @@ def logistic_regression(result: Result) -> list[str]:
                     f"{found[location]:.3f}",
                     f"{low:.2f} to {high:.2f}",
                     _plain(found["log_likelihood"], "{:+.5f}"),
-                    f"{found['held-out accuracy']:.3f}",
-                    _seconds(found["seconds"]),
+                    f"{found['held-out accuracy']:.3f}" if method in entry["methods"] else "",
+                    _seconds(found["seconds"]) if method in entry["methods"] else "",
                 )
             )
     head = (

@@ -8,7 +8,7 @@ import ot
 import pytest
 import scipy.special
 
-from benchmarks import directions, fokker_planck, kernel, logistic_regression, posterior_start
+from benchmarks import directions, expectation_propagation, fokker_planck, kernel, logistic_regression, posterior_start
 from benchmarks.__main__ import main
 from swjko import datasets, problems
 
@@ -135,20 +135,34 @@ def test_settings_of_fokker_planck_follow_their_rule():
         assert max(steps) == pytest.approx(settings.num_steps)
 
 
-def test_the_gaussian_at_each_alpha_bounds_the_evidence_from_nearby():
+@pytest.mark.parametrize("separable", [False, True])
+def test_expectation_propagation_has_the_moments_and_the_evidence_of_the_posterior(separable):
+    """Against sums over a lattice, from a narrow prior to a wide one. In two dimensions a cone is a wedge, as far from normal as can be."""
     rng = np.random.default_rng(0)
-    features, labels = rng.standard_normal((30, 1)), rng.choice([-1.0, 1.0], 30)
-    w = np.linspace(-60.0, 60.0, 200_001)
-    likelihood = -np.sum(np.logaddexp(0.0, -w[:, None] * (labels * features[:, 0])), axis=1)
-    for log_alpha, fit in zip(posterior_start._LOG_ALPHAS, posterior_start._fits(features, labels), strict=True):
-        joint = likelihood - np.exp(log_alpha) * w**2 / 2
-        evidence = scipy.special.logsumexp(joint) + np.log(w[1] - w[0])
-        hyperprior = log_alpha - 100 * np.exp(log_alpha)
-        # Of the constants of prior and entropy the bound leaves out what remains of both, half.
-        gap = evidence + (log_alpha - np.log(2 * np.pi)) / 2 + hyperprior - (fit.bound + 0.5)
-        assert -1e-9 < gap < 0.01
-        law = np.exp(joint - scipy.special.logsumexp(joint))
-        np.testing.assert_allclose([fit.mean[0], fit.precision[0, 0] ** -0.5], [law @ w, np.sqrt(law @ w**2 - (law @ w) ** 2)], rtol=0.02)
+    features = rng.standard_normal((30, 2))
+    labels = np.sign(features @ [1.0, -0.5]) if separable else rng.choice([-1.0, 1.0], 30)
+    signed, log_alphas = features * labels[:, None], np.array([1.0, -2.0, -5.0, -9.0])
+    for log_alpha, found in zip(log_alphas, expectation_propagation.approximations(signed, log_alphas), strict=True):
+        centre, scale = found.mean, np.linalg.cholesky(np.linalg.inv(found.precision))
+        lattice = np.stack(np.meshgrid(*[np.linspace(-9.0, 9.0, 601)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+        w = centre + lattice @ scale.T
+        joint = -np.logaddexp(0.0, -w @ signed.T).sum(axis=1) - np.exp(log_alpha) * np.sum(w**2, axis=1) / 2 + log_alpha - np.log(2 * np.pi)
+        log_mass = scipy.special.logsumexp(joint)
+        evidence = log_mass + 2 * np.log(18.0 / 600) + np.linalg.slogdet(scale)[1]
+        assert found.log_evidence == pytest.approx(evidence, abs=0.25 if separable else 0.02)
+        law = np.exp(joint - log_mass)
+        # In the coordinates of the approximation its mean is 0 and its covariance I.
+        np.testing.assert_allclose(law @ lattice, 0.0, atol=0.1 if separable else 0.03)
+        if not separable:
+            np.testing.assert_allclose(np.einsum("n,ni,nj->ij", law, lattice, lattice), np.eye(2), atol=0.1)
+
+
+def test_sigmoid_is_a_mixture_of_probits():
+    margins = np.linspace(-30.0, 30.0, 61)
+    log_mass, slope, curvature = expectation_propagation._derivatives(margins, np.full(61, 1e-9))
+    np.testing.assert_allclose(log_mass, -np.logaddexp(0.0, -margins), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, scipy.special.expit(-margins), atol=1e-5)
+    np.testing.assert_allclose(curvature, -scipy.special.expit(margins) * scipy.special.expit(-margins), atol=1e-5)
 
 
 def test_points_at_the_start_have_the_posterior_of_their_parameters():
@@ -217,7 +231,7 @@ def test_posteriors_are_judged_by_their_worst_split():
             "set": "a",
             "seed": 0,
             "separable": False,
-            "nuts": {"converged": True},
+            "nuts": {"converged": True, "two_chains_against_two": run},
             "methods": dict.fromkeys(logistic_regression.METHODS, run | change),
         }
         for change in ({}, {"mean": 0.05})
