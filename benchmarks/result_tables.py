@@ -270,7 +270,7 @@ def logistic_regression(result: Result) -> list[str]:
                     {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}.get(method, method),
                     f"{found[location]:.3f}",
                     f"{low:.2f} to {high:.2f}",
-                    _plain(found["log_likelihood"], "{:+.5f}"),
+                    _plain(found["log_likelihood"], "{:+.5f}" if method in entry["methods"] else "±{:.5f}"),
                     f"{found['held-out accuracy']:.3f}" if method in entry["methods"] else "",
                     _seconds(found["seconds"]) if method in entry["methods"] else "",
                 )
