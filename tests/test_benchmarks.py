@@ -240,3 +240,11 @@ def test_posteriors_are_judged_by_their_worst_split():
     found = found["methods"]
     assert found["sw_jko"]["met"] == {"mean": True, "ratio": True, "seconds": True, "log_likelihood": True}
     assert found["sw_jko"]["ambition"] == {"mean": False, "ratio": True, "seconds": True}
+    # Without a variance, by the medians, which are 0.01 off, and the widths.
+    rows[0]["separable"] = True
+    rows[0]["methods"] = rows[0]["methods"] | {"Langevin": run | {"largest_ratio": 3.0}, "start": run | {"smallest_width": 0.9}}
+    (found,) = logistic_regression.summary(rows).values()
+    assert found["methods"]["sw_jko"]["ambition"] == {"mean": True, "ratio": True, "seconds": True}
+    assert found["methods"]["Langevin"]["met"]["ratio"]
+    assert not found["methods"]["start"]["met"]["ratio"]
+    assert found["two_chains_against_two"]["log_likelihood"] == 1e-4
