@@ -147,6 +147,7 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(f"{directory} has results of other settings; leave --again out, or take another --out.")
         payload["missing"] = [name for name in written["missing"] if name not in names]
         payload["rows"] = [row for row in written["rows"] if row["set"] not in names or row["seed"] not in seeds]
+        payload["summary"] = summary(payload["rows"])
     for name in names:
         try:
             table = load(name, args.data_dir)
