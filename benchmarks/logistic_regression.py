@@ -147,7 +147,6 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(f"{directory} has results of other settings; leave --again out, or take another --out.")
         payload["missing"] = [name for name in written["missing"] if name not in names]
         payload["rows"] = [row for row in written["rows"] if row["set"] not in names or row["seed"] not in seeds]
-        payload["summary"] = summary(payload["rows"])
     for name in names:
         try:
             table = load(name, args.data_dir)
@@ -160,12 +159,17 @@ def main(args: argparse.Namespace) -> int:
             # The programs of one split are of no use to the next, and a process may map only so many.
             jax.clear_caches()
         # After each set: a run of an hour may be cut short.
-        payload["rows"].sort(key=lambda row: ([*SETS, *UNTUNED].index(row["set"]), row["seed"]))
-        payload["summary"] = summary(payload["rows"])
-        report.write_results("logistic_regression", payload, directory)
-        _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
-    print(report.write_results("logistic_regression", payload, directory))
+        _write(payload, directory)
+    print(_write(payload, directory))
     return 0
+
+
+def _write(payload: dict[str, Any], directory: Path) -> Path:
+    payload["rows"].sort(key=lambda row: ([*SETS, *UNTUNED].index(row["set"]), row["seed"]))
+    payload["summary"] = summary(payload["rows"])
+    path = report.write_results("logistic_regression", payload, directory)
+    _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
+    return path
 
 
 def load(name: str, data_dir: str | None) -> datasets.Table:
@@ -354,10 +358,14 @@ def _worst(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _judged(entry: dict[str, Any], separable: bool) -> tuple[float, tuple[float, float]]:
+    """The difference and the ratios: of medians and widths where means and deviations say little."""
+    return (entry["median"], entry["width"]) if separable else (entry["mean"], entry["ratio"])
+
+
 def _met(entry: dict[str, Any], which: int, separable: bool) -> dict[str, bool]:
-    """Of the targets; by medians and widths where means and deviations say little."""
     (low, high), least = TARGETS["ratio"][which], TARGETS["log_likelihood"][which]
-    location, (smallest, largest) = (entry["median"], entry["width"]) if separable else (entry["mean"], entry["ratio"])
+    location, (smallest, largest) = _judged(entry, separable)
     met = {"mean": location <= TARGETS["mean"][which], "ratio": low <= smallest and largest <= high}
     met["seconds"] = entry["seconds"] <= TARGETS["seconds"][which]
     return met if least is None else met | {"log_likelihood": entry["log_likelihood"] >= least}
@@ -414,7 +422,7 @@ def _points(state: swjko.State, info: swjko.Info) -> Any:
 
 
 def _figure(found: dict[str, Any]) -> Any:
-    """Worst difference of means and range of ratios for each set, a colour for each method, and the bounds asked for."""
+    """Worst difference and range of ratios for each set, as the targets judge them; a colour for each method, and the bounds asked for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -423,19 +431,19 @@ def _figure(found: dict[str, Any]) -> Any:
     left, right = figure.subplots(1, 2, sharey=True)
     for index, method in enumerate(METHODS):
         places = np.arange(len(found)) + 0.18 * (index - (len(METHODS) - 1) / 2)
-        left.plot(
-            [entry["methods"][method]["mean"] for entry in found.values()], places, "o", color=f"C{index}", markersize=5, label=method
-        )
-        for place, entry in zip(places, found.values(), strict=True):
-            right.plot(entry["methods"][method]["ratio"], [place, place], color=f"C{index}", linewidth=3)
+        agreements = [_judged(entry["methods"][method], entry["separable"]) for entry in found.values()]
+        left.plot([off for off, _ in agreements], places, "o", color=f"C{index}", markersize=5, label=method)
+        for place, (_, ratios) in zip(places, agreements, strict=True):
+            right.plot(ratios, [place, place], color=f"C{index}", linewidth=3)
     for bound, style in zip(TARGETS["mean"], ("--", ":"), strict=True):
         left.axvline(bound, color="0.5", linestyle=style, linewidth=1)
     for bounds, style in zip(TARGETS["ratio"], ("--", ":"), strict=True):
         for bound in bounds:
             right.axvline(bound, color="0.5", linestyle=style, linewidth=1)
-    left.set(xscale="log", xlabel="worst difference of means from NUTS (posterior sd)")
-    right.set(xlabel="sd / that of NUTS, smallest to largest")
-    left.set_yticks(np.arange(len(found)), labels=list(found))
+    left.set(xscale="log", xlabel="worst difference of means from NUTS (posterior sd);\nof medians (half the central 68 %) where separable")
+    right.set(xlabel="sd / that of NUTS, smallest to largest;\nwidth of the central 68 % where separable")
+    names = [f"{name}{', separable' if entry['separable'] else ''}" for name, entry in found.items()]
+    left.set_yticks(np.arange(len(found)), labels=names)
     left.invert_yaxis()
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), fontsize=8)
     return figure
