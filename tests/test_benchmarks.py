@@ -202,7 +202,9 @@ def test_logistic_regression_compares_with_nuts(tmp_path, capsys):
     assert {"largest_rhat", "converged", "held-out log-likelihood"} <= set(row["nuts"])
     found = content["summary"]["wine 0 (scikit-learn)"]["methods"]["start"]
     assert found["mean"] == row["methods"]["start"]["mean"]
-    assert not found["met"]["mean"]
+    assert found["median"] == row["methods"]["start"]["median"]
+    assert row["separable"]
+    assert found["met"]["mean"] == (found["median"] <= 0.08)
     assert (tmp_path / "logistic_regression.png").stat().st_size > 0
     assert "left out: " in capsys.readouterr().out
 
