@@ -11,13 +11,13 @@ import benchmarks
 # Modules beside the measurements that hold none.
 _SHARED = {
     "__main__",
+    "expectation_propagation",
     "image_classifier",
     "image_figures",
     "image_metrics",
     "image_settings",
     "image_summary",
     "posterior_start",
-    "expectation_propagation",
     "reliability_child",
     "reliability_processes",
     "report",
