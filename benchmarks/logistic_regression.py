@@ -192,23 +192,23 @@ def make_problem(name: str, table: datasets.Table, seed: int) -> Problem:
 
 def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
     """All methods on one split, beside NUTS."""
-    reference, chains = nuts(problem, seed, sizes)
-    scores = _scores(reference, problem.test)
-    first, second = np.split(reference, 2)
+    draws_of_nuts, chains = nuts(problem, seed, sizes)
+    exact = _marginals(draws_of_nuts, problem.test)
+    first, second = (_marginals(half, problem.test) for half in np.split(draws_of_nuts, 2))
     row: dict[str, Any] = {
         "set": problem.name,
         "seed": seed,
         "rows": len(problem.train.labels),
         "parameters": problem.dim,
-        "nuts": chains | scores | {"two_chains_against_two": _agreement(first, second, problem.test)},
+        "nuts": chains | exact.scores | {"two_chains_against_two": _agreement(first, second)},
     }
     row["separable"] = separable(problem.train)
     row["published"] = dict(zip(_PUBLISHED_NAMES, PUBLISHED.get(problem.name, ()), strict=False))
     row["methods"] = {}
     for name, method in METHODS.items():
         draws = method(problem, seed, sizes)
-        points = posterior_start.parameters(problem.start, draws.points)
-        found = _agreement(points, reference, problem.test) | _scores(points, problem.test)
+        marginals = _marginals(posterior_start.parameters(problem.start, draws.points), problem.test)
+        found = _agreement(marginals, exact) | marginals.scores
         found |= {
             "run_seconds": problem.start_seconds + draws.run_seconds,
             "compile_seconds": draws.compile_seconds,
@@ -225,15 +225,26 @@ def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
     return row
 
 
-def _agreement(points: np.ndarray, reference: np.ndarray, test: datasets.Table) -> dict[str, Any]:
-    deviation = reference.std(axis=0)
-    difference, ratio = (points.mean(axis=0) - reference.mean(axis=0)) / deviation, points.std(axis=0) / deviation
-    (median, width), (exact_median, exact_width) = _central(points), _central(reference)
+class _Marginals(NamedTuple):
+    mean: np.ndarray
+    deviation: np.ndarray
+    median: np.ndarray
+    width: np.ndarray
+    scores: dict[str, float]
+
+
+def _marginals(points: np.ndarray, test: datasets.Table) -> _Marginals:
+    return _Marginals(points.mean(axis=0), points.std(axis=0), *_central(points), _scores(points, test))
+
+
+def _agreement(ours: _Marginals, exact: _Marginals) -> dict[str, Any]:
+    difference, ratio, width = (ours.mean - exact.mean) / exact.deviation, ours.deviation / exact.deviation, ours.width / exact.width
     found: dict[str, Any] = {"mean": np.max(np.abs(difference)), "smallest_ratio": ratio.min(), "largest_ratio": ratio.max()}
-    found["median"] = np.max(np.abs(median - exact_median) / exact_width)
-    found |= {"smallest_width": np.min(width / exact_width), "largest_width": np.max(width / exact_width)}
-    scores = [_scores(draws, test)["held-out log-likelihood"] for draws in (points, reference)]
-    return found | {"log_alpha": {"mean": difference[-1], "ratio": ratio[-1]}, "log_likelihood_minus_nuts": scores[0] - scores[1]}
+    found["median"] = np.max(np.abs(ours.median - exact.median) / exact.width)
+    found |= {"smallest_width": width.min(), "largest_width": width.max()}
+    found["log_alpha"] = {"mean": difference[-1], "ratio": ratio[-1]}
+    name = "held-out log-likelihood"
+    return found | {"log_likelihood_minus_nuts": ours.scores[name] - exact.scores[name]}
 
 
 def separable(table: datasets.Table) -> bool:
