@@ -29,8 +29,9 @@ from jax.tree_util import Partial
 import swjko
 from benchmarks import report
 from benchmarks.foundation import Solve
-from swjko import couplings, flows, problems
-from swjko.sw_jko import SWJKO
+from swjko import flows, problems
+from swjko.networks import coupling as couplings
+from swjko.schemes.sw_jko import SWJKO
 
 _SYMMETRIC_KL_SAMPLES = 10_000
 _ORACLE_DIRECTIONS = 4000
@@ -50,19 +51,35 @@ class Sizes(NamedTuple):
 
 MEASURES = ("trajectory", "stationary")
 _CASES = tuple((dim, measure) for measure in MEASURES for dim in (2, 10))
-DEFAULT = Sizes(_CASES, 3, Solve(4, 0.1, 100, 512, 32, 5e-3, 10), Solve(6, 0.4, 80, 512, 32, 5e-3, 8), 6, 64)
+DEFAULT = Sizes(
+    _CASES, 3, Solve(4, 0.1, 100, 512, 32, 5e-3, 10), Solve(6, 0.4, 80, 512, 32, 5e-3, 8), 6, 64
+)
 # In 50 dimensions the exact iterate is known only up to the noise of its own directions.
 FULL = DEFAULT._replace(cases=(*_CASES, (50, MEASURES[1])))
-QUICK = Sizes(((2, MEASURES[0]),), 2, Solve(2, 0.1, 5, 64, 8, 5e-3, 1), Solve(2, 0.4, 5, 64, 8, 5e-3, 1), 3, 8)
+QUICK = Sizes(
+    ((2, MEASURES[0]),), 2, Solve(2, 0.1, 5, 64, 8, 5e-3, 1), Solve(2, 0.4, 5, 64, 8, 5e-3, 1), 3, 8
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="the plane at reduced size, to see that it runs; written to runs/benchmarks")
+    sizes.add_argument(
+        "--quick",
+        action="store_true",
+        help="the plane at reduced size, to see that it runs; written to runs/benchmarks",
+    )
     sizes.add_argument("--full", action="store_true", help="50 dimensions too")
     dims = sorted({dim for dim, _ in FULL.cases})
-    sizes.add_argument("--again", type=int, nargs="+", choices=dims, help="these dimensions alone, in place of those in the JSON")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    sizes.add_argument(
+        "--again",
+        type=int,
+        nargs="+",
+        choices=dims,
+        help="these dimensions alone, in place of those in the JSON",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -71,11 +88,23 @@ def main(args: argparse.Namespace) -> int:
     rows: dict[tuple[str, int], Any] = {}
     if args.again:
         sizes = sizes._replace(cases=tuple(case for case in sizes.cases if case[0] in args.again))
-        rows = {(row["measure"], row["dim"]): row for row in json.loads((directory / "ablation.json").read_text())["rows"]}
+        rows = {
+            (row["measure"], row["dim"]): row
+            for row in json.loads((directory / "ablation.json").read_text())["rows"]
+        }
     for dim, measure in sizes.cases:
         rows[measure, dim] = _row(measure, dim, sizes)
         # After each case: the whole takes long, and what is there can be looked at.
-        print(_write([rows[case] for case in sorted(rows, key=lambda case: (MEASURES.index(case[0]), case[1]))], args.quick, directory))
+        print(
+            _write(
+                [
+                    rows[case]
+                    for case in sorted(rows, key=lambda case: (MEASURES.index(case[0]), case[1]))
+                ],
+                args.quick,
+                directory,
+            )
+        )
     return 0
 
 
@@ -98,16 +127,27 @@ def _row(measure: str, dim: int, sizes: Sizes) -> dict[str, Any]:
         scheme = variant(_base(dim, settings, sizes, **NETWORKS.get(name, {})), settings)
         found[name] = _log10_symmetric_kl(scheme, tasks, laws, settings.num_steps)
         seconds[name] = time.perf_counter() - start
-        print(f"{measure}, d = {dim}, {name}: {np.round(found[name], 2)}, {seconds[name]:.0f} s", flush=True)
-    differences = {name: values - found[STANDARD] for name, values in found.items() if name != STANDARD}
+        print(
+            f"{measure}, d = {dim}, {name}: {np.round(found[name], 2)}, {seconds[name]:.0f} s",
+            flush=True,
+        )
+    differences = {
+        name: values - found[STANDARD] for name, values in found.items() if name != STANDARD
+    }
     return {
         "dim": dim,
         "measure": measure,
         "settings": settings,
         "network": {"num_layers": sizes.num_layers, "width": sizes.width},
         "seeds": list(range(sizes.seeds)),
-        "standard_log10": {"mean": found[STANDARD].mean(), "standard_error": _standard_error(found[STANDARD])},
-        "difference": {name: {"mean": value.mean(), "standard_error": _standard_error(value)} for name, value in differences.items()},
+        "standard_log10": {
+            "mean": found[STANDARD].mean(),
+            "standard_error": _standard_error(found[STANDARD]),
+        },
+        "difference": {
+            name: {"mean": value.mean(), "standard_error": _standard_error(value)}
+            for name, value in differences.items()
+        },
         "log10": found,
         "seconds_with_compilation": seconds,
     }
@@ -116,7 +156,9 @@ def _row(measure: str, dim: int, sizes: Sizes) -> dict[str, Any]:
 def _law(measure: str, task: problems.GaussianTarget, settings: Solve) -> problems.Target:
     if measure == "stationary":
         return task.target
-    exact = problems.exact_sw_jko_flow(task, settings.step_size, settings.num_steps, num_directions=_ORACLE_DIRECTIONS)
+    exact = problems.exact_sw_jko_flow(
+        task, settings.step_size, settings.num_steps, num_directions=_ORACLE_DIRECTIONS
+    )
     return problems.gaussian(exact.mean[-1], exact.cov[-1])
 
 
@@ -126,7 +168,9 @@ def _base(dim: int, settings: Solve, sizes: Sizes, **network: Any) -> SWJKO:
     return settings.scheme(family, functional, direction_fn=swjko.recommended_directions)
 
 
-def _log10_symmetric_kl(scheme: SWJKO, tasks: list[Any], laws: list[problems.Target], num_steps: int) -> np.ndarray:
+def _log10_symmetric_kl(
+    scheme: SWJKO, tasks: list[Any], laws: list[problems.Target], num_steps: int
+) -> np.ndarray:
     """Of all problems at once: one program, the problems along a leading axis. NaN where a flow failed."""
 
     def flow(seed, functional, law):
@@ -134,11 +178,20 @@ def _log10_symmetric_kl(scheme: SWJKO, tasks: list[Any], laws: list[problems.Tar
         own = dataclasses.replace(scheme, functional=functional)
         state, _ = swjko.run(run_key, own, own.init(init_key), num_steps, swjko.infos)
         log_prob, sample = law
-        estimate = swjko.symmetric_kl(energy_key, own.family, state.params, log_prob, sample, num_samples=_SYMMETRIC_KL_SAMPLES)
+        estimate = swjko.symmetric_kl(
+            energy_key,
+            own.family,
+            state.params,
+            log_prob,
+            sample,
+            num_samples=_SYMMETRIC_KL_SAMPLES,
+        )
         return jnp.where(state.result == swjko.Result.OK, estimate.value, jnp.nan)
 
     functionals = _stacked([swjko.kl_divergence(task.target.log_prob) for task in tasks])
-    values = jax.jit(jax.vmap(flow))(jnp.arange(len(tasks)), functionals, _stacked([(law.log_prob, law.sample) for law in laws]))
+    values = jax.jit(jax.vmap(flow))(
+        jnp.arange(len(tasks)), functionals, _stacked([(law.log_prob, law.sample) for law in laws])
+    )
     return np.log10(np.maximum(np.asarray(values, np.float64), np.finfo(np.float32).tiny))
 
 
@@ -170,14 +223,18 @@ def _antithetic(latent: Any, num_samples: int, dim: int) -> Any:
 
 def _quasi(latent: Any, num_samples: int, dim: int) -> Any:
     """Sobol points shifted at random modulo one, through the quantiles of the normal law; other numbers of points are independent."""
-    points = jnp.asarray(scipy.stats.qmc.Sobol(dim, scramble=False).random(num_samples), jnp.float32)
+    points = jnp.asarray(
+        scipy.stats.qmc.Sobol(dim, scramble=False).random(num_samples), jnp.float32
+    )
 
     def draw(key, num):
         if num != num_samples:
             return latent(key, num)
         order_key, shift_key = jax.random.split(key)
         # The jackknife takes halves of the batch, which must be alike.
-        shifted = jnp.mod(jax.random.permutation(order_key, points) + jax.random.uniform(shift_key, (1, dim)), 1.0)
+        shifted = jnp.mod(
+            jax.random.permutation(order_key, points) + jax.random.uniform(shift_key, (1, dim)), 1.0
+        )
         return jax.scipy.stats.norm.ppf(jnp.clip(shifted, 1e-6, 1 - 1e-6))
 
     return draw
@@ -198,9 +255,13 @@ def _averaged(scheme: SWJKO, settings: Solve) -> SWJKO:
         inner_state, mean, count = state
         updates, inner_state = inner.update(updates, inner_state, params)
         index = jnp.maximum(count - num // 2, 0)
-        mean = jax.tree.map(lambda old, at, by: old + (at + by - old) / (index + 1), mean, params, updates)
+        mean = jax.tree.map(
+            lambda old, at, by: old + (at + by - old) / (index + 1), mean, params, updates
+        )
         last = count == num - 1
-        updates = jax.tree.map(lambda by, at, to: jnp.where(last, to - at, by), updates, params, mean)
+        updates = jax.tree.map(
+            lambda by, at, to: jnp.where(last, to - at, by), updates, params, mean
+        )
         return updates, (inner_state, mean, count + 1)
 
     return dataclasses.replace(scheme, optimizer=optax.GradientTransformation(init, update))
@@ -212,14 +273,18 @@ class _FrozenDirections(SWJKO):
     def _solve_inner(self, key, anchor):
         direction_key, inner_key = jax.random.split(key)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
-        own: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
         own["direction_fn"] = lambda *_: directions
         return SWJKO(**own)._solve_inner(inner_key, anchor)
 
 
 def _frozen_directions(scheme: SWJKO, settings: Solve) -> SWJKO:
     del settings
-    return _FrozenDirections(**{field.name: getattr(scheme, field.name) for field in dataclasses.fields(scheme)})
+    return _FrozenDirections(
+        **{field.name: getattr(scheme, field.name) for field in dataclasses.fields(scheme)}
+    )
 
 
 def _affine_at_the_rate_of_the_networks(scheme: SWJKO, settings: Solve) -> SWJKO:
@@ -229,7 +294,10 @@ def _affine_at_the_rate_of_the_networks(scheme: SWJKO, settings: Solve) -> SWJKO
 
     def update(updates, state, params=None):
         del params
-        return {**updates, "affine": jax.tree.map(lambda leaf: leaf / gain, updates["affine"])}, state
+        return {
+            **updates,
+            "affine": jax.tree.map(lambda leaf: leaf / gain, updates["affine"]),
+        }, state
 
     slower = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     return dataclasses.replace(scheme, optimizer=optax.chain(scheme.optimizer, slower))
@@ -270,16 +338,31 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
     for axis, measure in zip(axes, measures, strict=True):
         for index, row in enumerate(row for row in rows if row["measure"] == measure):
             heights = np.arange(len(names)) + 0.2 * (index - 1)
-            measured = [row["difference"].get(name, {"mean": math.nan, "standard_error": None}) for name in names]
+            measured = [
+                row["difference"].get(name, {"mean": math.nan, "standard_error": None})
+                for name in names
+            ]
             means = [difference["mean"] for difference in measured]
             errors = [2 * (difference["standard_error"] or 0.0) for difference in measured]
             label = f"d = {row['dim']}: standard {row['standard_log10']['mean']:.2f}"
-            axis.errorbar(means, heights, xerr=errors, fmt="o", color=f"C{index}", markersize=4, capsize=2, label=label)
+            axis.errorbar(
+                means,
+                heights,
+                xerr=errors,
+                fmt="o",
+                color=f"C{index}",
+                markersize=4,
+                capsize=2,
+                label=label,
+            )
         axis.axvline(0.0, color="0.5", linewidth=0.8)
         axis.set(title=measure, xlabel="change of log10 SymKL")
         axis.set_yticks(np.arange(len(names)), labels=names)
         axis.grid(True, axis="x", alpha=0.3)
         axis.legend(fontsize=7)
     axes[0].invert_yaxis()
-    figure.suptitle("one choice changed at a time: right of the line is worse, bars are two standard errors", fontsize=10)
+    figure.suptitle(
+        "one choice changed at a time: right of the line is worse, bars are two standard errors",
+        fontsize=10,
+    )
     return figure

@@ -30,7 +30,11 @@ from benchmarks.foundation import Solve
 from swjko import flows, problems
 
 START_SCALE = 0.25
-PROBLEMS: dict[str, Callable[[], problems.Equilibrium]] = {"ring": problems.ring, "disk": problems.disk, "annulus": problems.annulus}
+PROBLEMS: dict[str, Callable[[], problems.Equilibrium]] = {
+    "ring": problems.ring,
+    "disk": problems.disk,
+    "annulus": problems.annulus,
+}
 # Final energies of Bonet et al. (2022): multilayer perceptron.
 PUBLISHED = {"ring": -0.0831, "disk": 0.375, "annulus": 0.455}
 
@@ -83,8 +87,14 @@ QUICK = Sizes(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="everything at reduced size, to see that it runs; written to runs/benchmarks")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="everything at reduced size, to see that it runs; written to runs/benchmarks",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -98,25 +108,53 @@ def main(args: argparse.Namespace) -> int:
                 rows.append(row)
                 clouds.setdefault((name, family), cloud)
             print(f"{name}, {family}: {report.plain(rows[-1])}", flush=True)
-    print(report.write_results("aggregation", {"quick": args.quick, "settings": sizes, "published": PUBLISHED, "runs": rows}, directory))
+    print(
+        report.write_results(
+            "aggregation",
+            {"quick": args.quick, "settings": sizes, "published": PUBLISHED, "runs": rows},
+            directory,
+        )
+    )
     _figure(clouds).savefig(directory / "aggregation.png", dpi=150)
     return 0
 
 
-def solve(name: str, family_name: str, seed: int, sizes: Sizes) -> tuple[dict[str, Any], swjko.Cloud]:
+def solve(
+    name: str, family_name: str, seed: int, sizes: Sizes
+) -> tuple[dict[str, Any], swjko.Cloud]:
     """One run: what the JSON says of it, and the final measure as a cloud."""
     problem = PROBLEMS[name]()
     start_key, solve_key, energy_key = jax.random.split(jax.random.key(seed), 3)
     setup = FAMILIES[family_name](name, problem, start_key, sizes)
     if name == "annulus":
-        setup = setup._replace(settings=setup.settings._replace(num_steps=sizes.annulus_steps, step_size=sizes.annulus_step_size))
-    scheme = setup.settings.scheme(setup.family, setup.functional, direction_fn=swjko.recommended_directions)
+        setup = setup._replace(
+            settings=setup.settings._replace(
+                num_steps=sizes.annulus_steps, step_size=sizes.annulus_step_size
+            )
+        )
+    scheme = setup.settings.scheme(
+        setup.family, setup.functional, direction_fn=swjko.recommended_directions
+    )
     solution = swjko.solve(solve_key, scheme, setup.settings.num_steps, progress=False, throw=False)
     energies, cloud = _energies(energy_key, setup, solution.state.params, sizes)
     energy, exact = float(np.mean(energies)), problem.exact_energy
-    row: dict[str, Any] = {"problem": name, "family": family_name, "seed": seed, "energy": energy, "exact": exact}
-    row |= {"standard_error": float(np.std(energies, ddof=1) / math.sqrt(len(energies))) if len(energies) > 1 else None}
-    row |= {"relative_error": (energy - exact) / abs(exact), "radii": _radii(cloud), "exact_radii": problem[2:]}
+    row: dict[str, Any] = {
+        "problem": name,
+        "family": family_name,
+        "seed": seed,
+        "energy": energy,
+        "exact": exact,
+    }
+    row |= {
+        "standard_error": float(np.std(energies, ddof=1) / math.sqrt(len(energies)))
+        if len(energies) > 1
+        else None
+    }
+    row |= {
+        "relative_error": (energy - exact) / abs(exact),
+        "radii": _radii(cloud),
+        "exact_radii": problem[2:],
+    }
     row |= {"result": solution.result.name, **solution.timing._asdict()}
     return row, cloud
 
@@ -124,7 +162,11 @@ def solve(name: str, family_name: str, seed: int, sizes: Sizes) -> tuple[dict[st
 def _particles(name: str, problem: problems.Equilibrium, key: Any, sizes: Sizes) -> Setup:
     points = START_SCALE * jax.random.normal(key, (sizes.num_particles, 2))
     points = points - jnp.mean(points, axis=0, keepdims=True)
-    functional = _with_kernel(problem.functional, lambda own: swjko.interaction(own.w, self_pairs=True)) if name == "ring" else problem[0]
+    functional = (
+        _with_kernel(problem.functional, lambda own: swjko.interaction(own.w, self_pairs=True))
+        if name == "ring"
+        else problem[0]
+    )
     return Setup(swjko.particles(points), sizes.particles, functional)
 
 
@@ -148,10 +190,16 @@ def _grid(name: str, problem: problems.Equilibrium, key: Any, sizes: Sizes) -> S
         kernel = Partial(_kernel_of_cells, own.w, within, side)
         return swjko.interaction(kernel, self_pairs=True)
 
-    return Setup(swjko.grid(points, side**2, weights=weights), sizes.grid, _with_kernel(functional, of_cells))
+    return Setup(
+        swjko.grid(points, side**2, weights=weights), sizes.grid, _with_kernel(functional, of_cells)
+    )
 
 
-FAMILIES: dict[str, Callable[[str, problems.Equilibrium, Any, Sizes], Setup]] = {"particles": _particles, "mlp": _mlp, "grid": _grid}
+FAMILIES: dict[str, Callable[[str, problems.Equilibrium, Any, Sizes], Setup]] = {
+    "particles": _particles,
+    "mlp": _mlp,
+    "grid": _grid,
+}
 
 
 def _with_kernel(functional: Any, change: Callable[[Any], Any]) -> Any:
@@ -174,8 +222,12 @@ def _mean_within_cell(kernel: Any, side: float, num: int = 200) -> float:
     """
     t = (np.arange(num) + 0.5) / num * 2 - 1
     density = (1 - np.abs(t)) * 2 / num
-    points = jnp.asarray(side * np.stack(np.meshgrid(t, t, indexing="ij"), axis=-1).reshape(-1, 2), float)
-    return float(np.outer(density, density).ravel() @ np.asarray(jax.vmap(kernel)(points), np.float64))
+    points = jnp.asarray(
+        side * np.stack(np.meshgrid(t, t, indexing="ij"), axis=-1).reshape(-1, 2), float
+    )
+    return float(
+        np.outer(density, density).ravel() @ np.asarray(jax.vmap(kernel)(points), np.float64)
+    )
 
 
 def _energies(key: Any, setup: Setup, params: Any, sizes: Sizes) -> tuple[np.ndarray, swjko.Cloud]:
@@ -184,8 +236,12 @@ def _energies(key: Any, setup: Setup, params: Any, sizes: Sizes) -> tuple[np.nda
     if family.is_finite:
         cloud = swjko.sample(family, params, key, setup.settings.num_samples)
         return np.array([float(_evaluate(setup.functional, key, cloud))]), cloud
-    clouds = [swjko.sample(family, params, part, sizes.evaluated) for part in jax.random.split(key, 10)]
-    functional = _with_kernel(setup.functional, lambda own: swjko.interaction(own.w, block_size=500))
+    clouds = [
+        swjko.sample(family, params, part, sizes.evaluated) for part in jax.random.split(key, 10)
+    ]
+    functional = _with_kernel(
+        setup.functional, lambda own: swjko.interaction(own.w, block_size=500)
+    )
     return np.array([float(_evaluate(functional, key, cloud)) for cloud in clouds]), clouds[0]
 
 
@@ -197,7 +253,9 @@ def _evaluate(functional, key, cloud):
 def _radii(cloud: swjko.Cloud) -> list[float]:
     """Between which all but a hundredth of the mass on either side lies."""
     radii = np.linalg.norm(np.asarray(cloud.points, np.float64), axis=1)
-    weights = np.full(len(radii), 1.0) if cloud.weights is None else np.asarray(cloud.weights, np.float64)
+    weights = (
+        np.full(len(radii), 1.0) if cloud.weights is None else np.asarray(cloud.weights, np.float64)
+    )
     order = np.argsort(radii)
     levels = np.cumsum(weights[order]) / np.sum(weights)
     return [float(radii[order][np.searchsorted(levels, level)]) for level in (0.01, 0.99)]
@@ -222,7 +280,9 @@ def _figure(clouds: dict[tuple[str, str], swjko.Cloud]) -> Any:
                 weights = np.asarray(cloud.weights)[:2000]
                 axis.scatter(*points.T, s=12 * weights / weights.max(), color="C0", linewidths=0)
             for radius in {problem.inner_radius, problem.outer_radius} - {0.0}:
-                axis.plot(radius * np.cos(angles), radius * np.sin(angles), color="C1", linewidth=0.8)
+                axis.plot(
+                    radius * np.cos(angles), radius * np.sin(angles), color="C1", linewidth=0.8
+                )
             half = 1.25 if name != "ring" else 0.85
             axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
             axis.set_title(f"{name}, {family}", fontsize=9)
@@ -230,5 +290,7 @@ def _figure(clouds: dict[tuple[str, str], swjko.Cloud]) -> Any:
             axis.set_ylabel("second coordinate", fontsize=8)
             axis.tick_params(labelsize=7)
             axis.locator_params(nbins=5)
-    figure.suptitle("final measures (dots; areas are weights on the grid) and exact radii (lines)", fontsize=10)
+    figure.suptitle(
+        "final measures (dots; areas are weights on the grid) and exact radii (lines)", fontsize=10
+    )
     return figure

@@ -25,7 +25,11 @@ import numpy as np
 import swjko
 from benchmarks import report
 
-KINDS = {"uniform": swjko.uniform_directions, "orthogonal": swjko.orthogonal_directions, "quasi": swjko.quasi_directions}
+KINDS = {
+    "uniform": swjko.uniform_directions,
+    "orthogonal": swjko.orthogonal_directions,
+    "quasi": swjko.quasi_directions,
+}
 PAIRS = ("gaussian", "moons to mixture")
 
 
@@ -45,9 +49,13 @@ QUICK = Sizes((2, 10), (16, 64), 64, 8, (4, 1024))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--quick", action="store_true", help="two dimensions at reduced size, to see that it runs; written to runs/benchmarks"
+        "--quick",
+        action="store_true",
+        help="two dimensions at reduced size, to see that it runs; written to runs/benchmarks",
     )
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,7 +68,13 @@ def main(args: argparse.Namespace) -> int:
             print(f"d = {dim}, {pair}: {report.plain(rows[-1]['reference'])}", flush=True)
     compared = winners(rows)
     print(table(rows, compared))
-    print(report.write_results("directions", {"quick": args.quick, "sizes": sizes, "winners": compared, "runs": rows}, directory))
+    print(
+        report.write_results(
+            "directions",
+            {"quick": args.quick, "sizes": sizes, "winners": compared, "runs": rows},
+            directory,
+        )
+    )
     _figure(rows).savefig(directory / "directions.png", dpi=150)
     return 0
 
@@ -70,13 +84,18 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
     x, y = (jnp.asarray(cloud, jnp.float32) for cloud in clouds(pair, dim, sizes.num_points))
     error_key, reference_key = jax.random.split(jax.random.key(0))
     keys = jax.random.split(error_key, sizes.num_keys)
-    values = {kind: np.stack([_estimates(keys, x, y, kind, num) for num in sizes.nums]) for kind in KINDS}  # each [numbers keys]
+    values = {
+        kind: np.stack([_estimates(keys, x, y, kind, num) for num in sizes.nums]) for kind in KINDS
+    }  # each [numbers keys]
     # The scatter needs no reference; its winner makes one.
     best = min(KINDS, key=lambda kind: values[kind][-1].std())
     num_keys, num = sizes.reference
     draws = _estimates(jax.random.split(reference_key, num_keys), x, y, best, num)
     reference = draws.mean()
-    errors = {kind: np.sqrt(np.mean((value - reference) ** 2, axis=1)) / reference for kind, value in values.items()}
+    errors = {
+        kind: np.sqrt(np.mean((value - reference) ** 2, axis=1)) / reference
+        for kind, value in values.items()
+    }
     return {
         "pair": pair,
         "dim": dim,
@@ -89,13 +108,19 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
             "keys": num_keys,
         },
         "rms_relative_error": errors,
-        "slope": {kind: np.polyfit(np.log(sizes.nums), np.log(error), 1)[0] for kind, error in errors.items()},
+        "slope": {
+            kind: np.polyfit(np.log(sizes.nums), np.log(error), 1)[0]
+            for kind, error in errors.items()
+        },
     }
 
 
 def _estimates(keys, x, y, kind: str, num: int) -> np.ndarray:
     """SW_2^2 [keys], one key at a time: memory is that of one estimate, and the sorts are compiled once for all kinds."""
-    return np.array([_sliced_pow(x, y, _directions(key, kind=kind, num=num, dim=x.shape[1])) for key in keys], np.float64)
+    return np.array(
+        [_sliced_pow(x, y, _directions(key, kind=kind, num=num, dim=x.shape[1])) for key in keys],
+        np.float64,
+    )
 
 
 _sliced_pow = jax.jit(swjko.sliced_wasserstein_pow)
@@ -130,8 +155,16 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per dimension: error of each kind over that of uniform (geometric mean over pairs and numbers), the smallest, and its wins."""
     found = []
     for dim in dict.fromkeys(row["dim"] for row in rows):
-        errors = {kind: np.concatenate([row["rms_relative_error"][kind] for row in rows if row["dim"] == dim]) for kind in KINDS}
-        relative = {kind: float(np.exp(np.mean(np.log(error / errors["uniform"])))) for kind, error in errors.items()}
+        errors = {
+            kind: np.concatenate(
+                [row["rms_relative_error"][kind] for row in rows if row["dim"] == dim]
+            )
+            for kind in KINDS
+        }
+        relative = {
+            kind: float(np.exp(np.mean(np.log(error / errors["uniform"]))))
+            for kind, error in errors.items()
+        }
         winner = min(relative, key=lambda kind: relative[kind])
         best = np.argmin(np.stack(list(errors.values())), axis=0)
         wins = {kind: int(np.sum(best == index)) for index, kind in enumerate(KINDS)}
@@ -143,16 +176,26 @@ def table(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any
     """Errors in per cent at the smallest, a middle and the largest number; then the winner of each dimension."""
     nums = rows[0]["nums"]
     shown = sorted({0, len(nums) // 2, len(nums) - 1})
-    lines = [f"{'d':>4} {'pair':17} {'kind':11}" + "".join(f"{f'L = {nums[i]}':>11}" for i in shown) + f"{'slope':>8} {'reference':>10}"]
+    lines = [
+        f"{'d':>4} {'pair':17} {'kind':11}"
+        + "".join(f"{f'L = {nums[i]}':>11}" for i in shown)
+        + f"{'slope':>8} {'reference':>10}"
+    ]
     for row in rows:
         noise = f"{100 * row['reference']['relative_standard_error']:.2g} %"
         for kind, error in row["rms_relative_error"].items():
             values = "".join(f"{f'{100 * error[i]:.3g} %':>11}" for i in shown)
-            lines.append(f"{row['dim']:>4} {row['pair']:17} {kind:11}{values}{row['slope'][kind]:>8.2f} {noise:>10}")
+            lines.append(
+                f"{row['dim']:>4} {row['pair']:17} {kind:11}{values}{row['slope'][kind]:>8.2f} {noise:>10}"
+            )
     for entry in compared:
-        ratios = ", ".join(f"{kind} {ratio:.2g}" for kind, ratio in entry["error_over_uniform"].items())
+        ratios = ", ".join(
+            f"{kind} {ratio:.2g}" for kind, ratio in entry["error_over_uniform"].items()
+        )
         wins = ", ".join(f"{kind} {count}" for kind, count in entry["wins"].items())
-        lines.append(f"d = {entry['dim']}: {entry['winner']} wins; error over uniform: {ratios}; smallest in: {wins}")
+        lines.append(
+            f"d = {entry['dim']}: {entry['winner']} wins; error over uniform: {ratios}; smallest in: {wins}"
+        )
     return "\n".join(lines)
 
 
@@ -170,7 +213,16 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             style = ("-", "--")[PAIRS.index(row["pair"])]
             for index, (kind, error) in enumerate(row["rms_relative_error"].items()):
                 label = f"{kind}, {row['pair']}" if axis is axes[0] else None
-                axis.loglog(row["nums"], error, style, color=f"C{index}", marker="o", markersize=3, linewidth=1.2, label=label)
+                axis.loglog(
+                    row["nums"],
+                    error,
+                    style,
+                    color=f"C{index}",
+                    marker="o",
+                    markersize=3,
+                    linewidth=1.2,
+                    label=label,
+                )
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set(title=f"d = {dim}", xlabel="directions")

@@ -42,7 +42,11 @@ def approximations(signed: np.ndarray, log_alphas: Iterable[float]) -> Iterator[
             cavity_variance = 1.0 / (1.0 / variance - precisions)
             cavity_mean = cavity_variance * (mean / variance - shifts)
             log_mass, slope, curvature = _derivatives(cavity_mean, cavity_variance)
-            normalisers = np.log1p(cavity_variance * precisions) - mean**2 / variance + cavity_mean**2 / cavity_variance
+            normalisers = (
+                np.log1p(cavity_variance * precisions)
+                - mean**2 / variance
+                + cavity_mean**2 / cavity_variance
+            )
             log_evidence = found.log_evidence + np.sum(log_mass + normalisers / 2.0)
             if abs(log_evidence - last) < _TOLERANCE:
                 break

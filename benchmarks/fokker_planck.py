@@ -42,11 +42,41 @@ _symmetric_kl = jax.jit(swjko.symmetric_kl, static_argnames=("num_samples",))
 # Means of log10 SymKL in dimensions 2 to 12 (Bonet et al. 2022, figure 1).
 _PUBLISHED_MEANS = {
     "SW-JKO": (-2.29, -2.08, -1.70, -1.84, -1.78, -1.74, -1.68, -1.53, -1.47, -1.42, -1.46),
-    "Euler-Maruyama, 1000": (-1.40, -0.90, -0.57, -0.39, -0.20, -0.06, 0.07, 0.19, 0.30, 0.38, 0.47),
-    "Euler-Maruyama, 50000": (-2.27, -1.60, -1.05, -0.89, -0.65, -0.48, -0.32, -0.16, -0.02, 0.08, 0.18),
+    "Euler-Maruyama, 1000": (
+        -1.40,
+        -0.90,
+        -0.57,
+        -0.39,
+        -0.20,
+        -0.06,
+        0.07,
+        0.19,
+        0.30,
+        0.38,
+        0.47,
+    ),
+    "Euler-Maruyama, 50000": (
+        -2.27,
+        -1.60,
+        -1.05,
+        -0.89,
+        -0.65,
+        -0.48,
+        -0.32,
+        -0.16,
+        -0.02,
+        0.08,
+        0.18,
+    ),
 }
-PUBLISHED = {name: dict(zip(range(2, 13), means, strict=True)) for name, means in _PUBLISHED_MEANS.items()}
-_PUBLISHED_UPDATES, _PUBLISHED_UPDATE_SECONDS, _PUBLISHED_CASE = 16_200, 0.257, kernel.Case(1024, 1024, 10, 1000)
+PUBLISHED = {
+    name: dict(zip(range(2, 13), means, strict=True)) for name, means in _PUBLISHED_MEANS.items()
+}
+_PUBLISHED_UPDATES, _PUBLISHED_UPDATE_SECONDS, _PUBLISHED_CASE = (
+    16_200,
+    0.257,
+    kernel.Case(1024, 1024, 10, 1000),
+)
 
 
 class Sizes(NamedTuple):
@@ -76,20 +106,43 @@ QUICK = Sizes(((2, 1),), ((2, 1),), (2,), (100,), quick=True)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="one small problem, to see that it runs; written to runs/benchmarks")
-    sizes.add_argument("--full", action="store_true", help="15 problems in each dimension up to 12, five above: some hours on two cores")
-    parser.add_argument("--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written")
-    parser.add_argument(
-        "--again", type=int, nargs="+", metavar="DIM", help="these dimensions' stationary rows alone, in place of those in the JSON"
+    sizes.add_argument(
+        "--quick",
+        action="store_true",
+        help="one small problem, to see that it runs; written to runs/benchmarks",
     )
-    parser.add_argument("--problems", type=int, metavar="N", help="how many for each stationary row (default: by size and dimension)")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    sizes.add_argument(
+        "--full",
+        action="store_true",
+        help="15 problems in each dimension up to 12, five above: some hours on two cores",
+    )
+    parser.add_argument(
+        "--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written"
+    )
+    parser.add_argument(
+        "--again",
+        type=int,
+        nargs="+",
+        metavar="DIM",
+        help="these dimensions' stationary rows alone, in place of those in the JSON",
+    )
+    parser.add_argument(
+        "--problems",
+        type=int,
+        metavar="N",
+        help="how many for each stationary row (default: by size and dimension)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
     if args.problems:
-        sizes = sizes._replace(stationary=tuple((dim, args.problems) for dim, _ in sizes.stationary))
+        sizes = sizes._replace(
+            stationary=tuple((dim, args.problems) for dim, _ in sizes.stationary)
+        )
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     if args.again:
         known = [dim for dim, _ in sizes.stationary]
@@ -99,7 +152,12 @@ def main(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 2
-        return _again(sizes._replace(stationary=tuple(pair for pair in sizes.stationary if pair[0] in args.again)), directory)
+        return _again(
+            sizes._replace(
+                stationary=tuple(pair for pair in sizes.stationary if pair[0] in args.again)
+            ),
+            directory,
+        )
     payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "published": PUBLISHED}
     for name, section in _SECTIONS.items():
         if args.only in (None, name):
@@ -118,7 +176,11 @@ def _again(sizes: Sizes, directory: Path) -> int:
     new = stationary(sizes)["rows"]
     rows = {row["dim"]: row for row in (*payload["stationary"]["rows"], *new)}
     payload["stationary"]["rows"] = [rows[dim] for dim in sorted(rows)]
-    kept = {name: value for name, value in payload.items() if name not in ("benchmark", "date", "machine", "versions")}
+    kept = {
+        name: value
+        for name, value in payload.items()
+        if name not in ("benchmark", "date", "machine", "versions")
+    }
     print(report.write_results("fokker_planck", kept, directory))
     _figure(kept).savefig(directory / "fokker_planck.png", dpi=150)
     return 0
@@ -136,7 +198,10 @@ def trajectory_settings(dim: int, quick: bool = False) -> tuple[Solve, dict[str,
     """Nine steps of Wasserstein time 0.1. What they have to resolve is a displacement against the spacing of points: many points."""
     if quick:
         return Solve(9, 0.1 / dim, 5, 64, 8, 5e-3, 1), {"num_layers": 2, "width": 16}
-    return Solve(9, 0.1 / dim, 200, 1024, dim * math.ceil(32 / dim), 5e-3, 20), {"num_layers": 8, "width": 64}
+    return Solve(9, 0.1 / dim, 200, 1024, dim * math.ceil(32 / dim), 5e-3, 20), {
+        "num_layers": 8,
+        "width": 64,
+    }
 
 
 def stationary(sizes: Sizes) -> dict[str, Any]:
@@ -148,17 +213,39 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
             problem = problems.gaussian_target(seed, dim)
             family, solution = _solve(problem, settings, network, seed)
             divergence = _log10_symmetric_kl(seed, family, solution.state.params, problem.target)
-            runs.append({"seed": seed, **divergence, "result": solution.result.name, **_seconds(solution)})
+            runs.append(
+                {"seed": seed, **divergence, "result": solution.result.name, **_seconds(solution)}
+            )
         baseline = {
-            str(num): [_euler_maruyama(seed, dim, num, sizes.quick) for seed in range(count)] for num in sizes.particles if dim <= 12
+            str(num): [_euler_maruyama(seed, dim, num, sizes.quick) for seed in range(count)]
+            for num in sizes.particles
+            if dim <= 12
         }
-        row = {"dim": dim, "settings": settings, "network": network, "runs": runs, "euler_maruyama_log10": baseline}
-        row |= {"mean_log10": np.mean([run["log10"] for run in runs]), "worst_log10": max(run["log10"] for run in runs)}
+        row = {
+            "dim": dim,
+            "settings": settings,
+            "network": network,
+            "runs": runs,
+            "euler_maruyama_log10": baseline,
+        }
+        row |= {
+            "mean_log10": np.mean([run["log10"] for run in runs]),
+            "worst_log10": max(run["log10"] for run in runs),
+        }
         row["mean_seconds"] = np.mean([run["run_seconds"] + run["compile_seconds"] for run in runs])
-        row |= {"published_log10": PUBLISHED["SW-JKO"].get(dim), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+        row |= {
+            "published_log10": PUBLISHED["SW-JKO"].get(dim),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
         rows.append(row)
-        shown = {name: row[name] for name in ("dim", "mean_log10", "worst_log10", "published_log10", "mean_seconds")}
-        print(f"stationary: {report.plain(shown | {name: np.mean(values) for name, values in baseline.items()})}", flush=True)
+        shown = {
+            name: row[name]
+            for name in ("dim", "mean_log10", "worst_log10", "published_log10", "mean_seconds")
+        }
+        print(
+            f"stationary: {report.plain(shown | {name: np.mean(values) for name, values in baseline.items()})}",
+            flush=True,
+        )
     return {"rows": rows}
 
 
@@ -171,38 +258,86 @@ def trajectory(sizes: Sizes) -> dict[str, Any]:
         for seed in range(count):
             problem = problems.gaussian_target(seed, dim)
             family, solution = _solve(problem, settings, network, seed, record=_params)
-            exact = problems.exact_sw_jko_flow(problem, settings.step_size, settings.num_steps, num_directions=_ORACLE_DIRECTIONS)
+            exact = problems.exact_sw_jko_flow(
+                problem, settings.step_size, settings.num_steps, num_directions=_ORACLE_DIRECTIONS
+            )
             own, times = [], []
             for step in steps:
                 params = jax.tree.map(lambda leaf, step=step: leaf[step - 1], solution.history)
-                own.append(_log10_symmetric_kl(seed, family, params, problems.gaussian(exact.mean[step], exact.cov[step]))["log10"])
+                own.append(
+                    _log10_symmetric_kl(
+                        seed, family, params, problems.gaussian(exact.mean[step], exact.cov[step])
+                    )["log10"]
+                )
                 times.append(step * settings.step_size * dim)
             runs.append(
-                {"seed": seed, "log10": own, "exact_sw_flow_to_ornstein_uhlenbeck_log10": geometries(problem), **_seconds(solution)}
+                {
+                    "seed": seed,
+                    "log10": own,
+                    "exact_sw_flow_to_ornstein_uhlenbeck_log10": geometries(problem),
+                    **_seconds(solution),
+                }
             )
-        means = {name: np.mean([run[name] for run in runs], axis=0) for name in ("log10", "exact_sw_flow_to_ornstein_uhlenbeck_log10")}
-        rows.append({"dim": dim, "settings": settings, "network": network, "wasserstein_times": times, "mean": means, "runs": runs})
-        print(f"trajectory d = {dim}, times {TIMES}: {report.plain(means)}, {runs[-1]['run_seconds']:.0f} s", flush=True)
+        means = {
+            name: np.mean([run[name] for run in runs], axis=0)
+            for name in ("log10", "exact_sw_flow_to_ornstein_uhlenbeck_log10")
+        }
+        rows.append(
+            {
+                "dim": dim,
+                "settings": settings,
+                "network": network,
+                "wasserstein_times": times,
+                "mean": means,
+                "runs": runs,
+            }
+        )
+        print(
+            f"trajectory d = {dim}, times {TIMES}: {report.plain(means)}, {runs[-1]['run_seconds']:.0f} s",
+            flush=True,
+        )
     return {"oracle_directions": _ORACLE_DIRECTIONS, "rows": rows}
 
 
 def gaussian(sizes: Sizes) -> dict[str, Any]:
-    base = Solve(10, 0.1, 20, 256, 16, 3e-2) if sizes.quick else Solve(10, 0.1, 300, 2048, 64, 3e-2, 20)
+    base = (
+        Solve(10, 0.1, 20, 256, 16, 3e-2)
+        if sizes.quick
+        else Solve(10, 0.1, 300, 2048, 64, 3e-2, 20)
+    )
     rows = []
     for dim in sizes.gaussian:
         problem = problems.gaussian_target(0, dim)
         settings = base._replace(num_projections=dim * math.ceil(base.num_projections / dim))
         functional = swjko.kl_divergence(problem.target.log_prob)
-        scheme = settings.scheme(swjko.gaussian(dim), functional, direction_fn=swjko.recommended_directions)
-        solution = swjko.solve(jax.random.key(0), scheme, settings.num_steps, progress=False, record=_params)
+        scheme = settings.scheme(
+            swjko.gaussian(dim), functional, direction_fn=swjko.recommended_directions
+        )
+        solution = swjko.solve(
+            jax.random.key(0), scheme, settings.num_steps, progress=False, record=_params
+        )
         means, covs = jax.vmap(swjko.gaussian_moments)(solution.history)
-        exact = problems.exact_sw_jko_flow(problem, settings.step_size, settings.num_steps, num_directions=20_000)
+        exact = problems.exact_sw_jko_flow(
+            problem, settings.step_size, settings.num_steps, num_directions=20_000
+        )
         deviation = np.sqrt(np.trace(exact.cov[1:], axis1=1, axis2=2))
         errors = {
-            "mean_in_standard_deviations": np.max(np.linalg.norm(np.asarray(means) - exact.mean[1:], axis=1) / deviation),
-            "covariance": np.max(_norms(np.asarray(covs) - exact.cov[1:]) / _norms(np.asarray(exact.cov[1:]))),
+            "mean_in_standard_deviations": np.max(
+                np.linalg.norm(np.asarray(means) - exact.mean[1:], axis=1) / deviation
+            ),
+            "covariance": np.max(
+                _norms(np.asarray(covs) - exact.cov[1:]) / _norms(np.asarray(exact.cov[1:]))
+            ),
         }
-        rows.append({"dim": dim, "seed": 0, "settings": settings, "worst_relative_error": errors, **_seconds(solution)})
+        rows.append(
+            {
+                "dim": dim,
+                "seed": 0,
+                "settings": settings,
+                "worst_relative_error": errors,
+                **_seconds(solution),
+            }
+        )
         print(f"gaussian d = {dim}: {report.plain(errors)}", flush=True)
     return {"rows": rows}
 
@@ -211,43 +346,95 @@ def speed(sizes: Sizes) -> dict[str, Any]:
     """``mean_seconds``: of solve, compilation included, for runs whose mean ends no worse than the published one."""
     dim = 10
     settings, network = (
-        (Solve(2, 0.4, 10, 64, 10, 1e-2, 2) if sizes.quick else Solve(5, 0.4, 60, 256, 30, 1e-2, 6)),
+        (
+            Solve(2, 0.4, 10, 64, 10, 1e-2, 2)
+            if sizes.quick
+            else Solve(5, 0.4, 60, 256, 30, 1e-2, 6)
+        ),
         {"num_layers": 4, "width": 64},
     )
     runs = []
     for seed in range(1 if sizes.quick else 5):
         problem = problems.gaussian_target(seed, dim)
         family, solution = _solve(problem, settings, network, seed)
-        runs.append({"seed": seed, **_log10_symmetric_kl(seed, family, solution.state.params, problem.target), **_seconds(solution)})
+        runs.append(
+            {
+                "seed": seed,
+                **_log10_symmetric_kl(seed, family, solution.state.params, problem.target),
+                **_seconds(solution),
+            }
+        )
     seconds = np.mean([run["run_seconds"] + run["compile_seconds"] for run in runs])
-    found: dict[str, Any] = {"dim": dim, "settings": settings, "network": network, "runs": runs, "mean_seconds": seconds}
-    found |= {"mean_log10": np.mean([run["log10"] for run in runs]), "published_log10": PUBLISHED["SW-JKO"][dim]}
-    found["published_seconds"] = {"measured elsewhere, whole updates": _PUBLISHED_UPDATES * _PUBLISHED_UPDATE_SECONDS}
-    methods = kernel.methods(kernel.make_inputs(kernel.Case(64, 64, 10, 8) if sizes.quick else _PUBLISHED_CASE))
+    found: dict[str, Any] = {
+        "dim": dim,
+        "settings": settings,
+        "network": network,
+        "runs": runs,
+        "mean_seconds": seconds,
+    }
+    found |= {
+        "mean_log10": np.mean([run["log10"] for run in runs]),
+        "published_log10": PUBLISHED["SW-JKO"][dim],
+    }
+    found["published_seconds"] = {
+        "measured elsewhere, whole updates": _PUBLISHED_UPDATES * _PUBLISHED_UPDATE_SECONDS
+    }
+    methods = kernel.methods(
+        kernel.make_inputs(kernel.Case(64, 64, 10, 8) if sizes.quick else _PUBLISHED_CASE)
+    )
     estimators = {name: call for name, call in methods.items() if name.startswith("three sorts")}
     if estimators:
         best = min(report.interleaved_medians(estimators, repeats=5).values())
-        found["published_seconds"]["measured here, distance and gradient alone"] = _PUBLISHED_UPDATES * best
+        found["published_seconds"]["measured here, distance and gradient alone"] = (
+            _PUBLISHED_UPDATES * best
+        )
     found["ratio"] = {name: value / seconds for name, value in found["published_seconds"].items()}
-    print(f"speed: {report.plain({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}", flush=True)
+    print(
+        f"speed: {report.plain({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}",
+        flush=True,
+    )
     return found
 
 
-_SECTIONS = {"stationary": stationary, "trajectory": trajectory, "gaussian": gaussian, "speed": speed}
+_SECTIONS = {
+    "stationary": stationary,
+    "trajectory": trajectory,
+    "gaussian": gaussian,
+    "speed": speed,
+}
 
 
-def _solve(problem: problems.GaussianTarget, settings: Solve, network: dict[str, Any], seed: int, record: Any = swjko.infos) -> Any:
+def _solve(
+    problem: problems.GaussianTarget,
+    settings: Solve,
+    network: dict[str, Any],
+    seed: int,
+    record: Any = swjko.infos,
+) -> Any:
     dim = len(problem.center)
     family = flows.coupling(dim, **network)
-    scheme = settings.scheme(family, swjko.kl_divergence(problem.target.log_prob), direction_fn=swjko.recommended_directions)
-    solution = swjko.solve(jax.random.key(seed), scheme, settings.num_steps, progress=False, throw=False, record=record)
+    scheme = settings.scheme(
+        family,
+        swjko.kl_divergence(problem.target.log_prob),
+        direction_fn=swjko.recommended_directions,
+    )
+    solution = swjko.solve(
+        jax.random.key(seed), scheme, settings.num_steps, progress=False, throw=False, record=record
+    )
     return family, solution
 
 
-def _log10_symmetric_kl(seed: int, family: swjko.Family, params: Any, law: problems.Target) -> dict[str, Any]:
+def _log10_symmetric_kl(
+    seed: int, family: swjko.Family, params: Any, law: problems.Target
+) -> dict[str, Any]:
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    estimate = _symmetric_kl(key, family, params, law.log_prob, law.sample, num_samples=_SYMMETRIC_KL_SAMPLES)
-    return {"symmetric_kl": estimate, "log10": math.log10(max(float(estimate.value), float(np.finfo(np.float32).tiny)))}
+    estimate = _symmetric_kl(
+        key, family, params, law.log_prob, law.sample, num_samples=_SYMMETRIC_KL_SAMPLES
+    )
+    return {
+        "symmetric_kl": estimate,
+        "log10": math.log10(max(float(estimate.value), float(np.finfo(np.float32).tiny))),
+    }
 
 
 def geometries(problem: problems.GaussianTarget) -> list[float]:
@@ -257,33 +444,69 @@ def geometries(problem: problems.GaussianTarget) -> list[float]:
     with jax.enable_x64(True):
         start, scale = jnp.zeros(dim), jnp.eye(dim)
         steps = 18
-        flow = problems.exact_sw_jko_flow(problem, max(TIMES) / dim / steps, steps, num_directions=_ORACLE_DIRECTIONS, second_order=True)
+        flow = problems.exact_sw_jko_flow(
+            problem,
+            max(TIMES) / dim / steps,
+            steps,
+            num_directions=_ORACLE_DIRECTIONS,
+            second_order=True,
+        )
         for t in TIMES:
-            law = closed_form.ornstein_uhlenbeck(start, scale, jnp.asarray(problem.precision), jnp.asarray(problem.center), t)
+            law = closed_form.ornstein_uhlenbeck(
+                start, scale, jnp.asarray(problem.precision), jnp.asarray(problem.center), t
+            )
             at = round(t / max(TIMES) * steps)
-            found.append(math.log10(gaussian_symmetric_kl(flow.mean[at], flow.cov[at], np.asarray(law.mean), np.asarray(law.cov))))
+            found.append(
+                math.log10(
+                    gaussian_symmetric_kl(
+                        flow.mean[at], flow.cov[at], np.asarray(law.mean), np.asarray(law.cov)
+                    )
+                )
+            )
     return found
 
 
 def _euler_maruyama(seed: int, dim: int, num: int, quick: bool) -> float:
     """log10 SymKL of a Gaussian kernel density estimate on particles at time 8, steps of 1e-3, by 10,000 points on each side."""
     problem = problems.gaussian_target(seed, dim)
-    particles = np.asarray(_langevin(jax.random.key(seed), problem.precision, problem.center, num=num, num_steps=80 if quick else 8000))
+    particles = np.asarray(
+        _langevin(
+            jax.random.key(seed),
+            problem.precision,
+            problem.center,
+            num=num,
+            num_steps=80 if quick else 8000,
+        )
+    )
     count = 200 if quick else _SYMMETRIC_KL_SAMPLES
-    return kernel_density_log10(particles, problem.center, np.linalg.inv(problem.precision), count, np.random.default_rng(seed))
+    return kernel_density_log10(
+        particles,
+        problem.center,
+        np.linalg.inv(problem.precision),
+        count,
+        np.random.default_rng(seed),
+    )
 
 
-def kernel_density_log10(particles: np.ndarray, mean: np.ndarray, cov: np.ndarray, count: int, rng: np.random.Generator) -> float:
+def kernel_density_log10(
+    particles: np.ndarray, mean: np.ndarray, cov: np.ndarray, count: int, rng: np.random.Generator
+) -> float:
     """log10 SymKL of a Gaussian kernel density estimate on particles [n d] to N(mean, cov), by ``count`` points on each side."""
     density = scipy.stats.gaussian_kde(particles.T)
     law: Any = scipy.stats.multivariate_normal(mean, cov)  # pyright: ignore[reportArgumentType]
     own, exact = density.resample(count, rng).T, law.rvs(count, rng)
-    own_ratio, exact_ratio = (density.logpdf(points.T) - law.logpdf(points) for points in (own, exact))
+    own_ratio, exact_ratio = (
+        density.logpdf(points.T) - law.logpdf(points) for points in (own, exact)
+    )
     return math.log10(np.mean(own_ratio) - np.mean(exact_ratio))
 
 
 def _langevin_step(precision, center, step_size, x, key):
-    return x - step_size * (x - center) @ precision + jnp.sqrt(2 * step_size) * jax.random.normal(key, x.shape)
+    return (
+        x
+        - step_size * (x - center) @ precision
+        + jnp.sqrt(2 * step_size) * jax.random.normal(key, x.shape)
+    )
 
 
 def _run_langevin(key, precision, center, num, num_steps):
@@ -291,7 +514,9 @@ def _run_langevin(key, precision, center, num, num_steps):
     x = jax.random.normal(start_key, (num, center.shape[0]))
 
     def step(x, index):
-        return _langevin_step(precision, center[None, :], 1e-3, x, jax.random.fold_in(run_key, index)), None
+        return _langevin_step(
+            precision, center[None, :], 1e-3, x, jax.random.fold_in(run_key, index)
+        ), None
 
     return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
 
@@ -309,7 +534,10 @@ def _params(state: swjko.State, info: swjko.Info) -> Any:
 
 
 def _seconds(solution: swjko.Solution) -> dict[str, float]:
-    return {"run_seconds": solution.timing.run_seconds, "compile_seconds": solution.timing.compile_seconds}
+    return {
+        "run_seconds": solution.timing.run_seconds,
+        "compile_seconds": solution.timing.compile_seconds,
+    }
 
 
 def _figure(payload: dict[str, Any]) -> Any:
@@ -323,12 +551,31 @@ def _figure(payload: dict[str, Any]) -> Any:
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
     dims = [row["dim"] for row in rows]
-    axis.plot(dims, [row["mean_log10"] for row in rows], color="C0", marker="o", label="swjko, coupling flow")
+    axis.plot(
+        dims,
+        [row["mean_log10"] for row in rows],
+        color="C0",
+        marker="o",
+        label="swjko, coupling flow",
+    )
     for row in rows:
-        axis.plot([row["dim"]] * len(row["runs"]), [run["log10"] for run in row["runs"]], ".", color="C0", alpha=0.4, markersize=4)
+        axis.plot(
+            [row["dim"]] * len(row["runs"]),
+            [run["log10"] for run in row["runs"]],
+            ".",
+            color="C0",
+            alpha=0.4,
+            markersize=4,
+        )
     for index, (name, values) in enumerate(PUBLISHED.items(), start=1):
         axis.plot(
-            list(values), list(values.values()), color=f"C{index}", linestyle="--", marker="s", markersize=3, label=f"{name} (published)"
+            list(values),
+            list(values.values()),
+            color=f"C{index}",
+            linestyle="--",
+            marker="s",
+            markersize=3,
+            label=f"{name} (published)",
         )
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())

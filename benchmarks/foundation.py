@@ -49,7 +49,9 @@ class Solve(NamedTuple):
     epsilon: float = 1e-8
 
     def scheme(self, family: swjko.Family, functional: swjko.Functional, **options: Any) -> Any:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.num_warmup_steps, self.num_inner_steps)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, self.num_warmup_steps, self.num_inner_steps
+        )
         return swjko.sw_jko(
             family,
             functional,
@@ -113,9 +115,17 @@ KERNEL_SPEED_SHAPE = (1000, 2, 100)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="everything at reduced size, to see that it runs; written to runs/benchmarks")
-    parser.add_argument("--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written")
-    parser.add_argument("--out", metavar="DIR", help="directory for the JSON (default benchmarks/results)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="everything at reduced size, to see that it runs; written to runs/benchmarks",
+    )
+    parser.add_argument(
+        "--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for the JSON (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -136,22 +146,31 @@ def main(args: argparse.Namespace) -> int:
 def isotropic(sizes: Sizes) -> dict[str, Any]:
     """Mean and scale per coordinate after all steps from N(2, 4 I), their standard errors over seeds, beside the exact ones."""
     settings, dim = sizes.isotropic, 2
-    scheme = settings.scheme(swjko.gaussian(dim, init_mean=2.0, init_scale=2.0), _kl_to_standard_normal())
+    scheme = settings.scheme(
+        swjko.gaussian(dim, init_mean=2.0, init_scale=2.0), _kl_to_standard_normal()
+    )
 
     @jax.jit
     @jax.vmap
     def moments(key):
         init_key, run_key = jax.random.split(key)
-        state, _ = swjko.run(run_key, scheme, scheme.init(init_key), settings.num_steps, swjko.infos)
+        state, _ = swjko.run(
+            run_key, scheme, scheme.init(init_key), settings.num_steps, swjko.infos
+        )
         mean, cov = swjko.gaussian_moments(state.params)
         return jnp.mean(mean), jnp.sqrt(jnp.trace(cov) / dim)
 
     keys = jax.vmap(jax.random.key)(jnp.arange(sizes.isotropic_seeds))
-    estimates = {name: _mean_and_error(values) for name, values in zip(("mean", "scale"), moments(keys), strict=True)}
+    estimates = {
+        name: _mean_and_error(values)
+        for name, values in zip(("mean", "scale"), moments(keys), strict=True)
+    }
     with jax.enable_x64(True):
         law = closed_form.IsotropicGaussian(jnp.full(dim, 2.0), jnp.asarray(2.0))
         for _ in range(settings.num_steps):
-            law = closed_form.isotropic_sw_jko_step(law.mean, law.scale, jnp.zeros(dim), settings.step_size)
+            law = closed_form.isotropic_sw_jko_step(
+                law.mean, law.scale, jnp.zeros(dim), settings.step_size
+            )
         exact = {"mean": float(law.mean[0]), "scale": float(law.scale)}
     return {
         "settings": settings,
@@ -171,15 +190,31 @@ def anisotropic(sizes: Sizes) -> dict[str, Any]:
     for dim in sizes.anisotropic_dims:
         problem = problems.gaussian_target(seed, dim)
         functional = swjko.kl_divergence(problem.target.log_prob)
-        scheme = settings.scheme(swjko.gaussian(dim), functional, direction_fn=swjko.orthogonal_directions)
+        scheme = settings.scheme(
+            swjko.gaussian(dim), functional, direction_fn=swjko.orthogonal_directions
+        )
         init_key, run_key = jax.random.split(jax.random.key(seed))
-        _, trajectory = _run(run_key, scheme, scheme.init(init_key), num_steps=settings.num_steps, record=_params)
+        _, trajectory = _run(
+            run_key, scheme, scheme.init(init_key), num_steps=settings.num_steps, record=_params
+        )
         means, covs = jax.vmap(swjko.gaussian_moments)(trajectory)
         exact = _exact_iterates(problem, settings, sizes)
-        errors = {"mean": _worst_relative(means, exact.mean), "cov": _worst_relative(covs, exact.cov)}
+        errors = {
+            "mean": _worst_relative(means, exact.mean),
+            "cov": _worst_relative(covs, exact.cov),
+        }
         deviations = np.sqrt(np.trace(exact.cov, axis1=1, axis2=2) / dim)
-        in_deviations = np.max(np.linalg.norm(np.asarray(means, np.float64) - exact.mean, axis=1) / deviations)
-        rows.append({"dim": dim, "seed": seed, "worst_relative_error": errors, "worst_mean_error_in_deviations": in_deviations})
+        in_deviations = np.max(
+            np.linalg.norm(np.asarray(means, np.float64) - exact.mean, axis=1) / deviations
+        )
+        rows.append(
+            {
+                "dim": dim,
+                "seed": seed,
+                "worst_relative_error": errors,
+                "worst_mean_error_in_deviations": in_deviations,
+            }
+        )
     return {"settings": settings, "oracle_directions": sizes.oracle_directions, "runs": rows}
 
 
@@ -189,27 +224,57 @@ def fokker_planck(sizes: Sizes) -> dict[str, Any]:
     rows = []
     for seed in range(sizes.fokker_planck_seeds):
         problem = problems.gaussian_target(seed, dim)
-        scheme = settings.scheme(flows.coupling(dim, num_layers=sizes.num_layers), swjko.kl_divergence(problem.target.log_prob))
+        scheme = settings.scheme(
+            flows.coupling(dim, num_layers=sizes.num_layers),
+            swjko.kl_divergence(problem.target.log_prob),
+        )
         solve_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
         solution = swjko.solve(solve_key, scheme, settings.num_steps, progress=False)
         exact = jax.tree.map(lambda leaf: leaf[-1], _exact_iterates(problem, settings, sizes))
         divergences = {}
-        laws = {"stationary": (stationary_key, problem.target), "exact_iterate": (exact_key, problems.gaussian(exact.mean, exact.cov))}
+        laws = {
+            "stationary": (stationary_key, problem.target),
+            "exact_iterate": (exact_key, problems.gaussian(exact.mean, exact.cov)),
+        }
         for name, (key, law) in laws.items():
             params = solution.state.params
-            estimate = _symmetric_kl(key, scheme.family, params, law.log_prob, law.sample, num_samples=_SYMMETRIC_KL_SAMPLES)
+            estimate = _symmetric_kl(
+                key,
+                scheme.family,
+                params,
+                law.log_prob,
+                law.sample,
+                num_samples=_SYMMETRIC_KL_SAMPLES,
+            )
             # Of an estimate below its own noise the standard error is what can be said; it may be zero.
             log10 = math.log10(max(float(estimate.value), float(estimate.standard_error)))
             divergences[name] = {"symmetric_kl": estimate, "log10": log10}
-        own = math.log10(gaussian_symmetric_kl(exact.mean, exact.cov, problem.center, np.linalg.inv(problem.precision)))
-        timing = {"compile_seconds": solution.timing.compile_seconds, "run_seconds": solution.timing.run_seconds}
-        rows.append({"seed": seed, **divergences, "exact_iterate_to_stationary_log10": own, **timing})
+        own = math.log10(
+            gaussian_symmetric_kl(
+                exact.mean, exact.cov, problem.center, np.linalg.inv(problem.precision)
+            )
+        )
+        timing = {
+            "compile_seconds": solution.timing.compile_seconds,
+            "run_seconds": solution.timing.run_seconds,
+        }
+        rows.append(
+            {"seed": seed, **divergences, "exact_iterate_to_stationary_log10": own, **timing}
+        )
     means = {
         "stationary_log10": np.mean([row["stationary"]["log10"] for row in rows]),
         "exact_iterate_log10": np.mean([row["exact_iterate"]["log10"] for row in rows]),
-        "exact_iterate_to_stationary_log10": np.mean([row["exact_iterate_to_stationary_log10"] for row in rows]),
+        "exact_iterate_to_stationary_log10": np.mean(
+            [row["exact_iterate_to_stationary_log10"] for row in rows]
+        ),
     }
-    return {"settings": settings, "dim": dim, "num_layers": sizes.num_layers, "mean_over_problems": means, "runs": rows}
+    return {
+        "settings": settings,
+        "dim": dim,
+        "num_layers": sizes.num_layers,
+        "mean_over_problems": means,
+        "runs": rows,
+    }
 
 
 def mixture(sizes: Sizes) -> dict[str, Any]:
@@ -224,7 +289,13 @@ def mixture(sizes: Sizes) -> dict[str, Any]:
         solve_key, energy_key = jax.random.split(jax.random.key(seed))
         solution = swjko.solve(solve_key, scheme, settings.num_steps, progress=False)
         # log_prob is normalised and the potential above is not: the energies differ by log Z.
-        divergence = swjko.evaluate(energy_key, scheme.family, functional, solution.state.params, num_samples=_SYMMETRIC_KL_SAMPLES)
+        divergence = swjko.evaluate(
+            energy_key,
+            scheme.family,
+            functional,
+            solution.state.params,
+            num_samples=_SYMMETRIC_KL_SAMPLES,
+        )
         rows.append(
             {
                 "seed": seed,
@@ -243,9 +314,16 @@ def ring(sizes: Sizes) -> dict[str, Any]:
     equilibrium = problems.ring()
     start_key, solve_key, energy_key = jax.random.split(jax.random.key(seed), 3)
     points = 0.25 * jax.random.normal(start_key, (settings.num_samples, 2))
-    solution = swjko.solve(solve_key, settings.scheme(swjko.particles(points), equilibrium.functional), settings.num_steps, progress=False)
+    solution = swjko.solve(
+        solve_key,
+        settings.scheme(swjko.particles(points), equilibrium.functional),
+        settings.num_steps,
+        progress=False,
+    )
     n = settings.num_samples
-    energy = float(equilibrium.functional(energy_key, swjko.Cloud(solution.state.params))) * (n - 1) / n
+    energy = (
+        float(equilibrium.functional(energy_key, swjko.Cloud(solution.state.params))) * (n - 1) / n
+    )
     exact = equilibrium.exact_energy
     return {
         "settings": settings,
@@ -264,15 +342,20 @@ def kernel_accuracy(sizes: Sizes) -> dict[str, Any]:
     rows = []
     for shape in KERNEL_ACCURACY_SHAPES:
         arrays = _kernel_arrays(shape)
-        exact_value, exact_gradient = reference_value_and_gradient(*(array.astype(np.float64) for array in arrays))
+        exact_value, exact_gradient = reference_value_and_gradient(
+            *(array.astype(np.float64) for array in arrays)
+        )
         errors = {}
         for name, x64 in (("float32", False), ("float64", True)):
             with jax.enable_x64(x64):
-                value, gradient = jax.jit(_value_and_gradient)(*(jnp.asarray(array, name) for array in arrays))
+                value, gradient = jax.jit(_value_and_gradient)(
+                    *(jnp.asarray(array, name) for array in arrays)
+                )
                 value, gradient = float(value), np.asarray(gradient, np.float64)
             errors[name] = {
                 "value": abs(value - exact_value) / exact_value,
-                "gradient": np.linalg.norm(gradient - exact_gradient) / np.linalg.norm(exact_gradient),
+                "gradient": np.linalg.norm(gradient - exact_gradient)
+                / np.linalg.norm(exact_gradient),
             }
         rows.append({"shape": shape, "relative_error": errors})
     return {"runs": rows}
@@ -290,7 +373,9 @@ def kernel_speed(sizes: Sizes) -> dict[str, Any]:
     medians = report.interleaved_medians(
         {
             "swjko": lambda: ours(*on_device),
-            "pot": lambda: ot.sliced.sliced_wasserstein_distance(x, y, projections=projections, p=2),
+            "pot": lambda: ot.sliced.sliced_wasserstein_distance(
+                x, y, projections=projections, p=2
+            ),
         },
         repeats=sizes.kernel_repeats,
     )
@@ -318,15 +403,21 @@ def gaussian_symmetric_kl(mean0: Any, cov0: Any, mean1: Any, cov1: Any) -> float
     precision0, precision1 = np.linalg.inv(cov0), np.linalg.inv(cov1)
     shift = np.asarray(mean0) - np.asarray(mean1)
     quadratic = shift @ (precision0 + precision1) @ shift
-    return float(np.trace(precision0 @ cov1) + np.trace(precision1 @ cov0) + quadratic) / 2 - len(shift)
+    return float(np.trace(precision0 @ cov1) + np.trace(precision1 @ cov0) + quadratic) / 2 - len(
+        shift
+    )
 
 
-def reference_value_and_gradient(x: np.ndarray, y: np.ndarray, directions: np.ndarray) -> tuple[float, np.ndarray]:
+def reference_value_and_gradient(
+    x: np.ndarray, y: np.ndarray, directions: np.ndarray
+) -> tuple[float, np.ndarray]:
     """SW_2^2 between clouds of one size and its gradient in x, by NumPy: sort, subtract, put back."""
     u, v = x @ directions.T, y @ directions.T
     order = np.argsort(u, axis=0)
     residual = np.empty_like(u)
-    np.put_along_axis(residual, order, np.take_along_axis(u, order, axis=0) - np.sort(v, axis=0), axis=0)
+    np.put_along_axis(
+        residual, order, np.take_along_axis(u, order, axis=0) - np.sort(v, axis=0), axis=0
+    )
     return float(np.mean(residual**2)), 2.0 / residual.size * residual @ directions
 
 
@@ -356,7 +447,10 @@ def _params(state: swjko.State, info: swjko.Info) -> Any:
 
 def _mean_and_error(values: jax.Array) -> dict[str, float]:
     draws = np.asarray(values, np.float64)
-    return {"value": float(draws.mean()), "standard_error": float(draws.std(ddof=1) / math.sqrt(len(draws)))}
+    return {
+        "value": float(draws.mean()),
+        "standard_error": float(draws.std(ddof=1) / math.sqrt(len(draws))),
+    }
 
 
 def _worst_relative(values: jax.Array, exact: Any) -> float:
@@ -366,7 +460,11 @@ def _worst_relative(values: jax.Array, exact: Any) -> float:
     return float(np.max(np.linalg.norm(difference, axis=1) / np.linalg.norm(exact, axis=1)))
 
 
-def _exact_iterates(problem: problems.GaussianTarget, settings: Solve, sizes: Sizes) -> closed_form.Gaussian:
+def _exact_iterates(
+    problem: problems.GaussianTarget, settings: Solve, sizes: Sizes
+) -> closed_form.Gaussian:
     """Of the steps taken, the start left out."""
-    flow = problems.exact_sw_jko_flow(problem, settings.step_size, settings.num_steps, num_directions=sizes.oracle_directions)
+    flow = problems.exact_sw_jko_flow(
+        problem, settings.step_size, settings.num_steps, num_directions=sizes.oracle_directions
+    )
     return closed_form.Gaussian(flow.mean[1:], flow.cov[1:])

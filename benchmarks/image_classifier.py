@@ -40,11 +40,21 @@ class Classifier(NamedTuple):
 
     def _in_blocks(self, function: Any, rows: Any, shape: tuple[int, int, int]) -> np.ndarray:
         blocks = [rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK)]
-        parts = [function(self.graph, self.params, jnp.asarray(block).reshape(-1, *shape)) for block in blocks]
+        parts = [
+            function(self.graph, self.params, jnp.asarray(block).reshape(-1, *shape))
+            for block in blocks
+        ]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
-def train(key: Key, train_set: tuple[Any, Any], test_set: tuple[Any, Any], shape: tuple[int, int, int], *, num_steps: int) -> Classifier:
+def train(
+    key: Key,
+    train_set: tuple[Any, Any],
+    test_set: tuple[Any, Any],
+    shape: tuple[int, int, int],
+    *,
+    num_steps: int,
+) -> Classifier:
     """Trains by Adam on minibatches of 128, each image moved by up to a fourteenth of its sides.
 
     Args: train_set, test_set: rows [n h*w*c] in [0, 1] and labels [n], whole numbers from 0; num_steps: updates.
@@ -59,7 +69,9 @@ def train(key: Key, train_set: tuple[Any, Any], test_set: tuple[Any, Any], shape
     scale = float(np.sqrt(classifier.features(rows, shape).var(axis=0).sum()))
     test_rows, test_labels = test_set
     classifier = classifier._replace(scale=scale)
-    return classifier._replace(test_accuracy=float(np.mean(classifier.labels(test_rows, shape) == np.asarray(test_labels))))
+    return classifier._replace(
+        test_accuracy=float(np.mean(classifier.labels(test_rows, shape) == np.asarray(test_labels)))
+    )
 
 
 class _Network(nnx.Module):
@@ -67,7 +79,9 @@ class _Network(nnx.Module):
         height, length, channels = shape
         self.first = nnx.Conv(channels, _WIDTH, (3, 3), strides=(2, 2), rngs=rngs)
         self.second = nnx.Conv(_WIDTH, 2 * _WIDTH, (3, 3), strides=(2, 2), rngs=rngs)
-        self.hidden = nnx.Linear(-(-height // 4) * -(-length // 4) * 2 * _WIDTH, NUM_FEATURES, rngs=rngs)
+        self.hidden = nnx.Linear(
+            -(-height // 4) * -(-length // 4) * 2 * _WIDTH, NUM_FEATURES, rngs=rngs
+        )
         self.last = nnx.Linear(NUM_FEATURES, num_classes, rngs=rngs)
 
     def features(self, images: Any) -> Any:
@@ -84,18 +98,28 @@ def _fit(key, graph, params, images, labels, num_steps):
     most = images.shape[1] // 14
 
     def loss(params, batch, batch_labels):
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(nnx.merge(graph, params)(batch), batch_labels))
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(
+                nnx.merge(graph, params)(batch), batch_labels
+            )
+        )
 
     def update(carry, key):
         params, state = carry
         draw_key, shift_key = jax.random.split(key)
         chosen = jax.random.randint(draw_key, (_BATCH,), 0, images.shape[0])
         shifts = jax.random.randint(shift_key, (_BATCH, 2), -most, most + 1)
-        batch = jax.vmap(lambda image, shift: jnp.roll(image, shift, axis=(0, 1)))(images[chosen], shifts)
-        updates, state = optimizer.update(jax.grad(loss)(params, batch, labels[chosen]), state, params)
+        batch = jax.vmap(lambda image, shift: jnp.roll(image, shift, axis=(0, 1)))(
+            images[chosen], shifts
+        )
+        updates, state = optimizer.update(
+            jax.grad(loss)(params, batch, labels[chosen]), state, params
+        )
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = lax.scan(update, (params, optimizer.init(params)), jax.random.split(key, num_steps))
+    (params, _), _ = lax.scan(
+        update, (params, optimizer.init(params)), jax.random.split(key, num_steps)
+    )
     return params
 
 

@@ -38,10 +38,18 @@ class ImageData(NamedTuple):
     nearest: float
 
     @classmethod
-    def of_halves(cls, train: np.ndarray, held_out: np.ndarray, shape: tuple[int, int, int], classifier: Classifier) -> "ImageData":
+    def of_halves(
+        cls,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        shape: tuple[int, int, int],
+        classifier: Classifier,
+    ) -> "ImageData":
         features = classifier.features(held_out, shape)
         nearest = float(np.median(nearest_distances(held_out, train)))
-        return cls(train, held_out, shape, classifier, features, neighbour_distances(features), nearest)
+        return cls(
+            train, held_out, shape, classifier, features, neighbour_distances(features), nearest
+        )
 
 
 class Metrics(NamedTuple):
@@ -65,40 +73,66 @@ class Metrics(NamedTuple):
     memorisation: float
 
 
-def of_images(key: Key, rows: Any, data: ImageData, *, num_projections: int, num_ascents: int) -> Metrics:
+def of_images(
+    key: Key, rows: Any, data: ImageData, *, num_projections: int, num_ascents: int
+) -> Metrics:
     """``Metrics`` of generated rows, as many as are held out; what lies outside [0, 1] is cut off for all but the sliced distances, which
     are of the points as they are. Raises ValueError on another number of rows."""
     rows = np.asarray(rows, np.float32)
     if rows.shape != data.held_out.shape:
-        raise ValueError(f"generated images must be as many as those held out, {data.held_out.shape}; received {rows.shape}.")
+        raise ValueError(
+            f"generated images must be as many as those held out, {data.held_out.shape}; received {rows.shape}."
+        )
     sw_key, *ascent_keys = jax.random.split(key, 1 + _MAX_SLICED_STARTS)
     sw = _sw(sw_key, rows, data.held_out, num_projections=num_projections)
-    ascents = jnp.stack([_max_sw(key, rows, data.held_out, num_iterations=num_ascents) for key in ascent_keys])
+    ascents = jnp.stack(
+        [_max_sw(key, rows, data.held_out, num_iterations=num_ascents) for key in ascent_keys]
+    )
     max_sw = Estimate(jnp.max(ascents), jnp.std(ascents, ddof=1))
     rows = np.clip(rows, 0.0, 1.0)
     features = data.classifier.features(rows, data.shape)
     precision, recall = precision_and_recall(features, data.features, data.radii)
     nearest = float(np.median(nearest_distances(rows, data.train)))
-    return Metrics(sw, max_sw, frechet(features, data.features), precision, recall, nearest / data.nearest)
+    return Metrics(
+        sw, max_sw, frechet(features, data.features), precision, recall, nearest / data.nearest
+    )
 
 
 def sw_and_frechet(key: Key, rows: Any, data: ImageData, *, num_projections: int) -> dict[str, Any]:
     """The two of them alone, on the directions that ``of_images`` takes for the same key."""
     rows = np.asarray(rows, np.float32)
-    sw = _sw(jax.random.split(key, 1 + _MAX_SLICED_STARTS)[0], rows, data.held_out, num_projections=num_projections)
-    return {"sw": sw, "frechet": frechet(data.classifier.features(np.clip(rows, 0.0, 1.0), data.shape), data.features)}
+    sw = _sw(
+        jax.random.split(key, 1 + _MAX_SLICED_STARTS)[0],
+        rows,
+        data.held_out,
+        num_projections=num_projections,
+    )
+    return {
+        "sw": sw,
+        "frechet": frechet(
+            data.classifier.features(np.clip(rows, 0.0, 1.0), data.shape), data.features
+        ),
+    }
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """100 (|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^{1/2})) of points [n d] and [m d] in float64."""
-    means, covs = [part.mean(axis=0) for part in (x, y)], [np.cov(part.T, bias=True) for part in (x, y)]
+    means, covs = (
+        [part.mean(axis=0) for part in (x, y)],
+        [np.cov(part.T, bias=True) for part in (x, y)],
+    )
     root = _root(covs[0])
     # C_x C_y has the eigenvalues of the symmetric root(C_x) C_y root(C_x).
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covs[1] @ root), 0.0)).sum()
-    return float(100.0 * (np.sum((means[0] - means[1]) ** 2) + np.trace(covs[0]) + np.trace(covs[1]) - 2.0 * cross))
+    return float(
+        100.0
+        * (np.sum((means[0] - means[1]) ** 2) + np.trace(covs[0]) + np.trace(covs[1]) - 2.0 * cross)
+    )
 
 
-def precision_and_recall(generated: np.ndarray, real: np.ndarray, real_radii: np.ndarray) -> tuple[float, float]:
+def precision_and_recall(
+    generated: np.ndarray, real: np.ndarray, real_radii: np.ndarray
+) -> tuple[float, float]:
     """Parts of the one set that lie within the distance of some point of the other to its third neighbour."""
     across = np.sqrt(_square_distances(generated, real))
     precision = np.mean((across <= real_radii[None, :]).any(axis=1))
@@ -137,7 +171,9 @@ def _sw_impl(key, x, y, num_projections):
 
 
 def _max_sw_impl(key, x, y, num_iterations):
-    return swjko.max_sliced_wasserstein(key, x, y, num_iterations=num_iterations, num_starts=2).value
+    return swjko.max_sliced_wasserstein(
+        key, x, y, num_iterations=num_iterations, num_starts=2
+    ).value
 
 
 _sw = jax.jit(_sw_impl, static_argnames=("num_projections",))

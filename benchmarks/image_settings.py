@@ -56,11 +56,29 @@ METHODS = (
 _STAGED = tuple(name for name in METHODS if "sliced_flow" in name)
 
 
-def _sizes(numbers: tuple[Any, ...], updates: tuple[tuple[Any, ...], ...], network: Mapping[str, dict[str, int]], stages: Any) -> Sizes:
+def _sizes(
+    numbers: tuple[Any, ...],
+    updates: tuple[tuple[Any, ...], ...],
+    network: Mapping[str, dict[str, int]],
+    stages: Any,
+) -> Sizes:
     seeds, rows, classifier_steps, steps, batch, linear, projections, ascents = numbers
     by_method = {name: Updates(*row) for name, row in zip(METHODS, updates, strict=True)}
     by_stage = {name: part for name, part in zip(_STAGED, stages, strict=True)}
-    return Sizes(seeds, rows, classifier_steps, steps, batch, linear, by_method, network, by_stage, projections, ascents, METHODS)
+    return Sizes(
+        seeds,
+        rows,
+        classifier_steps,
+        steps,
+        batch,
+        linear,
+        by_method,
+        network,
+        by_stage,
+        projections,
+        ascents,
+        METHODS,
+    )
 
 
 _NETWORK = {
@@ -88,7 +106,12 @@ DEFAULT = _sizes(
         (1, 25, 0, 48, 0, 0.0, 1.0),
     ),
     _NETWORK | {"ambient convolutional": {"width": 8}},
-    ((4, 8, 16, 32, 64), (625, 1250, 2500, 5000, 10_000), (4, 8, 16, 32, 64), (150, 300, 600, 1200, 2400)),
+    (
+        (4, 8, 16, 32, 64),
+        (625, 1250, 2500, 5000, 10_000),
+        (4, 8, 16, 32, 64),
+        (150, 300, 600, 1200, 2400),
+    ),
 )
 # The digits of 8 x 8 pixels. An exact step divides the root of F by 1 + STEP_SIZE, so that a few long steps do more than many short ones.
 SMALL = _sizes(
@@ -106,14 +129,27 @@ SMALL = _sizes(
         (1600, 1, 0, 64, 0, 0.0, 1.0),
         (1600, 1, 0, 32, 0, 0.0, 1.0),
     ),
-    _NETWORK | {"ambient coupling": {"num_layers": 6, "width": 64}, "ambient mlp": {"width": 128}, "latent mlp": {"width": 128}},
+    _NETWORK
+    | {
+        "ambient coupling": {"num_layers": 6, "width": 64},
+        "ambient mlp": {"width": 128},
+        "latent mlp": {"width": 128},
+    },
     ((100, 200, 400, 800, 1600),) * 4,
 )
-_FEW, _SWF_64, _SWF_32 = (2, 3, 32, 16, 32, 2e-3), (4, 1, 0, 64, 0, 0.0, 1.0), (4, 1, 0, 32, 0, 0.0, 1.0)
+_FEW, _SWF_64, _SWF_32 = (
+    (2, 3, 32, 16, 32, 2e-3),
+    (4, 1, 0, 64, 0, 0.0, 1.0),
+    (4, 1, 0, 32, 0, 0.0, 1.0),
+)
 QUICK = _sizes(
     (1, 240, 60, 60, 32, 0, 64, 4),
     (_FEW, _FEW, _FEW, _SWF_64, _FEW, _FEW, _FEW, _SWF_32, _FEW, _SWF_64, _SWF_32),
-    {f"{space} {family}": {"num_layers": 2, "width": 8} for space in ("ambient", "latent") for family in ("coupling", "mlp")}
+    {
+        f"{space} {family}": {"num_layers": 2, "width": 8}
+        for space in ("ambient", "latent")
+        for family in ("coupling", "mlp")
+    }
     | {"ambient convolutional": {"width": 4}},
     ((2, 4),) * 4,
 )
@@ -133,6 +169,11 @@ FULL = _sizes(
         (2000, 1, 0, 784, 0, 0.0, 1.0),
         (4000, 1, 0, 96, 0, 0.0, 1.0),
     ),
-    _NETWORK | {"ambient coupling": {"num_layers": 8, "width": 256}, "ambient convolutional": {"width": 32}, "ambient mlp": {"width": 512}},
+    _NETWORK
+    | {
+        "ambient coupling": {"num_layers": 8, "width": 256},
+        "ambient convolutional": {"width": 32},
+        "ambient mlp": {"width": 512},
+    },
     ((125, 250, 500, 1000, 2000), (250, 500, 1000, 2000, 4000)) * 2,
 )

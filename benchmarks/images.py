@@ -43,12 +43,21 @@ from jax.tree_util import Partial
 import swjko
 from benchmarks import image_classifier, image_figures, image_metrics, report
 from benchmarks.image_metrics import ImageData, Metrics
-from benchmarks.image_settings import DEFAULT, FULL, METHODS, QUICK, SMALL, STEP_SIZE, Sizes, Updates
+from benchmarks.image_settings import (
+    DEFAULT,
+    FULL,
+    METHODS,
+    QUICK,
+    SMALL,
+    STEP_SIZE,
+    Sizes,
+    Updates,
+)
 from benchmarks.image_summary import summarise
 from swjko import flows
-from swjko.autoencoder import Autoencoder, autoencoder, decoded, fit_autoencoder
-from swjko.datasets import DataError
-from swjko.images import Images, load_images
+from swjko.data.images import Images, load_images
+from swjko.data.tables import DataError
+from swjko.networks.autoencoder import Autoencoder, autoencoder, decoded, fit_autoencoder
 
 _LATENT_DIM, _SHOWN, _ORTHOGONAL_DIM = 48, 60, 64
 _MEMORY_ROWS, _MEMORY_PROJECTIONS = 10_000, 1000
@@ -83,15 +92,46 @@ class Solved(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="some digits of 8 x 8, to see that it runs; written to runs/benchmarks")
-    sizes.add_argument("--full", action="store_true", help="the published numbers of points, directions and updates, for a GPU")
-    parser.add_argument("--data", choices=("digits", "mnist", "fashion"), default="digits", help="which images (default digits)")
-    parser.add_argument("--data-dir", metavar="DIR", help="directory of their files (default: the variable SWJKO_DATA)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="how many (default: three, of digits five)")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)")
-    parser.add_argument("--go-on", action="store_true", help="keep the seeds that the JSON has, and add those that it lacks")
-    parser.add_argument("--only", metavar="METHOD", help="methods whose names hold this, to look at; nothing is written")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    sizes.add_argument(
+        "--quick",
+        action="store_true",
+        help="some digits of 8 x 8, to see that it runs; written to runs/benchmarks",
+    )
+    sizes.add_argument(
+        "--full",
+        action="store_true",
+        help="the published numbers of points, directions and updates, for a GPU",
+    )
+    parser.add_argument(
+        "--data",
+        choices=("digits", "mnist", "fashion"),
+        default="digits",
+        help="which images (default digits)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="directory of their files (default: the variable SWJKO_DATA)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="how many (default: three, of digits five)"
+    )
+    parser.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)"
+    )
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="keep the seeds that the JSON has, and add those that it lacks",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="METHOD",
+        help="methods whose names hold this, to look at; nothing is written",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
     parser.add_argument("--peak", metavar="METHOD", help=argparse.SUPPRESS)
 
 
@@ -130,15 +170,28 @@ def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Na
     """Results are written after each seed, so that a run that is stopped leaves those it has."""
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
     stem = f"images_{args.data}"
-    settings = {"data": args.data, "quick": args.quick, "full": args.full, "step_size": STEP_SIZE, "updates": sizes.updates}
-    settings |= {"network": sizes.network, "autoencoder_steps": sizes.autoencoder_steps, "autoencoder_linear": sizes.autoencoder_linear}
+    settings = {
+        "data": args.data,
+        "quick": args.quick,
+        "full": args.full,
+        "step_size": STEP_SIZE,
+        "updates": sizes.updates,
+    }
+    settings |= {
+        "network": sizes.network,
+        "autoencoder_steps": sizes.autoencoder_steps,
+        "autoencoder_linear": sizes.autoencoder_linear,
+    }
     seeds = _seeds_of(directory / f"{stem}.json", settings) if args.go_on else []
     for seed in range(args.first_seed, args.first_seed + (args.seeds or sizes.seeds)):
         if seed in [found["seed"] for found in seeds]:
             continue
         start = time.perf_counter()
         found, drawn = one_seed(images, seed, sizes, names)
-        seeds = sorted([*seeds, found | {"seconds": time.perf_counter() - start}], key=lambda found: found["seed"])
+        seeds = sorted(
+            [*seeds, found | {"seconds": time.perf_counter() - start}],
+            key=lambda found: found["seed"],
+        )
         if args.only:
             continue
         report.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names), directory)
@@ -147,7 +200,13 @@ def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Na
                 image_figures.save(figure, directory / f"{stem}_{name}.png")
     if not args.only:
         memory = _memory(args, names[:1] if args.quick else names)
-        print(report.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names) | {"memory_mb": memory}, directory))
+        print(
+            report.write_results(
+                stem,
+                settings | {"seeds": seeds} | summarise(seeds, names) | {"memory_mb": memory},
+                directory,
+            )
+        )
 
 
 def _seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -157,11 +216,15 @@ def _seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = json.loads(path.read_text())
     others = [name for name, value in report.plain(settings).items() if content.get(name) != value]
     if others:
-        raise ValueError(f"{path} was measured with other settings ({', '.join(others)}); leave --go-on out, or take another --out.")
+        raise ValueError(
+            f"{path} was measured with other settings ({', '.join(others)}); leave --go-on out, or take another --out."
+        )
     return content["seeds"]
 
 
-def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def one_seed(
+    images: Images, seed: int, sizes: Sizes, names: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything of one seed: what goes into the JSON, as JSON holds it, and images to draw."""
     split_key, fit_key = jax.random.split(jax.random.key(seed))
     keys = [jax.random.fold_in(fit_key, 1 + METHODS.index(name)) for name in names]
@@ -169,14 +232,22 @@ def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple
     rows, references = jnp.asarray(data.train), {}
     model = _autoencoder(images, sizes)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, sizes.autoencoder_steps))
-    options: Any = {"num_steps": sizes.autoencoder_steps, "batch_size": min(sizes.autoencoder_batch, len(rows))}
+    options: Any = {
+        "num_steps": sizes.autoencoder_steps,
+        "batch_size": min(sizes.autoencoder_batch, len(rows)),
+    }
     fit = fit_autoencoder(fit_key, model, rows, optimizer, progress=False, **options)
     spaces = {"ambient": ambient(rows, images.shape), "latent": latent(model, fit.params, rows)}
     decode = jax.jit(lambda params, codes: model.decode(params, codes))
     encode = jax.jit(lambda params, rows: model.encode(params, rows))
     noise = jax.random.normal(split_key, spaces["latent"].data.shape)
     score = _Scorer(split_key, data, sizes)
-    drawn = {"methods": {}, "trajectories": {}, "data": data.held_out[:_SHOWN], "shape": images.shape}
+    drawn = {
+        "methods": {},
+        "trajectories": {},
+        "data": data.held_out[:_SHOWN],
+        "shape": images.shape,
+    }
     for name, reference in {
         "training half": data.train,
         "autoencoder, held-out": decode(fit.params, encode(fit.params, data.held_out)),
@@ -185,19 +256,42 @@ def one_seed(images: Images, seed: int, sizes: Sizes, names: list[str]) -> tuple
     }.items():
         references[name] = score(reference)
         _say(seed, name, references[name])
-    drawn["autoencoder"] = np.asarray(decode(fit.params, encode(fit.params, data.held_out[:_SHOWN])))
-    found: dict[str, Any] = {"seed": seed, "references": references, "methods": {}, "swf_by_steps": {}}
-    found["classifier"] = {"test_accuracy": data.classifier.test_accuracy, "sha256_of_weights": data.classifier.sha256}
-    found["autoencoder"] = {"seconds": fit.seconds, "first_loss": fit.losses[0], "last_loss": np.mean(fit.losses[-20:])}
+    drawn["autoencoder"] = np.asarray(
+        decode(fit.params, encode(fit.params, data.held_out[:_SHOWN]))
+    )
+    found: dict[str, Any] = {
+        "seed": seed,
+        "references": references,
+        "methods": {},
+        "swf_by_steps": {},
+    }
+    found["classifier"] = {
+        "test_accuracy": data.classifier.test_accuracy,
+        "sha256_of_weights": data.classifier.sha256,
+    }
+    found["autoencoder"] = {
+        "seconds": fit.seconds,
+        "first_loss": fit.losses[0],
+        "last_loss": np.mean(fit.losses[-20:]),
+    }
     for key, name in zip(keys, names, strict=True):
         space = spaces[name.split()[0]]
-        found["methods"][name] = _one_method(key, name, space, len(data.held_out), sizes, score, found["swf_by_steps"], drawn)
+        found["methods"][name] = _one_method(
+            key, name, space, len(data.held_out), sizes, score, found["swf_by_steps"], drawn
+        )
         _say(seed, name, found["methods"][name]["metrics"], found["methods"][name]["run_seconds"])
     return report.plain(found), drawn
 
 
 def _one_method(
-    key: Any, name: str, space: Space, count: int, sizes: Sizes, score: Any, by_steps: dict[str, Any], drawn: dict[str, Any]
+    key: Any,
+    name: str,
+    space: Space,
+    count: int,
+    sizes: Sizes,
+    score: Any,
+    by_steps: dict[str, Any],
+    drawn: dict[str, Any],
 ) -> dict[str, Any]:
     """Runs and scores; adds to what is drawn and, for the sliced-Wasserstein flow, to the table by steps."""
     scheme_key, run_key, draw_key = jax.random.split(key, 3)
@@ -219,13 +313,28 @@ def _one_method(
     metrics = score(generated)
     followed = jax.tree.map(lambda leaf: leaf[:_SHOWN], latents)
     drawn["methods"][name] = generated[:_SHOWN]
-    drawn["trajectories"][name] = {step: np.asarray(push(at, followed).points) for step, at in kept.items()}
+    drawn["trajectories"][name] = {
+        step: np.asarray(push(at, followed).points) for step, at in kept.items()
+    }
     if name == "latent sw_jko coupling":
-        drawn["interpolation"] = np.asarray(push(solved.state.params, image_figures.great_circles(latents)).points)
-    passes = max(stages) if name in sizes.swf_stages else numbers.num_steps * numbers.num_inner_steps
+        drawn["interpolation"] = np.asarray(
+            push(solved.state.params, image_figures.great_circles(latents)).points
+        )
+    passes = (
+        max(stages) if name in sizes.swf_stages else numbers.num_steps * numbers.num_inner_steps
+    )
     energy = solved.infos.energy[:: math.ceil(len(solved.infos.energy) / _MAX_ENERGIES)]
-    finished = {"result": swjko.Result(int(solved.state.result)).name, "updates": passes, "energy": energy}
-    return {"metrics": metrics, **finished, "run_seconds": solved.run_seconds, "compile_seconds": solved.compile_seconds}
+    finished = {
+        "result": swjko.Result(int(solved.state.result)).name,
+        "updates": passes,
+        "energy": energy,
+    }
+    return {
+        "metrics": metrics,
+        **finished,
+        "run_seconds": solved.run_seconds,
+        "compile_seconds": solved.compile_seconds,
+    }
 
 
 def prepare(key: Any, images: Images, seed: int, sizes: Sizes) -> ImageData:
@@ -237,53 +346,91 @@ def prepare(key: Any, images: Images, seed: int, sizes: Sizes) -> ImageData:
     half = len(order) // 2
     train, test = order[:half], order[half : 2 * half]
     train_set, test_set = ((rows[part], labels[part].astype(np.int32)) for part in (train, test))
-    classifier = image_classifier.train(key, train_set, test_set, images.shape, num_steps=sizes.classifier_steps)
+    classifier = image_classifier.train(
+        key, train_set, test_set, images.shape, num_steps=sizes.classifier_steps
+    )
     print(f"seed {seed}: classifier, test accuracy {classifier.test_accuracy:.4f}", flush=True)
     return ImageData.of_halves(rows[train], rows[test], images.shape, classifier)
 
 
 def _autoencoder(images: Images, sizes: Sizes) -> Autoencoder:
-    return autoencoder(images.shape, latent_dim=min(_LATENT_DIM, math.prod(images.shape) // 2), num_linear=sizes.autoencoder_linear)
+    return autoencoder(
+        images.shape,
+        latent_dim=min(_LATENT_DIM, math.prod(images.shape) // 2),
+        num_linear=sizes.autoencoder_linear,
+    )
 
 
 def ambient(rows: jax.Array, shape: tuple[int, int, int]) -> Space:
-    return Space("ambient", rows, shape, float(rows.mean()), float(rows.std()), lambda family: family)
+    return Space(
+        "ambient", rows, shape, float(rows.mean()), float(rows.std()), lambda family: family
+    )
 
 
 def latent(model: Autoencoder, params: Any, rows: jax.Array) -> Space:
     codes = jax.jit(lambda params, rows: model.encode(params, rows))(params, rows)
-    return Space("latent", codes, model.shape, 0.0, 1.0, lambda family: decoded(family, model, params))
+    return Space(
+        "latent", codes, model.shape, 0.0, 1.0, lambda family: decoded(family, model, params)
+    )
 
 
-def make_scheme(key: Any, name: str, space: Space, count: int, numbers: Updates, network: Mapping[str, dict[str, int]]) -> Any:
+def make_scheme(
+    key: Any,
+    name: str,
+    space: Space,
+    count: int,
+    numbers: Updates,
+    network: Mapping[str, dict[str, int]],
+) -> Any:
     """The scheme of a method, named "SPACE SCHEME FAMILY"; particles are ``count`` and those of all schemes start alike."""
     _, method, *families = name.split()
     points = space.init_mean + space.init_scale * jax.random.normal(key, (count, space.dim))
     if method == "sliced_flow":
         step_size = numbers.step_size * (1.0 if "unscaled" in families else space.dim)
-        options: Any = {"step_size": step_size * numbers.num_inner_steps, "num_inner_steps": numbers.num_inner_steps}
-        options |= {"num_projections": numbers.num_projections, "direction_fn": swjko.orthogonal_directions}
+        options: Any = {
+            "step_size": step_size * numbers.num_inner_steps,
+            "num_inner_steps": numbers.num_inner_steps,
+        }
+        options |= {
+            "num_projections": numbers.num_projections,
+            "direction_fn": swjko.orthogonal_directions,
+        }
         return swjko.sliced_flow(points, space.data, **options)
     # A factorisation of d x d for each block of d directions: little beside a pass over many particles, and much beside an update.
-    direction_fn = swjko.orthogonal_directions if space.dim <= _ORTHOGONAL_DIM else swjko.uniform_directions
+    direction_fn = (
+        swjko.orthogonal_directions if space.dim <= _ORTHOGONAL_DIM else swjko.uniform_directions
+    )
     family = _family(families[0], points, space, network)
     # Where pixels are black, so is their image under a clipped map, and not black in the mean of noise.
     family = _clipped(family) if space.name == "ambient" else family
     batch = None if numbers.batch >= len(space.data) else numbers.batch
-    functional = swjko.sw_to_target(space.data, numbers.num_projections, direction_fn=direction_fn, batch_size=batch)
+    functional = swjko.sw_to_target(
+        space.data, numbers.num_projections, direction_fn=direction_fn, batch_size=batch
+    )
     if families[0] == "particles":
         # In units of the sliced-Wasserstein flow's step over the dimension: its move of a point is count times the gradient of F.
         optimizer = optax.sgd(numbers.learning_rate * count * space.dim)
     else:
-        optimizer = optax.adam(optax.cosine_decay_schedule(numbers.learning_rate, numbers.num_inner_steps))
-    options = {"num_inner_steps": numbers.num_inner_steps, "num_samples": count if families[0] == "particles" else numbers.num_samples}
+        optimizer = optax.adam(
+            optax.cosine_decay_schedule(numbers.learning_rate, numbers.num_inner_steps)
+        )
+    options = {
+        "num_inner_steps": numbers.num_inner_steps,
+        "num_samples": count if families[0] == "particles" else numbers.num_samples,
+    }
     if method == "direct":
         return swjko.direct_minimization(family, functional, optimizer, **options)
-    options |= {"step_size": numbers.step_size, "num_projections": numbers.num_projections, "direction_fn": direction_fn}
+    options |= {
+        "step_size": numbers.step_size,
+        "num_projections": numbers.num_projections,
+        "direction_fn": direction_fn,
+    }
     return swjko.sw_jko(family, functional, optimizer, **options)
 
 
-def _family(name: str, points: jax.Array, space: Space, network: Mapping[str, dict[str, int]]) -> swjko.Family:
+def _family(
+    name: str, points: jax.Array, space: Space, network: Mapping[str, dict[str, int]]
+) -> swjko.Family:
     sizes: Any = network.get(f"{space.name} {name}", {})
     start: Any = {"init_mean": space.init_mean, "init_scale": space.init_scale}
     if name == "particles":
@@ -294,7 +441,9 @@ def _family(name: str, points: jax.Array, space: Space, network: Mapping[str, di
         return flows.mlp(space.dim, space.dim, **sizes, **start)
     if name == "mlp":
         return flows.mlp(min(_LATENT_DIM, space.dim // 2), space.dim, **sizes, **start)
-    return flows.convolutional(min(_LATENT_DIM, space.dim // 2), space.shape, output="sigmoid", init_mean=-2.0, **sizes)
+    return flows.convolutional(
+        min(_LATENT_DIM, space.dim // 2), space.shape, output="sigmoid", init_mean=-2.0, **sizes
+    )
 
 
 def solve(key: Any, scheme: Any, stages: Sequence[int]) -> Solved:
@@ -313,7 +462,13 @@ def solve(key: Any, scheme: Any, stages: Sequence[int]) -> Solved:
         infos.append(jax.device_get(info))
         if step in stages:
             kept[step] = jax.device_get(state.params)
-    return Solved(state, kept, jax.tree.map(lambda *parts: np.concatenate(parts), *infos), compile_seconds, run_seconds)
+    return Solved(
+        state,
+        kept,
+        jax.tree.map(lambda *parts: np.concatenate(parts), *infos),
+        compile_seconds,
+        run_seconds,
+    )
 
 
 _run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
@@ -336,23 +491,32 @@ class _Scorer(NamedTuple):
     sizes: Sizes
 
     def __call__(self, rows: Any) -> Metrics:
-        options: Any = {"num_projections": self.sizes.metric_projections, "num_ascents": self.sizes.metric_ascents}
+        options: Any = {
+            "num_projections": self.sizes.metric_projections,
+            "num_ascents": self.sizes.metric_ascents,
+        }
         return image_metrics.of_images(self.key, rows, self.data, **options)
 
     def few(self, rows: Any) -> dict[str, Any]:
-        return image_metrics.sw_and_frechet(self.key, rows, self.data, num_projections=self.sizes.metric_projections)
+        return image_metrics.sw_and_frechet(
+            self.key, rows, self.data, num_projections=self.sizes.metric_projections
+        )
 
 
 def _say(seed: int, name: str, metrics: Metrics, seconds: float | None = None) -> None:
     shown = f"Frechet {metrics.frechet:.2f}, SW {float(metrics.sw.value):.5f} +- {float(metrics.sw.standard_error):.5f}"
     shown += f", precision {metrics.precision:.2f}, recall {metrics.recall:.2f}, memorisation {metrics.memorisation:.2f}"
-    print(f"seed {seed}: {name}: {shown}{'' if seconds is None else f', {seconds:.0f} s'}", flush=True)
+    print(
+        f"seed {seed}: {name}: {shown}{'' if seconds is None else f', {seconds:.0f} s'}", flush=True
+    )
 
 
 def _memory(args: argparse.Namespace, names: list[str]) -> dict[str, int | None]:
     """Peak megabytes of a step of each method, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "images", "--data", args.data]
-    command += (["--data-dir", args.data_dir] if args.data_dir else []) + [f"--{size}" for size in ("quick", "full") if getattr(args, size)]
+    command += (["--data-dir", args.data_dir] if args.data_dir else []) + [
+        f"--{size}" for size in ("quick", "full") if getattr(args, size)
+    ]
     found = {}
     for name in [*names, f"{names[0]}, {_MEMORY_ROWS} rows, {_MEMORY_PROJECTIONS} directions"]:
         done = subprocess.run([*command, "--peak", name], capture_output=True, text=True)
@@ -368,7 +532,11 @@ def _print_peak(name: str, images: Images, sizes: Sizes) -> int:
     rows = jnp.asarray(images.rows()[: sizes.rows])
     rows = jnp.resize(rows, (_MEMORY_ROWS, rows.shape[1])) if large else rows[: len(rows) // 2]
     model = _autoencoder(images, sizes)
-    space = ambient(rows, images.shape) if name.startswith("ambient") else latent(model, model.init(jax.random.key(0)), rows)
+    space = (
+        ambient(rows, images.shape)
+        if name.startswith("ambient")
+        else latent(model, model.init(jax.random.key(0)), rows)
+    )
     numbers = sizes.updates[name]._replace(num_inner_steps=2)
     if large:
         numbers = numbers._replace(num_projections=_MEMORY_PROJECTIONS, batch=_MEMORY_ROWS)

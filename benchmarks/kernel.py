@@ -56,16 +56,28 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         sizes = f"{self.n}" if self.n == self.m else f"{self.n} to {self.m}"
-        return f"({sizes}, {self.dim}, {self.num_directions})" + (" weighted" if self.weighted else "")
+        return f"({sizes}, {self.dim}, {self.num_directions})" + (
+            " weighted" if self.weighted else ""
+        )
 
     @property
     def elements(self) -> int:
         return (self.n + self.m) * self.num_directions // 2
 
 
-def _equal(n: int, dim: int, num_directions: int, pot: float, torch_sort: float, pot_ambition: float) -> Case:
+def _equal(
+    n: int, dim: int, num_directions: int, pot: float, torch_sort: float, pot_ambition: float
+) -> Case:
     at_least = {"POT torch": pot, "torch.sort": torch_sort, "OTT-JAX": 6.0}
-    return Case(n, n, dim, num_directions, False, at_least, {"POT torch": pot_ambition, "torch.sort": 3.0, "OTT-JAX": 10.0})
+    return Case(
+        n,
+        n,
+        dim,
+        num_directions,
+        False,
+        at_least,
+        {"POT torch": pot_ambition, "torch.sort": 3.0, "OTT-JAX": 10.0},
+    )
 
 
 CASES = (
@@ -97,9 +109,20 @@ class Inputs(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="the two smallest cases, few repeats; written to runs/benchmarks")
-    parser.add_argument("--repeats", type=int, metavar="N", help="calls of each (default 15, or 3 with --quick); a third for large cases")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the two smallest cases, few repeats; written to runs/benchmarks",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="calls of each (default 15, or 3 with --quick); a third for large cases",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
     parser.add_argument("--sharded-only", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -117,21 +140,39 @@ def main(args: argparse.Namespace) -> int:
     for case in cases:
         rows.append(measure(case, _repeats(case, repeats)))
         print(
-            f"{case.name}: " + ", ".join(f"{name} {1e3 * value:.4g} ms" for name, value in rows[-1]["median_seconds"].items()), flush=True
+            f"{case.name}: "
+            + ", ".join(
+                f"{name} {1e3 * value:.4g} ms" for name, value in rows[-1]["median_seconds"].items()
+            ),
+            flush=True,
         )
     for row, sharded in zip(rows, _sharded_in_subprocess(args.quick, repeats), strict=True):
         row["sharded"] = {
             **sharded,
-            "ratio": {name: row["median_seconds"][name] / sharded["sharded"] for name in row["ratio"]},
+            "ratio": {
+                name: row["median_seconds"][name] / sharded["sharded"] for name in row["ratio"]
+            },
             "interleaved_with_peers": False,
         }
     for row, case in zip(rows, cases, strict=True):
         row["targets"] = targets(case, row)
     print(table(rows))
-    points, numbers = (QUICK_PEAK_POINTS, QUICK_PEAK_DIRECTIONS) if args.quick else (PEAK_POINTS, PEAK_DIRECTIONS)
-    peaks = [peak_memory(points, number) for number in numbers] if Path("/proc/self/status").exists() else []
+    points, numbers = (
+        (QUICK_PEAK_POINTS, QUICK_PEAK_DIRECTIONS) if args.quick else (PEAK_POINTS, PEAK_DIRECTIONS)
+    )
+    peaks = (
+        [peak_memory(points, number) for number in numbers]
+        if Path("/proc/self/status").exists()
+        else []
+    )
     print(report.plain(peaks))
-    print(report.write_results("kernel", {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks}, directory))
+    print(
+        report.write_results(
+            "kernel",
+            {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks},
+            directory,
+        )
+    )
     _figure(rows).savefig(directory / "kernel.png", dpi=150)
     return 0
 
@@ -145,7 +186,11 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         start = time.perf_counter()
         results[name] = jax.block_until_ready(function())
         first_call_seconds[name] = time.perf_counter() - start
-    agreement = {name: relative_errors(result, results[OURS]) for name, result in results.items() if name not in (OURS, FLOOR)}
+    agreement = {
+        name: relative_errors(result, results[OURS])
+        for name, result in results.items()
+        if name not in (OURS, FLOOR)
+    }
     medians, threads = _best_threads(report.interleaved_medians(functions, repeats=repeats))
     memory: Any = _ours.lower(*_on_device(inputs)).compile().memory_analysis()
     errors = None
@@ -153,7 +198,13 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         errors = relative_errors(results[OURS], reference(inputs))
     return {
         "case": case.name,
-        "shape": {"n": case.n, "m": case.m, "dim": case.dim, "directions": case.num_directions, "weighted": case.weighted},
+        "shape": {
+            "n": case.n,
+            "m": case.m,
+            "dim": case.dim,
+            "directions": case.num_directions,
+            "weighted": case.weighted,
+        },
         "repeats": repeats,
         "median_seconds": medians,
         "torch_threads": threads,
@@ -171,9 +222,18 @@ def make_inputs(case: Case) -> Inputs:
     directions = rng.standard_normal((case.num_directions, case.dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     x, y = rng.standard_normal((case.n, case.dim)), 0.5 + rng.standard_normal((case.m, case.dim))
-    weights = [rng.uniform(0.5, 1.5, count) for count in (case.n, case.m)] if case.weighted else [None, None]
+    weights = (
+        [rng.uniform(0.5, 1.5, count) for count in (case.n, case.m)]
+        if case.weighted
+        else [None, None]
+    )
     weights = [None if weight is None else weight / weight.sum() for weight in weights]
-    return Inputs(*(None if array is None else array.astype(np.float32) for array in (x, y, directions, *weights)))
+    return Inputs(
+        *(
+            None if array is None else array.astype(np.float32)
+            for array in (x, y, directions, *weights)
+        )
+    )
 
 
 def methods(inputs: Inputs) -> dict[str, Callable[[], tuple[Any, Any]]]:
@@ -192,7 +252,9 @@ def methods(inputs: Inputs) -> dict[str, Callable[[], tuple[Any, Any]]]:
     if (torch := _optional("torch")) is not None:
         tensors = Inputs(*(None if array is None else torch.tensor(array) for array in inputs))
         tensors.x.requires_grad_()
-        values: dict[str, Callable[[], Any]] = {"three sorts, torch": lambda: _torch_quantiles(torch, tensors)}
+        values: dict[str, Callable[[], Any]] = {
+            "three sorts, torch": lambda: _torch_quantiles(torch, tensors)
+        }
         if equal:
             values["torch.sort"] = lambda: _torch_sort(torch, tensors)
         if _optional("ot") is not None:
@@ -228,14 +290,21 @@ def _ott_sliced_pow(x, y, directions, x_weights, y_weights):
     sliced = importlib.import_module("ott.tools.sliced")
     # Keywords that ``sliced_wasserstein`` does not know go to the projector; its cost is the squared distance, without a root.
     value, _ = sliced.sliced_wasserstein(
-        x, y, a=x_weights, b=y_weights, proj_fn=lambda points, directions: points @ directions.T, directions=directions
+        x,
+        y,
+        a=x_weights,
+        b=y_weights,
+        proj_fn=lambda points, directions: points @ directions.T,
+        directions=directions,
     )
     return value
 
 
 def _pot_pow(inputs: Inputs, projections: Any) -> Any:
     ot: Any = _optional("ot")
-    distance = ot.sliced_wasserstein_distance(inputs.x, inputs.y, inputs.x_weights, inputs.y_weights, projections=projections, p=2)
+    distance = ot.sliced_wasserstein_distance(
+        inputs.x, inputs.y, inputs.x_weights, inputs.y_weights, projections=projections, p=2
+    )
     return distance**2
 
 
@@ -253,11 +322,16 @@ def _torch_quantiles(torch: Any, inputs: Inputs) -> Any:
         sides.append((ordered, torch.cumsum(masses[order], dim=1)))
     levels = torch.sort(torch.cat([level for _, level in sides], dim=1), dim=1).values
     masses = torch.diff(levels, dim=1, prepend=torch.zeros(len(levels), 1))
-    u, v = (ordered.gather(1, torch.searchsorted(level, levels).clamp(max=ordered.shape[1] - 1)) for ordered, level in sides)
+    u, v = (
+        ordered.gather(1, torch.searchsorted(level, levels).clamp(max=ordered.shape[1] - 1))
+        for ordered, level in sides
+    )
     return (masses * (u - v) ** 2).sum(dim=1).mean()
 
 
-def _with_backward(torch: Any, value: Callable[[], Any], x: Any, threads: int) -> Callable[[], tuple[Any, Any]]:
+def _with_backward(
+    torch: Any, value: Callable[[], Any], x: Any, threads: int
+) -> Callable[[], tuple[Any, Any]]:
     def call():
         torch.set_num_threads(threads)
         result = value()
@@ -276,7 +350,10 @@ def reference(inputs: Inputs) -> tuple[float, np.ndarray]:
         # Whole numbers of 1 / (n m): levels that coincide do so exactly.
         x_weights, y_weights = np.full(n, m), np.full(m, n)
     else:
-        x_weights, y_weights = (np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64) for weights in inputs[3:])
+        x_weights, y_weights = (
+            np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+            for weights in inputs[3:]
+        )
     scale = x_weights.sum()
     value, gradient = 0.0, np.zeros_like(x)
     for direction in directions:
@@ -288,7 +365,9 @@ def reference(inputs: Inputs) -> tuple[float, np.ndarray]:
         i = u_order[np.minimum(np.searchsorted(u_levels, levels), n - 1)]
         j = v_order[np.minimum(np.searchsorted(v_levels, levels), m - 1)]
         value += np.sum(masses * (u[i] - v[j]) ** 2)
-        gradient += np.bincount(i, 2.0 * masses * (u[i] - v[j]), minlength=n)[:, None] * direction[None, :]
+        gradient += (
+            np.bincount(i, 2.0 * masses * (u[i] - v[j]), minlength=n)[:, None] * direction[None, :]
+        )
     return value / len(directions), gradient / len(directions)
 
 
@@ -296,7 +375,12 @@ def relative_errors(result: tuple[Any, Any], exact: tuple[Any, Any]) -> dict[str
     """Of the value, and of the gradient in the Euclidean norm; None for a gradient that was not made."""
     value, gradient = result
     exact_value, exact_gradient = float(exact[0]), np.asarray(exact[1], np.float64)
-    error = None if gradient is None else np.linalg.norm(np.asarray(gradient, np.float64) - exact_gradient) / np.linalg.norm(exact_gradient)
+    error = (
+        None
+        if gradient is None
+        else np.linalg.norm(np.asarray(gradient, np.float64) - exact_gradient)
+        / np.linalg.norm(exact_gradient)
+    )
     return {"value": abs(float(value) - exact_value) / exact_value, "gradient": error}
 
 
@@ -305,10 +389,18 @@ def sharded_seconds(case: Case, repeats: int) -> dict[str, Any]:
     mesh = jax.make_mesh((jax.device_count(),), ("projection",), axis_types=(AxisType.Auto,))
     inputs = _on_device(make_inputs(case))
     replicated = NamedSharding(mesh, PartitionSpec())
-    laid_out = Inputs(*(None if array is None else jax.device_put(array, replicated) for array in inputs))
-    laid_out = laid_out._replace(directions=jax.device_put(inputs.directions, NamedSharding(mesh, PartitionSpec("projection"))))
+    laid_out = Inputs(
+        *(None if array is None else jax.device_put(array, replicated) for array in inputs)
+    )
+    laid_out = laid_out._replace(
+        directions=jax.device_put(
+            inputs.directions, NamedSharding(mesh, PartitionSpec("projection"))
+        )
+    )
     errors = relative_errors(_ours(*laid_out), _ours(*inputs))
-    medians = report.interleaved_medians({"unsharded": lambda: _ours(*inputs), "sharded": lambda: _ours(*laid_out)}, repeats=repeats)
+    medians = report.interleaved_medians(
+        {"unsharded": lambda: _ours(*inputs), "sharded": lambda: _ours(*laid_out)}, repeats=repeats
+    )
     return {
         "devices": jax.device_count(),
         **medians,
@@ -319,10 +411,34 @@ def sharded_seconds(case: Case, repeats: int) -> dict[str, Any]:
 
 def _sharded_in_subprocess(quick: bool, repeats: int) -> list[dict[str, Any]]:
     """The number of host devices is fixed before JAX starts, so a process of its own takes the flag."""
-    kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICE_FLAG)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*kept, f"{_DEVICE_FLAG}=2"])}
-    command = [sys.executable, "-m", "benchmarks", "kernel", "--sharded-only", "--repeats", str(repeats), *(["--quick"] if quick else [])]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+    kept = [
+        flag
+        for flag in os.environ.get("XLA_FLAGS", "").split()
+        if not flag.startswith(_DEVICE_FLAG)
+    ]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join([*kept, f"{_DEVICE_FLAG}=2"]),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "kernel",
+        "--sharded-only",
+        "--repeats",
+        str(repeats),
+        *(["--quick"] if quick else []),
+    ]
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -342,11 +458,30 @@ print(float(value), peak_mib(), seconds)
 
 def peak_memory(points: int, num_directions: int) -> dict[str, Any]:
     """Value, peak resident MiB and seconds (compilation included) of one value and gradient, d = 2, alone in a process. Linux only."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", _PEAK_SCRIPT.format(points=points, num_directions=num_directions)]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
+    command = [
+        sys.executable,
+        "-c",
+        _PEAK_SCRIPT.format(points=points, num_directions=num_directions),
+    ]
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     value, peak, seconds = map(float, done.stdout.split())
-    return {"points": points, "directions": num_directions, "value": value, "peak_mib": peak, "seconds": seconds}
+    return {
+        "points": points,
+        "directions": num_directions,
+        "value": value,
+        "peak_mib": peak,
+        "seconds": seconds,
+    }
 
 
 def targets(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -362,24 +497,49 @@ def targets(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     measured = {"temporary_bytes": row["temporary_bytes"], **(row["relative_error"] or {})}
     for name, value in measured.items():
         at_most, ambition = _LIMITS[name]
-        found.append({"measure": name, "value": value, "at_most": at_most, "met": value <= at_most, "ambition": ambition})
+        found.append(
+            {
+                "measure": name,
+                "value": value,
+                "at_most": at_most,
+                "met": value <= at_most,
+                "ambition": ambition,
+            }
+        )
     return found
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Ratios peer / swjko (and errors, bytes per element) beside what is to be reached."""
-    lines = [f"{'case':28} {'measure':20} {'value':>10} {'bound':>10} {'met':>4} {'2 devices':>10} {'ambition':>9}"]
+    lines = [
+        f"{'case':28} {'measure':20} {'value':>10} {'bound':>10} {'met':>4} {'2 devices':>10} {'ambition':>9}"
+    ]
     for row in rows:
         for entry in row["targets"]:
-            bound = f">= {entry['at_least']:g}" if entry.get("at_least") else f"<= {entry['at_most']:g}" if "at_most" in entry else "-"
+            bound = (
+                f">= {entry['at_least']:g}"
+                if entry.get("at_least")
+                else f"<= {entry['at_most']:g}"
+                if "at_most" in entry
+                else "-"
+            )
             met = {None: "-", True: "yes", False: "NO"}[entry["met"]]
             sharded = f"{entry['sharded']:.3g}" if "sharded" in entry else "-"
             ambition = f"{entry['ambition']:g}" if entry.get("ambition") else "-"
-            lines.append(f"{row['case']:28} {entry['measure']:20} {entry['value']:>10.3g} {bound:>10} {met:>4} {sharded:>10} {ambition:>9}")
+            lines.append(
+                f"{row['case']:28} {entry['measure']:20} {entry['value']:>10.3g} {bound:>10} {met:>4} {sharded:>10} {ambition:>9}"
+            )
         ours = f"swjko {1e3 * row['median_seconds'][OURS]:.4g} ms, first call {row['first_call_seconds'][OURS]:.3g} s"
         sharded = row["sharded"]
-        lines.append(f"{row['case']:28} {ours}; on two devices {1e3 * sharded['sharded']:.4g} ms, {sharded['speedup']:.3g} times faster")
-    return "\n".join([*lines, "2 devices: directions sharded over two host devices, in another process, not interleaved with the peers"])
+        lines.append(
+            f"{row['case']:28} {ours}; on two devices {1e3 * sharded['sharded']:.4g} ms, {sharded['speedup']:.3g} times faster"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "2 devices: directions sharded over two host devices, in another process, not interleaved with the peers",
+        ]
+    )
 
 
 def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -410,13 +570,21 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_xticks(range(len(rows)), [row["case"].replace(" weighted", "\nweighted").replace(" to ", " to\n") for row in rows], fontsize=8)
-    axis.set(xlabel="(points, dimension, directions)", ylabel="seconds of the peer / seconds of swjko")
+    axis.set_xticks(
+        range(len(rows)),
+        [row["case"].replace(" weighted", "\nweighted").replace(" to ", " to\n") for row in rows],
+        fontsize=8,
+    )
+    axis.set(
+        xlabel="(points, dimension, directions)", ylabel="seconds of the peer / seconds of swjko"
+    )
     figure.legend(fontsize=8, ncols=4, loc="outside upper center", frameon=False)
     return figure
 
 
-def _best_threads(medians: Mapping[str, float]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _best_threads(
+    medians: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Medians with the better thread count of each torch method under its plain name, and those of all counts."""
     best: dict[str, float] = {}
     threads: dict[str, dict[str, float]] = {}

@@ -37,12 +37,27 @@ import swjko
 from benchmarks import posterior_start, report
 from benchmarks.foundation import Solve
 from benchmarks.ornstein_uhlenbeck import Network
-from swjko import datasets, experiments, flows
+from swjko import flows
+from swjko.cli import problems as experiments
+from swjko.data import tables as datasets
 
-SETS = ("covtype", "german", "diabetis", "twonorm", "ringnorm", "banana", "splice", "waveform", "image")
+SETS = (
+    "covtype",
+    "german",
+    "diabetis",
+    "twonorm",
+    "ringnorm",
+    "banana",
+    "splice",
+    "waveform",
+    "image",
+)
 UNTUNED: dict[str, Callable[[], datasets.Table]] = {
     "breast cancer (scikit-learn)": datasets.breast_cancer,
-    **{f"wine {cultivar} (scikit-learn)": lambda cultivar=cultivar: datasets.wine(cultivar) for cultivar in range(3)},
+    **{
+        f"wine {cultivar} (scikit-learn)": lambda cultivar=cultivar: datasets.wine(cultivar)
+        for cultivar in range(3)
+    },
 }
 # Accuracy and GPU seconds of SW-JKO (Bonet et al. 2022); accuracy, log-likelihood and GPU seconds of JKO-ICNN (Mokrov et al. 2021).
 PUBLISHED = {
@@ -56,9 +71,20 @@ PUBLISHED = {
     "waveform": (0.776, 121, 0.781, -0.487, 1897),
     "image": (0.821, 72, 0.818, -0.444, 3794),
 }
-_PUBLISHED_NAMES = ("SW-JKO accuracy", "SW-JKO seconds", "JKO-ICNN accuracy", "JKO-ICNN log-likelihood", "JKO-ICNN seconds")
+_PUBLISHED_NAMES = (
+    "SW-JKO accuracy",
+    "SW-JKO seconds",
+    "JKO-ICNN accuracy",
+    "JKO-ICNN log-likelihood",
+    "JKO-ICNN seconds",
+)
 # (at least, ambition); seconds include compilation.
-TARGETS = {"mean": (0.08, 0.03), "ratio": ((0.92, 1.08), (0.97, 1.03)), "log_likelihood": (-0.003, None), "seconds": (40.0, 15.0)}
+TARGETS = {
+    "mean": (0.08, 0.03),
+    "ratio": ((0.92, 1.08), (0.97, 1.03)),
+    "log_likelihood": (-0.003, None),
+    "seconds": (40.0, 15.0),
+}
 _MAX_ROWS = 20_000
 _MAX_RHAT = 1.01
 # Draws times rows held out.
@@ -92,7 +118,23 @@ class Sizes(NamedTuple):
     few_rows_acceptance: float = 0.95
 
 
-QUICK = Sizes(Solve(1, 0.5, 10, 32, 8, 5e-3, 2), 2, 16, (1, Network(2.0, 5, 32, 64, 8, 5e-3)), 500, 32, 3, 2, 5, 1, 1, 1, 2, 50, 50)
+QUICK = Sizes(
+    Solve(1, 0.5, 10, 32, 8, 5e-3, 2),
+    2,
+    16,
+    (1, Network(2.0, 5, 32, 64, 8, 5e-3)),
+    500,
+    32,
+    3,
+    2,
+    5,
+    1,
+    1,
+    1,
+    2,
+    50,
+    50,
+)
 
 
 class Problem(NamedTuple):
@@ -122,15 +164,39 @@ class Draws(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--quick", action="store_true", help="one small set in tiny settings, to see that it runs; written to runs/benchmarks"
+        "--quick",
+        action="store_true",
+        help="one small set in tiny settings, to see that it runs; written to runs/benchmarks",
     )
-    parser.add_argument("--full", action="store_true", help="five splits of each set instead of three: more than an hour on two cores")
-    parser.add_argument("--seeds", type=int, metavar="N", help="splits of each set, seeds 0 to N - 1")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="another first seed; the settings were chosen on 100")
-    parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"some of {', '.join((*SETS, *UNTUNED))}")
-    parser.add_argument("--again", action="store_true", help="keep what the JSON has of the other sets and splits")
-    parser.add_argument("--data-dir", default=os.environ.get("SWJKO_DATA"), help="where the data sets are (default: SWJKO_DATA)")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="five splits of each set instead of three: more than an hour on two cores",
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="splits of each set, seeds 0 to N - 1"
+    )
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="another first seed; the settings were chosen on 100",
+    )
+    parser.add_argument(
+        "--sets", nargs="+", metavar="NAME", help=f"some of {', '.join((*SETS, *UNTUNED))}"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="keep what the JSON has of the other sets and splits"
+    )
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("SWJKO_DATA"),
+        help="where the data sets are (default: SWJKO_DATA)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -138,15 +204,25 @@ def main(args: argparse.Namespace) -> int:
     count = args.seeds or (1 if args.quick else 5 if args.full else 3)
     names = args.sets or (["wine 0 (scikit-learn)"] if args.quick else [*SETS, *UNTUNED])
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "settings": sizes, "targets": TARGETS, "missing": []}
+    payload: dict[str, Any] = {
+        "quick": args.quick,
+        "full": args.full,
+        "settings": sizes,
+        "targets": TARGETS,
+        "missing": [],
+    }
     payload |= {"rows": [], "summary": {}}
     seeds = range(args.first_seed, args.first_seed + count)
     if args.again:
         written = json.loads((directory / "logistic_regression.json").read_text())
         if written["settings"] != report.plain(sizes):
-            raise ValueError(f"{directory} has results of other settings; leave --again out, or take another --out.")
+            raise ValueError(
+                f"{directory} has results of other settings; leave --again out, or take another --out."
+            )
         payload["missing"] = [name for name in written["missing"] if name not in names]
-        payload["rows"] = [row for row in written["rows"] if row["set"] not in names or row["seed"] not in seeds]
+        payload["rows"] = [
+            row for row in written["rows"] if row["set"] not in names or row["seed"] not in seeds
+        ]
     for name in names:
         try:
             table = load(name, args.data_dir)
@@ -207,7 +283,9 @@ def measure(problem: Problem, seed: int, sizes: Sizes) -> dict[str, Any]:
     row["methods"] = {}
     for name, method in METHODS.items():
         draws = method(problem, seed, sizes)
-        marginals = _marginals(posterior_start.parameters(problem.start, draws.points), problem.test)
+        marginals = _marginals(
+            posterior_start.parameters(problem.start, draws.points), problem.test
+        )
         found = _agreement(marginals, exact) | marginals.scores
         found |= {
             "run_seconds": problem.start_seconds + draws.run_seconds,
@@ -234,12 +312,22 @@ class _Marginals(NamedTuple):
 
 
 def _marginals(points: np.ndarray, test: datasets.Table) -> _Marginals:
-    return _Marginals(points.mean(axis=0), points.std(axis=0), *_central(points), _scores(points, test))
+    return _Marginals(
+        points.mean(axis=0), points.std(axis=0), *_central(points), _scores(points, test)
+    )
 
 
 def _agreement(ours: _Marginals, exact: _Marginals) -> dict[str, Any]:
-    difference, ratio, width = (ours.mean - exact.mean) / exact.deviation, ours.deviation / exact.deviation, ours.width / exact.width
-    found: dict[str, Any] = {"mean": np.max(np.abs(difference)), "smallest_ratio": ratio.min(), "largest_ratio": ratio.max()}
+    difference, ratio, width = (
+        (ours.mean - exact.mean) / exact.deviation,
+        ours.deviation / exact.deviation,
+        ours.width / exact.width,
+    )
+    found: dict[str, Any] = {
+        "mean": np.max(np.abs(difference)),
+        "smallest_ratio": ratio.min(),
+        "largest_ratio": ratio.max(),
+    }
     found["median"] = np.max(np.abs(ours.median - exact.median) / exact.width)
     found |= {"smallest_width": width.min(), "largest_width": width.max()}
     found["log_alpha"] = {"mean": difference[-1], "ratio": ratio[-1]}
@@ -250,7 +338,9 @@ def _agreement(ours: _Marginals, exact: _Marginals) -> dict[str, Any]:
 def separable(table: datasets.Table) -> bool:
     """Whether some w has y_i <x_i, w> >= 1 for all rows: a linear program."""
     signed = table.features * table.labels[:, None]
-    program = scipy.optimize.linprog(np.zeros(signed.shape[1]), A_ub=-signed, b_ub=-np.ones(len(signed)), bounds=(None, None))
+    program = scipy.optimize.linprog(
+        np.zeros(signed.shape[1]), A_ub=-signed, b_ub=-np.ones(len(signed)), bounds=(None, None)
+    )
     return program.status == 0
 
 
@@ -263,7 +353,9 @@ def nuts(problem: Problem, seed: int, sizes: Sizes) -> tuple[np.ndarray, dict[st
 
     def chain(key, log_prob):
         start_key, warmup_key, run_key = jax.random.split(key, 3)
-        warmup = blackjax.window_adaptation(blackjax.nuts, log_prob, target_acceptance_rate=acceptance)
+        warmup = blackjax.window_adaptation(
+            blackjax.nuts, log_prob, target_acceptance_rate=acceptance
+        )
         start = 2.0 * jax.random.normal(start_key, (problem.dim,))
         (state, parameters), _ = warmup.run(warmup_key, start, num_steps=sizes.warmup)
         kernel = blackjax.nuts(log_prob, **parameters)
@@ -277,22 +369,33 @@ def nuts(problem: Problem, seed: int, sizes: Sizes) -> tuple[np.ndarray, dict[st
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), sizes.chains)
         began = time.perf_counter()
-        points, divergent = jax.device_get(jax.jit(jax.vmap(chain, in_axes=(0, None)))(keys, problem.log_prob()))
+        points, divergent = jax.device_get(
+            jax.jit(jax.vmap(chain, in_axes=(0, None)))(keys, problem.log_prob())
+        )
         seconds = time.perf_counter() - began
         sampled = posterior_start.parameters(problem.start, points)
         rhat = float(np.max(blackjax.rhat(sampled)))
         effective = float(np.min(blackjax.ess(sampled)))
-    info = {"seconds_with_compilation": seconds, "largest_rhat": rhat, "smallest_effective_draws": effective}
+    info = {
+        "seconds_with_compilation": seconds,
+        "largest_rhat": rhat,
+        "smallest_effective_draws": effective,
+    }
     info |= {"divergent": int(divergent.sum()), "converged": rhat < _MAX_RHAT}
     if not info["converged"]:
-        print(f"{problem.name}, seed {seed}: NUTS has an R-hat of {rhat:.3f}, no reference", flush=True)
+        print(
+            f"{problem.name}, seed {seed}: NUTS has an R-hat of {rhat:.3f}, no reference",
+            flush=True,
+        )
     return sampled.reshape(-1, problem.dim), info
 
 
 def sw_jko(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     family, functional = _flow(problem, sizes)
     settings = _for_rows(sizes.solve, problem, sizes)
-    settings = settings._replace(num_projections=problem.dim * math.ceil(settings.num_projections / problem.dim))
+    settings = settings._replace(
+        num_projections=problem.dim * math.ceil(settings.num_projections / problem.dim)
+    )
     scheme = settings.scheme(family, functional, direction_fn=swjko.recommended_directions)
     return _solved(scheme, settings.num_steps, seed, sizes)
 
@@ -303,28 +406,40 @@ def direct(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     settings = _for_rows(sizes.solve, problem, sizes)
     optimizer = settings.scheme(family, functional).optimizer
     scheme = swjko.direct_minimization(
-        family, functional, optimizer, num_inner_steps=settings.num_inner_steps, num_samples=settings.num_samples
+        family,
+        functional,
+        optimizer,
+        num_inner_steps=settings.num_inner_steps,
+        num_samples=settings.num_samples,
     )
     return _solved(scheme, settings.num_steps, seed, sizes)
 
 
 def icnn_jko(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     num_steps, network = sizes.icnn
-    scheme = _for_rows(network, problem, sizes).scheme(problem.dim, _flow(problem, sizes)[1], num_steps)
+    scheme = _for_rows(network, problem, sizes).scheme(
+        problem.dim, _flow(problem, sizes)[1], num_steps
+    )
     return _solved(scheme, num_steps, seed, sizes)
 
 
 def langevin(problem: Problem, seed: int, sizes: Sizes) -> Draws:
     start_key, run_key = jax.random.split(jax.random.key(seed))
     points = jax.random.normal(start_key, (sizes.particles, problem.dim))
-    scheme = swjko.langevin(points, problem.log_prob(), step_size=1.0, num_inner_steps=sizes.langevin_inner_steps)
-    solution = swjko.solve(run_key, scheme, sizes.langevin_steps, progress=False, throw=False, record=_points)
+    scheme = swjko.langevin(
+        points, problem.log_prob(), step_size=1.0, num_inner_steps=sizes.langevin_inner_steps
+    )
+    solution = swjko.solve(
+        run_key, scheme, sizes.langevin_steps, progress=False, throw=False, record=_points
+    )
     pooled = solution.history[-sizes.langevin_pooled :].reshape(-1, problem.dim)
     return Draws(pooled, *_seconds(solution), solution.result.name)
 
 
 def start(problem: Problem, seed: int, sizes: Sizes) -> Draws:
-    return Draws(np.random.default_rng(seed).standard_normal((sizes.draws, problem.dim)), 0.0, 0.0, "OK")
+    return Draws(
+        np.random.default_rng(seed).standard_normal((sizes.draws, problem.dim)), 0.0, 0.0, "OK"
+    )
 
 
 # Each gives draws in the coordinates of the start.
@@ -343,10 +458,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(row["set"] for row in rows):
         splits = [row for row in rows if row["set"] == name]
         found[name] = {"separable": any(row["separable"] for row in splits)}
-        found[name] |= {"splits_without_reference": [row["seed"] for row in splits if not row["nuts"]["converged"]]}
+        found[name] |= {
+            "splits_without_reference": [
+                row["seed"] for row in splits if not row["nuts"]["converged"]
+            ]
+        }
         itself = [row["nuts"]["two_chains_against_two"] for row in splits]
         largest = max(abs(run["log_likelihood_minus_nuts"]) for run in itself)
-        found[name] |= {"two_chains_against_two": _worst(itself) | {"log_likelihood": largest}, "methods": {}}
+        found[name] |= {
+            "two_chains_against_two": _worst(itself) | {"log_likelihood": largest},
+            "methods": {},
+        }
         for method in METHODS:
             runs = [row["methods"][method] for row in splits]
             entry = _worst(runs)
@@ -362,9 +484,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _worst(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "mean": max(run["mean"] for run in runs),
-        "ratio": (min(run["smallest_ratio"] for run in runs), max(run["largest_ratio"] for run in runs)),
+        "ratio": (
+            min(run["smallest_ratio"] for run in runs),
+            max(run["largest_ratio"] for run in runs),
+        ),
         "median": max(run["median"] for run in runs),
-        "width": (min(run["smallest_width"] for run in runs), max(run["largest_width"] for run in runs)),
+        "width": (
+            min(run["smallest_width"] for run in runs),
+            max(run["largest_width"] for run in runs),
+        ),
         "log_likelihood": min(run["log_likelihood_minus_nuts"] for run in runs),
     }
 
@@ -390,7 +518,9 @@ def _central(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _flow(problem: Problem, sizes: Sizes) -> tuple[swjko.Family, Any]:
     """The flow moves w given log alpha, whose law the start has from the evidence."""
-    family = flows.coupling(problem.dim, num_layers=sizes.num_layers, width=sizes.width, num_fixed=1)
+    family = flows.coupling(
+        problem.dim, num_layers=sizes.num_layers, width=sizes.width, num_fixed=1
+    )
     return family, swjko.kl_divergence(problem.log_prob())
 
 
@@ -401,7 +531,10 @@ def _has_few_rows(problem: Problem, sizes: Sizes) -> bool:
 def _for_rows(settings: Any, problem: Problem, sizes: Sizes) -> Any:
     if not _has_few_rows(problem, sizes):
         return settings
-    updates, samples = settings.num_inner_steps * sizes.few_rows_updates, settings.num_samples * sizes.few_rows_samples
+    updates, samples = (
+        settings.num_inner_steps * sizes.few_rows_updates,
+        settings.num_samples * sizes.few_rows_samples,
+    )
     return settings._replace(num_inner_steps=updates, num_samples=samples)
 
 
@@ -442,8 +575,17 @@ def _figure(found: dict[str, Any]) -> Any:
     left, right = figure.subplots(1, 2, sharey=True)
     for index, method in enumerate(METHODS):
         places = np.arange(len(found)) + 0.18 * (index - (len(METHODS) - 1) / 2)
-        agreements = [_judged(entry["methods"][method], entry["separable"]) for entry in found.values()]
-        left.plot([off for off, _ in agreements], places, "o", color=f"C{index}", markersize=5, label=method)
+        agreements = [
+            _judged(entry["methods"][method], entry["separable"]) for entry in found.values()
+        ]
+        left.plot(
+            [off for off, _ in agreements],
+            places,
+            "o",
+            color=f"C{index}",
+            markersize=5,
+            label=method,
+        )
         for place, (_, ratios) in zip(places, agreements, strict=True):
             right.plot(ratios, [place, place], color=f"C{index}", linewidth=3)
     for bound, style in zip(TARGETS["mean"], ("--", ":"), strict=True):
@@ -451,10 +593,22 @@ def _figure(found: dict[str, Any]) -> Any:
     for bounds, style in zip(TARGETS["ratio"], ("--", ":"), strict=True):
         for bound in bounds:
             right.axvline(bound, color="0.5", linestyle=style, linewidth=1)
-    left.set(xscale="log", xlabel="worst difference of means from NUTS (posterior sd);\nof medians (half the central 68 %) where separable")
-    right.set(xlabel="sd / that of NUTS, smallest to largest;\nwidth of the central 68 % where separable")
-    names = [f"{name}{', separable' if entry['separable'] else ''}" for name, entry in found.items()]
+    left.set(
+        xscale="log",
+        xlabel="worst difference of means from NUTS (posterior sd);\nof medians (half the central 68 %) where separable",
+    )
+    right.set(
+        xlabel="sd / that of NUTS, smallest to largest;\nwidth of the central 68 % where separable"
+    )
+    names = [
+        f"{name}{', separable' if entry['separable'] else ''}" for name, entry in found.items()
+    ]
     left.set_yticks(np.arange(len(found)), labels=names)
     left.invert_yaxis()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), fontsize=8)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(METHODS),
+        fontsize=8,
+    )
     return figure

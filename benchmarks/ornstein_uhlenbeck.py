@@ -95,7 +95,9 @@ DEFAULT = Sizes(
     10_000,
     5000,
 )
-FULL = DEFAULT._replace(trajectory=tuple((dim, 5) for dim in PUBLISHED), long=(2, 6, 10), stationary=(10, 5))
+FULL = DEFAULT._replace(
+    trajectory=tuple((dim, 5) for dim in PUBLISHED), long=(2, 6, 10), stationary=(10, 5)
+)
 _QUICK_NETWORK = Network(0.1, 5, 32, 64, 8, 5e-3)
 QUICK = Sizes(
     ((2, 1),),
@@ -113,18 +115,38 @@ QUICK = Sizes(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="one small problem, to see that it runs; written to runs/benchmarks")
+    sizes.add_argument(
+        "--quick",
+        action="store_true",
+        help="one small problem, to see that it runs; written to runs/benchmarks",
+    )
     sizes.add_argument("--full", action="store_true", help="six dimensions, five problems in each")
-    parser.add_argument("--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written")
-    parser.add_argument("--again", choices=list(_SECTIONS), help="one section anew, in place of the one in the JSON")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="seed of the first problem (default 0)")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--only", choices=list(_SECTIONS), help="one section, to look at; nothing is written"
+    )
+    parser.add_argument(
+        "--again", choices=list(_SECTIONS), help="one section anew, in place of the one in the JSON"
+    )
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the first problem (default 0)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
     directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
-    payload: dict[str, Any] = {"quick": args.quick, "full": args.full, "published_jko_icnn": PUBLISHED}
+    payload: dict[str, Any] = {
+        "quick": args.quick,
+        "full": args.full,
+        "published_jko_icnn": PUBLISHED,
+    }
     if args.again:
         written = json.loads((directory / "ornstein_uhlenbeck.json").read_text())
         payload |= {name: written[name] for name in _SECTIONS}
@@ -147,18 +169,31 @@ def trajectory(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         for seed in range(first_seed, first_seed + count):
             problem = covariance_target(seed, dim)
             geometry.append(fokker_planck.geometries(problem))
-            for name, run in (("sw_jko", _sw_jko(problem, seed, sizes, TIMES)), ("icnn_jko", _icnn_jko(problem, seed, sizes, TIMES))):
+            for name, run in (
+                ("sw_jko", _sw_jko(problem, seed, sizes, TIMES)),
+                ("icnn_jko", _icnn_jko(problem, seed, sizes, TIMES)),
+            ):
                 found[name].append({"seed": seed, **run})
             found["langevin"].append({"seed": seed, **_langevin(problem, seed, sizes)})
-        row: dict[str, Any] = {"dim": dim, "times": TIMES, "exact_sw_flow_to_law_median": np.median(geometry, axis=0)}
+        row: dict[str, Any] = {
+            "dim": dim,
+            "times": TIMES,
+            "exact_sw_flow_to_law_median": np.median(geometry, axis=0),
+        }
         for name, runs in found.items():
             for against in ("own_step", "law"):
                 if against in runs[0]:
-                    row[f"{name}_{against}_median"] = np.median([run[against] for run in runs], axis=0)
+                    row[f"{name}_{against}_median"] = np.median(
+                        [run[against] for run in runs], axis=0
+                    )
         rows.append({**row, "published_jko_icnn_law": PUBLISHED.get(dim), "runs": found})
         print(f"trajectory: {report.plain(row)}", flush=True)
     settings = fokker_planck.trajectory_settings(2, sizes.quick)
-    return {"rows": rows, "icnn_jko_settings": sizes.network, "sw_jko_settings_in_the_plane": settings}
+    return {
+        "rows": rows,
+        "icnn_jko_settings": sizes.network,
+        "sw_jko_settings_in_the_plane": settings,
+    }
 
 
 def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
@@ -169,10 +204,22 @@ def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         problem = covariance_target(first_seed, dim)
         networks = _icnn_jko(problem, first_seed, sizes._replace(network=network), times)
         networks["cost"] = _linear_fit(networks["step_seconds"])
-        row = {"dim": dim, "seed": first_seed, "times": times, "icnn_jko": networks, "sw_jko": _sw_jko(problem, first_seed, sizes, times)}
+        row = {
+            "dim": dim,
+            "seed": first_seed,
+            "times": times,
+            "icnn_jko": networks,
+            "sw_jko": _sw_jko(problem, first_seed, sizes, times),
+        }
         rows.append(row)
-        shown = {name: {key: row[name][key] for key in ("own_step", "law", "run_seconds")} for name in ("icnn_jko", "sw_jko")}
-        print(f"long, d = {dim}: {report.plain(shown)}, cost of the steps {report.plain(networks['cost'])}", flush=True)
+        shown = {
+            name: {key: row[name][key] for key in ("own_step", "law", "run_seconds")}
+            for name in ("icnn_jko", "sw_jko")
+        }
+        print(
+            f"long, d = {dim}: {report.plain(shown)}, cost of the steps {report.plain(networks['cost'])}",
+            flush=True,
+        )
     return {"rows": rows, "icnn_jko_settings": network}
 
 
@@ -187,29 +234,58 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
     runs = []
     for seed in range(first_seed, first_seed + count):
         problem = problems.gaussian_target(seed, dim)
-        networks = sizes.stationary_network.scheme(dim, swjko.kl_divergence(problem.target.log_prob), sizes.stationary_steps)
+        networks = sizes.stationary_network.scheme(
+            dim, swjko.kl_divergence(problem.target.log_prob), sizes.stationary_steps
+        )
         settings, network = sizes.stationary_couplings
         couplings = _couplings(problem, settings, network)
         run: dict[str, Any] = {"seed": seed}
-        for name, scheme, num in (("icnn_jko", networks, sizes.stationary_steps), ("sw_jko", couplings, settings.num_steps)):
+        for name, scheme, num in (
+            ("icnn_jko", networks, sizes.stationary_steps),
+            ("sw_jko", couplings, settings.num_steps),
+        ):
             steps = _timed_steps(scheme, seed, num)
-            errors = [_log10(seed, scheme.family, _after(scheme, steps, k), problem.target, sizes) for k in range(1, num + 1)]
-            run[name] = {"log10": errors, "step_seconds": steps.seconds, "compile_seconds": steps.compile_seconds, "memory": steps.memory}
+            errors = [
+                _log10(seed, scheme.family, _after(scheme, steps, k), problem.target, sizes)
+                for k in range(1, num + 1)
+            ]
+            run[name] = {
+                "log10": errors,
+                "step_seconds": steps.seconds,
+                "compile_seconds": steps.compile_seconds,
+                "memory": steps.memory,
+            }
         level = min(run["icnn_jko"]["log10"]) + 0.1
         for name in ("icnn_jko", "sw_jko"):
-            reached = next((k for k, value in enumerate(run[name]["log10"]) if value <= level), None)
-            seconds = None if reached is None else float(np.sum(run[name]["step_seconds"][: reached + 1]))
+            reached = next(
+                (k for k, value in enumerate(run[name]["log10"]) if value <= level), None
+            )
+            seconds = (
+                None if reached is None else float(np.sum(run[name]["step_seconds"][: reached + 1]))
+            )
             run[name]["seconds_to_level"] = seconds
-            run[name]["seconds_to_level_with_compilation"] = None if seconds is None else seconds + run[name]["compile_seconds"]
+            run[name]["seconds_to_level_with_compilation"] = (
+                None if seconds is None else seconds + run[name]["compile_seconds"]
+            )
         runs.append(run | {"level_log10": level})
         shown = {name: run[name]["seconds_to_level"] for name in ("icnn_jko", "sw_jko")}
-        print(f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {report.plain(shown)}", flush=True)
-    found: dict[str, Any] = {"dim": dim, "icnn_jko_settings": sizes.stationary_network, "runs": runs}
+        print(
+            f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {report.plain(shown)}",
+            flush=True,
+        )
+    found: dict[str, Any] = {
+        "dim": dim,
+        "icnn_jko_settings": sizes.stationary_network,
+        "runs": runs,
+    }
     for key in ("seconds_to_level", "seconds_to_level_with_compilation"):
         # A run that never reaches the level counts as infinitely slow.
         ratios = [run["icnn_jko"][key] / (run["sw_jko"][key] or math.inf) for run in runs]
         found[f"ratio_of_{key}"] = {"median": np.median(ratios), "all": ratios}
-    print(f"stationary: {report.plain({key: value for key, value in found.items() if key.startswith('ratio')})}", flush=True)
+    print(
+        f"stationary: {report.plain({key: value for key, value in found.items() if key.startswith('ratio')})}",
+        flush=True,
+    )
     return found
 
 
@@ -220,7 +296,9 @@ def covariance_target(seed: int, dim: int) -> problems.GaussianTarget:
     """``problems.gaussian_target`` with the random matrix as covariance: the problem of Mokrov et al. (2021)."""
     problem = problems.gaussian_target(seed, dim)
     covariance, center = problem.precision, problem.center
-    return problems.GaussianTarget(np.linalg.inv(covariance), center, problems.gaussian(center, covariance))
+    return problems.GaussianTarget(
+        np.linalg.inv(covariance), center, problems.gaussian(center, covariance)
+    )
 
 
 class _Steps(NamedTuple):
@@ -246,44 +324,71 @@ def _timed_steps(scheme: Any, seed: int, num: int) -> _Steps:
         seconds.append(time.perf_counter() - start)
         params.append(state.params)
     analysis: Any = step.memory_analysis()
-    memory = {"temporary_bytes": analysis.temp_size_in_bytes, "state_bytes": analysis.output_size_in_bytes}
+    memory = {
+        "temporary_bytes": analysis.temp_size_in_bytes,
+        "state_bytes": analysis.output_size_in_bytes,
+    }
     return _Steps(params, seconds, compile_seconds, swjko.Result(int(state.result)).name, memory)
 
 
 def _after(scheme: Any, steps: _Steps, num: int) -> Any:
-    return scheme.after(steps.params[-1], num) if hasattr(scheme, "after") else steps.params[num - 1]
+    return (
+        scheme.after(steps.params[-1], num) if hasattr(scheme, "after") else steps.params[num - 1]
+    )
 
 
 def _couplings(problem: problems.GaussianTarget, settings: Any, network: dict[str, Any]) -> Any:
     family = flows.coupling(len(problem.center), **network)
-    return settings.scheme(family, swjko.kl_divergence(problem.target.log_prob), direction_fn=swjko.recommended_directions)
+    return settings.scheme(
+        family,
+        swjko.kl_divergence(problem.target.log_prob),
+        direction_fn=swjko.recommended_directions,
+    )
 
 
-def _sw_jko(problem: problems.GaussianTarget, seed: int, sizes: Sizes, times: Sequence[float]) -> dict[str, Any]:
+def _sw_jko(
+    problem: problems.GaussianTarget, seed: int, sizes: Sizes, times: Sequence[float]
+) -> dict[str, Any]:
     dim = len(problem.center)
     settings, network = fokker_planck.trajectory_settings(dim, sizes.quick)
     at = [round(t / (dim * settings.step_size)) for t in times]
-    exact = problems.exact_sw_jko_flow(problem, settings.step_size, at[-1], num_directions=_ORACLE_DIRECTIONS)
+    exact = problems.exact_sw_jko_flow(
+        problem, settings.step_size, at[-1], num_directions=_ORACLE_DIRECTIONS
+    )
     return _compared(_couplings(problem, settings, network), problem, seed, sizes, times, at, exact)
 
 
-def _icnn_jko(problem: problems.GaussianTarget, seed: int, sizes: Sizes, times: Sequence[float]) -> dict[str, Any]:
+def _icnn_jko(
+    problem: problems.GaussianTarget, seed: int, sizes: Sizes, times: Sequence[float]
+) -> dict[str, Any]:
     at = [round(t / sizes.network.step_size) for t in times]
     with jax.enable_x64(True):
         start = jnp.zeros(len(problem.center)), jnp.eye(len(problem.center))
         law = jnp.asarray(problem.precision), jnp.asarray(problem.center)
-        exact = jax.device_get(closed_form.gaussian_jko_flow(*start, *law, sizes.network.step_size, at[-1]))
-    scheme = sizes.network.scheme(len(problem.center), swjko.kl_divergence(problem.target.log_prob), at[-1])
+        exact = jax.device_get(
+            closed_form.gaussian_jko_flow(*start, *law, sizes.network.step_size, at[-1])
+        )
+    scheme = sizes.network.scheme(
+        len(problem.center), swjko.kl_divergence(problem.target.log_prob), at[-1]
+    )
     return _compared(scheme, problem, seed, sizes, times, at, exact)
 
 
-def _compared(scheme, problem, seed, sizes: Sizes, times, at: list[int], exact: closed_form.Gaussian) -> dict[str, Any]:
+def _compared(
+    scheme, problem, seed, sizes: Sizes, times, at: list[int], exact: closed_form.Gaussian
+) -> dict[str, Any]:
     steps = _timed_steps(scheme, seed, at[-1])
     own, laws = [], []
     for t, k in zip(times, at, strict=True):
         params = _after(scheme, steps, k)
-        own.append(_log10(seed, scheme.family, params, problems.gaussian(exact.mean[k], exact.cov[k]), sizes))
-        laws.append(_log10(seed, scheme.family, params, problems.gaussian(*_law(problem, t)), sizes))
+        own.append(
+            _log10(
+                seed, scheme.family, params, problems.gaussian(exact.mean[k], exact.cov[k]), sizes
+            )
+        )
+        laws.append(
+            _log10(seed, scheme.family, params, problems.gaussian(*_law(problem, t)), sizes)
+        )
     return {
         "own_step": own,
         "law": laws,
@@ -305,14 +410,25 @@ def _langevin(problem: problems.GaussianTarget, seed: int, sizes: Sizes) -> dict
     for t in TIMES:
         mean, cov = _law(problem, t)
         moved = np.asarray(steps.params[round(t / 0.1) - 1], np.float64)
-        found.append(fokker_planck.kernel_density_log10(moved, mean, cov, sizes.evaluated, np.random.default_rng(seed)))
-    return {"law": found, "run_seconds": float(np.sum(steps.seconds)), "compile_seconds": steps.compile_seconds, "memory": steps.memory}
+        found.append(
+            fokker_planck.kernel_density_log10(
+                moved, mean, cov, sizes.evaluated, np.random.default_rng(seed)
+            )
+        )
+    return {
+        "law": found,
+        "run_seconds": float(np.sum(steps.seconds)),
+        "compile_seconds": steps.compile_seconds,
+        "memory": steps.memory,
+    }
 
 
 def _law(problem: problems.GaussianTarget, t: float) -> tuple[np.ndarray, np.ndarray]:
     with jax.enable_x64(True):
         start = jnp.zeros(len(problem.center)), jnp.eye(len(problem.center))
-        law = closed_form.ornstein_uhlenbeck(*start, jnp.asarray(problem.precision), jnp.asarray(problem.center), t)
+        law = closed_form.ornstein_uhlenbeck(
+            *start, jnp.asarray(problem.precision), jnp.asarray(problem.center), t
+        )
         return np.asarray(law.mean), np.asarray(law.cov)
 
 
@@ -321,9 +437,13 @@ def _estimate(key, family, params, log_prob, points):
     return swjko.symmetric_kl(key, family, params, log_prob, points, num_samples=points.shape[0])
 
 
-def _log10(seed: int, family: swjko.Family, params: Any, law: problems.Target, sizes: Sizes) -> float:
+def _log10(
+    seed: int, family: swjko.Family, params: Any, law: problems.Target, sizes: Sizes
+) -> float:
     draw_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    value = float(_estimate(key, family, params, law.log_prob, law.sample(draw_key, sizes.evaluated)).value)
+    value = float(
+        _estimate(key, family, params, law.log_prob, law.sample(draw_key, sizes.evaluated)).value
+    )
     return math.log10(max(value, float(np.finfo(np.float32).tiny)))
 
 
@@ -359,21 +479,54 @@ def _figure(payload: dict[str, Any]) -> Any:
         "exact SW flow to OU": "exact_sw_flow_to_law_median",
     }
     for index, (label, key) in enumerate(lines.items()):
-        by_dim.plot(dims, [row[key][-1] for row in rows], "o-", color=f"C{index}", markersize=4, label=label)
+        by_dim.plot(
+            dims, [row[key][-1] for row in rows], "o-", color=f"C{index}", markersize=4, label=label
+        )
     published = {dim: PUBLISHED[dim][-1] for dim in PUBLISHED if dim <= max(dims)}
-    by_dim.plot(list(published), list(published.values()), "s--", color="0.5", markersize=3, label="JKO-ICNN to OU (published)")
-    by_dim.set(xlabel="dimension", ylabel="log10 of KL both ways", title=f"Wasserstein time {TIMES[-1]}")
+    by_dim.plot(
+        list(published),
+        list(published.values()),
+        "s--",
+        color="0.5",
+        markersize=3,
+        label="JKO-ICNN to OU (published)",
+    )
+    by_dim.set(
+        xlabel="dimension", ylabel="log10 of KL both ways", title=f"Wasserstein time {TIMES[-1]}"
+    )
     by_dim.set_ylim(top=by_dim.get_ylim()[1] + 2.2)
     by_dim.legend(fontsize=6, ncols=2, loc="upper center")
     for index, row in enumerate(payload["long"]["rows"]):
         for name, style in (("icnn_jko", "o-"), ("sw_jko", "s--")):
-            by_time.plot(row["times"], row[name]["own_step"], style, color=f"C{index}", markersize=4, label=f"{name}, d = {row['dim']}")
+            by_time.plot(
+                row["times"],
+                row[name]["own_step"],
+                style,
+                color=f"C{index}",
+                markersize=4,
+                label=f"{name}, d = {row['dim']}",
+            )
         seconds = row["icnn_jko"]["step_seconds"]
-        cost.plot(np.arange(1, len(seconds) + 1), seconds, ".", color=f"C{index}", label=f"icnn_jko, d = {row['dim']}")
-    by_time.set(xlabel="Wasserstein time", ylabel="log10 of KL both ways", title="to the exact step of each scheme")
+        cost.plot(
+            np.arange(1, len(seconds) + 1),
+            seconds,
+            ".",
+            color=f"C{index}",
+            label=f"icnn_jko, d = {row['dim']}",
+        )
+    by_time.set(
+        xlabel="Wasserstein time",
+        ylabel="log10 of KL both ways",
+        title="to the exact step of each scheme",
+    )
     by_time.set_ylim(top=by_time.get_ylim()[1] + 0.5)
     by_time.legend(fontsize=7, ncols=2, loc="upper center")
-    cost.set(xlabel="number of the step", ylabel="seconds", ylim=(0, None), title="cost of the steps of icnn_jko")
+    cost.set(
+        xlabel="number of the step",
+        ylabel="seconds",
+        ylim=(0, None),
+        title="cost of the steps of icnn_jko",
+    )
     cost.legend(fontsize=7)
     for axis in (by_dim, by_time, cost):
         axis.grid(True, alpha=0.3)

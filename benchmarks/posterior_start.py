@@ -48,8 +48,15 @@ def make_start(features: np.ndarray, labels: np.ndarray) -> Start:
     median = fits[np.argmin(np.abs(log_alphas - quantiles[_NODES // 2]))]
     axes = np.linalg.eigh(median.precision)[1]
     means = np.array([np.exp(fit.log_alpha / 2) * (fit.mean @ axes) for fit in fits])
-    log_scales = np.array([(fit.log_alpha - np.log(np.sum(axes * (fit.precision @ axes), axis=0))) / 2 for fit in fits])
-    curves = scipy.interpolate.CubicSpline(log_alphas, np.concatenate([means, log_scales], axis=1))(quantiles)
+    log_scales = np.array(
+        [
+            (fit.log_alpha - np.log(np.sum(axes * (fit.precision @ axes), axis=0))) / 2
+            for fit in fits
+        ]
+    )
+    curves = scipy.interpolate.CubicSpline(log_alphas, np.concatenate([means, log_scales], axis=1))(
+        quantiles
+    )
     pieces = scipy.interpolate.CubicSpline(nodes, np.column_stack([curves, quantiles]))
     return Start(axes, pieces.c)
 
@@ -59,12 +66,16 @@ def parameters(start: Start, points: Any) -> np.ndarray:
     with jax.enable_x64(True):
         start = Start(*(jnp.asarray(leaf, float) for leaf in start))
         flat = jnp.asarray(points, float).reshape(-1, start.dim)
-        return np.asarray(jax.vmap(lambda point: _from_start(start, point)[0])(flat)).reshape(np.shape(points))
+        return np.asarray(jax.vmap(lambda point: _from_start(start, point)[0])(flat)).reshape(
+            np.shape(points)
+        )
 
 
 def log_prob(start: Start, features: np.ndarray, labels: np.ndarray) -> Partial:
     """Of one point in the coordinates of the start, in the default precision, up to a constant."""
-    posterior = problems.logistic_regression(jnp.asarray(features, float), jnp.asarray(labels, float))
+    posterior = problems.logistic_regression(
+        jnp.asarray(features, float), jnp.asarray(labels, float)
+    )
     return Partial(_log_prob, Start(*(jnp.asarray(leaf, float) for leaf in start)), posterior)
 
 
@@ -83,7 +94,9 @@ def _from_start(start: Start, point: jax.Array) -> tuple[jax.Array, jax.Array]:
     slope = (3 * c[0, -1] * u + 2 * c[1, -1]) * u + c[2, -1]
     log_alpha = values[-1] + slope * (point[-1] - held)
     mean, log_scale = jnp.split(values[:-1], 2)
-    whole = jnp.dot(start.axes, mean + jnp.exp(log_scale) * point[:-1], precision=jax.lax.Precision.HIGHEST)
+    whole = jnp.dot(
+        start.axes, mean + jnp.exp(log_scale) * point[:-1], precision=jax.lax.Precision.HIGHEST
+    )
     log_det = jnp.sum(log_scale) - len(whole) * log_alpha / 2 + jnp.log(slope)
     return jnp.append(jnp.exp(-log_alpha / 2) * whole, log_alpha), log_det
 
@@ -100,7 +113,9 @@ class _Fit(NamedTuple):
 def _fits(signed: np.ndarray) -> Iterator[_Fit]:
     """From large alpha to small, while the densities are not negligible."""
     largest = -np.inf
-    for log_alpha, found in zip(_LOG_ALPHAS, expectation_propagation.approximations(signed, _LOG_ALPHAS), strict=True):
+    for log_alpha, found in zip(
+        _LOG_ALPHAS, expectation_propagation.approximations(signed, _LOG_ALPHAS), strict=True
+    ):
         density = found.log_evidence + log_alpha - 100 * np.exp(log_alpha)
         yield _Fit(log_alpha, found.mean, found.precision, density)
         largest = max(largest, density)
@@ -114,5 +129,9 @@ def _quantiles(log_density: Any, low: float, high: float, nodes: np.ndarray) -> 
     density = np.exp(log_density(fine) - log_density(fine).max())
     below = np.cumsum(density) - density / 2
     above = np.cumsum(density[::-1])[::-1] - density / 2
-    normal = np.where(below < above, scipy.special.ndtri(below / density.sum()), -scipy.special.ndtri(above / density.sum()))
+    normal = np.where(
+        below < above,
+        scipy.special.ndtri(below / density.sum()),
+        -scipy.special.ndtri(above / density.sum()),
+    )
     return np.interp(nodes, normal, fine)

@@ -30,7 +30,7 @@ import swjko
 from benchmarks import reliability_processes as processes
 from benchmarks import report
 from benchmarks.reliability_child import contents
-from swjko import checkpoints
+from swjko.checkpoints import store as checkpoints
 
 
 class Plan(NamedTuple):
@@ -52,7 +52,22 @@ class Plan(NamedTuple):
     overhead_seconds: float
 
 
-FULL = Plan(20, 10, 40, 10, 1000, 1_000_000, (32, 256), (1, 2, 4, 8), 10.0, 1000, (16, 32, 64, 128, 256, 512), 9, 1000, 30.0)
+FULL = Plan(
+    20,
+    10,
+    40,
+    10,
+    1000,
+    1_000_000,
+    (32, 256),
+    (1, 2, 4, 8),
+    10.0,
+    1000,
+    (16, 32, 64, 128, 256, 512),
+    9,
+    1000,
+    30.0,
+)
 QUICK = Plan(2, 4, 1, 1, 50, 100_000, (8, 16), (1, 2), 4.0, 200, (16, 64), 3, 50, 1.0)
 
 
@@ -88,7 +103,9 @@ class Poisoned:
         return self.one.init(key)
 
     def step(self, key, state):
-        poisoned = jax.tree.map(lambda leaf: jnp.where(state.step == self.at, jnp.nan, leaf), self.one.functional)
+        poisoned = jax.tree.map(
+            lambda leaf: jnp.where(state.step == self.at, jnp.nan, leaf), self.one.functional
+        )
         return dataclasses.replace(self.one, functional=poisoned).step(key, state)
 
 
@@ -96,20 +113,41 @@ def nans(injections: int) -> dict[str, int]:
     """R6. 16 flows of 10 steps, a NaN in one of them at a random step: how many codes and how many other flows were wrong."""
     energy = swjko.kl_divergence(Partial(towards, jnp.zeros(())))
     one = swjko.sw_jko(
-        swjko.gaussian(2, init_mean=1.0), energy, optax.adam(1e-2), step_size=0.1, num_inner_steps=5, num_samples=32, num_projections=8
+        swjko.gaussian(2, init_mean=1.0),
+        energy,
+        optax.adam(1e-2),
+        step_size=0.1,
+        num_inner_steps=5,
+        num_samples=32,
+        num_projections=8,
     )
     keys, rng = jax.random.split(jax.random.key(0), 16), np.random.default_rng(6)
-    axes = dataclasses.replace(jax.tree.map(lambda leaf: None, Poisoned(one, jnp.asarray(-1))), at=0)
+    axes = dataclasses.replace(
+        jax.tree.map(lambda leaf: None, Poisoned(one, jnp.asarray(-1))), at=0
+    )
     solved = functools.partial(swjko.run_many, keys, num_steps=10, axes=axes)
     clean = jax.device_get(solved(Poisoned(one, jnp.full(16, -1))))
-    found = {"injections": injections, "wrong_codes": 0, "others_changed": 0, "not_at_the_last_good_state": 0}
+    found = {
+        "injections": injections,
+        "wrong_codes": 0,
+        "others_changed": 0,
+        "not_at_the_last_good_state": 0,
+    }
     for _ in range(injections):
         flow, at = int(rng.integers(16)), int(rng.integers(10))
         states, infos = jax.device_get(solved(Poisoned(one, jnp.full(16, -1).at[flow].set(at))))
-        expected = np.where((np.arange(16) == flow)[:, None] & (np.arange(10) >= at), int(swjko.Result.NON_FINITE), 0)
-        found["wrong_codes"] += not np.array_equal(infos.result, expected) or states.step[flow] != at
+        expected = np.where(
+            (np.arange(16) == flow)[:, None] & (np.arange(10) >= at),
+            int(swjko.Result.NON_FINITE),
+            0,
+        )
+        found["wrong_codes"] += (
+            not np.array_equal(infos.result, expected) or states.step[flow] != at
+        )
         others = np.arange(16) != flow
-        found["others_changed"] += not _same((states, infos), clean, lambda leaf, others=others: leaf[others])
+        found["others_changed"] += not _same(
+            (states, infos), clean, lambda leaf, others=others: leaf[others]
+        )
         finite = all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(states.params))
         before = _same(infos, clean[1], lambda leaf, flow=flow, at=at: leaf[flow, :at])
         found["not_at_the_last_good_state"] += not (finite and before)
@@ -127,19 +165,46 @@ def divergences(num: int, chunk_size: int = 5) -> list[dict[str, Any]]:
     found = []
     for step_size in np.geomspace(10.0, 1000.0, num):
         scheme = swjko.langevin(points, Partial(towards, jnp.zeros(())), step_size=float(step_size))
-        solution = swjko.solve(jax.random.key(1), scheme, 20 * chunk_size, chunk_size=chunk_size, progress=False, throw=False)
+        solution = swjko.solve(
+            jax.random.key(1),
+            scheme,
+            20 * chunk_size,
+            chunk_size=chunk_size,
+            progress=False,
+            throw=False,
+        )
         steps = int(solution.state.step)
         finite = bool(np.all(np.isfinite(solution.state.params)))
-        found.append({"step_size": float(step_size), "code": solution.result.name, "chunks": steps // chunk_size + 1, "finite": finite})
+        found.append(
+            {
+                "step_size": float(step_size),
+                "code": solution.result.name,
+                "chunks": steps // chunk_size + 1,
+                "finite": finite,
+            }
+        )
     return found
 
 
 def corruptions(number: int) -> dict[str, int]:
     """R9. Bits flipped, ends cut off, bytes appended: in the newest checkpoint, in both (every second case) or in the history."""
-    rng, found = np.random.default_rng(9), {"corrupted": number, "silent": 0, "path_not_named": 0, "fell_back": 0, "refused": 0}
-    start = swjko.State(jnp.arange(8.0), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    rng, found = (
+        np.random.default_rng(9),
+        {"corrupted": number, "silent": 0, "path_not_named": 0, "fell_back": 0, "refused": 0},
+    )
+    start = swjko.State(
+        jnp.arange(8.0), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    )
     info: Any = swjko.Info(*[jnp.zeros(1)] * 6)
-    opened = functools.partial(checkpoints.opened, run={}, start=start, recorded=info, resume=True, every_seconds=1e9, every_steps=1)
+    opened = functools.partial(
+        checkpoints.opened,
+        run={},
+        start=start,
+        recorded=info,
+        resume=True,
+        every_seconds=1e9,
+        every_steps=1,
+    )
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with opened(directory) as store:
@@ -153,7 +218,11 @@ def corruptions(number: int) -> dict[str, int]:
             if index % 4 == 2:
                 touched = ["history.bin"]
             for part in touched:
-                (directory / part).write_bytes(_damaged(good[part], ("bit", "cut", "longer")[index % 3], rng, part == "history.bin"))
+                (directory / part).write_bytes(
+                    _damaged(
+                        good[part], ("bit", "cut", "longer")[index % 3], rng, part == "history.bin"
+                    )
+                )
             _tell(opened, directory, touched, found)
             for path in directory.iterdir():
                 path.unlink()
@@ -175,7 +244,9 @@ def _damaged(content: bytes, how: str, rng: np.random.Generator, is_history: boo
     return bytes(changed)
 
 
-def _tell(opened: Callable[..., Any], directory: Path, touched: Sequence[str], found: dict[str, int]) -> None:
+def _tell(
+    opened: Callable[..., Any], directory: Path, touched: Sequence[str], found: dict[str, int]
+) -> None:
     """Counts how the damage was met: by a warning and the checkpoint before, or by an error; in both the path must be named."""
     told, step = "", None
     with warnings.catch_warnings(record=True) as caught:
@@ -198,15 +269,32 @@ def estimates(seeds: int, nums_projections: tuple[int, ...]) -> dict[str, Any]:
     y = jax.random.normal(jax.random.key(1), (300, 2)) * jnp.asarray([[2.0, 0.5]]) + 1.0
     with jax.enable_x64(True):
         x64, y64 = (jnp.asarray(np.asarray(cloud), jnp.float64) for cloud in (x, y))
-        exact = float(swjko.sliced_wasserstein_pow(x64, y64, swjko.quasi_directions(jax.random.key(2), 20_000, 2)))
+        exact = float(
+            swjko.sliced_wasserstein_pow(
+                x64, y64, swjko.quasi_directions(jax.random.key(2), 20_000, 2)
+            )
+        )
     keys = jax.random.split(jax.random.key(3), seeds)
-    estimate = jax.jit(lambda keys, num: jax.lax.map(lambda key: swjko.sliced_wasserstein_estimate(key, x, y, num), keys), static_argnums=1)
+    estimate = jax.jit(
+        lambda keys, num: jax.lax.map(
+            lambda key: swjko.sliced_wasserstein_estimate(key, x, y, num), keys
+        ),
+        static_argnums=1,
+    )
     rows = []
     for num in nums_projections:
         value, error = jax.device_get(estimate(keys, num))
         covered = np.abs(np.asarray(value, np.float64) - exact) <= 1.96 * error
-        rows.append({"directions": num, "coverage": float(np.mean(covered)), "error": float(np.sqrt(np.mean((value - exact) ** 2)))})
-    slope = np.polyfit(np.log([row["directions"] for row in rows]), np.log([row["error"] for row in rows]), 1)[0]
+        rows.append(
+            {
+                "directions": num,
+                "coverage": float(np.mean(covered)),
+                "error": float(np.sqrt(np.mean((value - exact) ** 2))),
+            }
+        )
+    slope = np.polyfit(
+        np.log([row["directions"] for row in rows]), np.log([row["error"] for row in rows]), 1
+    )[0]
     return {"seeds": seeds, "rows": rows, "slope": float(slope)}
 
 
@@ -216,40 +304,88 @@ def installation() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         root = Path(__file__).parents[1]
-        _command(found, "build", [sys.executable, "-m", "build", "--outdir", str(place / "dist"), str(root)], place)
-        (wheel,), (sdist,) = (list((place / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+        _command(
+            found,
+            "build",
+            [sys.executable, "-m", "build", "--outdir", str(place / "dist"), str(root)],
+            place,
+        )
+        (wheel,), (sdist,) = (
+            list((place / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz")
+        )
         found |= {"wheel_bytes": wheel.stat().st_size, "sdist_bytes": sdist.stat().st_size}
         for label, target in (("wheel", f"{wheel}[cli]"), ("sdist", f"{sdist}[cli]")):
             python = place / label / "bin" / "python"
-            _command(found, f"environment of the {label}", [sys.executable, "-m", "venv", str(place / label)], place)
-            _command(found, f"install the {label}", [str(python), "-m", "pip", "install", "-q", target], place)
+            _command(
+                found,
+                f"environment of the {label}",
+                [sys.executable, "-m", "venv", str(place / label)],
+                place,
+            )
+            _command(
+                found,
+                f"install the {label}",
+                [str(python), "-m", "pip", "install", "-q", target],
+                place,
+            )
             found[f"{label}_environment_bytes"] = _tree_bytes(place / label)
-            _command(found, f"python -m swjko of the {label}", [str(python), "-m", "swjko", "--no-progress"], place / label)
+            _command(
+                found,
+                f"python -m swjko of the {label}",
+                [str(python), "-m", "swjko", "--no-progress"],
+                place / label,
+            )
         with tarfile.open(sdist) as archive:
             archive.extractall(place / "source", filter="data")
         (source,) = (place / "source").iterdir()
         python = place / "sdist" / "bin" / "python"
-        _command(found, "install the tests' packages", [str(python), "-m", "pip", "install", "-q", "-e", ".[test]"], source)
-        _command(found, "python -m pytest", [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"], source)
+        _command(
+            found,
+            "install the tests' packages",
+            [str(python), "-m", "pip", "install", "-q", "-e", ".[test]"],
+            source,
+        )
+        _command(
+            found,
+            "python -m pytest",
+            [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            source,
+        )
     return found
 
 
 def _command(found: dict[str, Any], label: str, command: Sequence[str], place: Path) -> None:
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=place, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
     lines = (done.stdout + done.stderr).strip().splitlines()
-    found[label] = {"code": done.returncode, "seconds": time.perf_counter() - start, "last_line": lines[-1] if lines else ""}
+    found[label] = {
+        "code": done.returncode,
+        "seconds": time.perf_counter() - start,
+        "last_line": lines[-1] if lines else "",
+    }
 
 
 def _tree_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+    return sum(
+        file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()
+    )
 
 
 def _installs(measured: dict[str, Any], plan: Plan) -> bool:
     del plan
     commands = {name: value for name, value in measured.items() if isinstance(value, dict)}
     run = sum(value["seconds"] for name, value in commands.items() if "wheel" in name)
-    return all(value["code"] == 0 for value in commands.values()) and run <= 300 and measured["wheel_environment_bytes"] <= 1.3e9
+    return (
+        all(value["code"] == 0 for value in commands.values())
+        and run <= 300
+        and measured["wheel_environment_bytes"] <= 1.3e9
+    )
 
 
 ROWS = {
@@ -257,20 +393,25 @@ ROWS = {
         "a NaN in 1 of 16 flows at a random step",
         "code NON_FINITE at that step, the other 15 bitwise as without it",
         lambda plan: nans(plan.injections),
-        lambda measured, plan: not any(value for name, value in measured.items() if name != "injections"),
+        lambda measured, plan: (
+            not any(value for name, value in measured.items() if name != "injections")
+        ),
     ),
     "R7": Row(
         "step sizes far too large",
         "code DIVERGED within two chunks, the last state finite",
         lambda plan: divergences(plan.step_sizes),
-        lambda measured, plan: all(row["code"] == "DIVERGED" and row["chunks"] <= 2 and row["finite"] for row in measured),
+        lambda measured, plan: all(
+            row["code"] == "DIVERGED" and row["chunks"] <= 2 and row["finite"] for row in measured
+        ),
     ),
     "R8": Row(
         "kill -9 at random times, and while a checkpoint is written",
         "no damaged load, each resumed run bit for bit as one never killed",
         lambda plan: processes.kills(plan.random_kills, plan.write_kills),
         lambda measured, plan: (
-            not (measured["differing_ends"] or measured["damaged_loads"]) and measured["kills_while_writing"] >= plan.write_kills
+            not (measured["differing_ends"] or measured["damaged_loads"])
+            and measured["kills_while_writing"] >= plan.write_kills
         ),
     ),
     "R9": Row(
@@ -283,14 +424,18 @@ ROWS = {
         "a full disk; a read-only one",
         "exit code 1 and an error, what was saved goes on to the same end",
         lambda plan: processes.disks(),
-        lambda measured, plan: all(row["code"] == 1 and row["same_end"] and "CheckpointError" in row["told"] for row in measured.values()),
+        lambda measured, plan: all(
+            row["code"] == 1 and row["same_end"] and "CheckpointError" in row["told"]
+            for row in measured.values()
+        ),
     ),
     "R10 signals": Row(
         "SIGTERM; Ctrl-C",
         "saved, exit codes 143 and 130, the same end when run again",
         lambda plan: processes.signals(),
         lambda measured, plan: (
-            (measured["SIGTERM"]["code"], measured["SIGINT"]["code"]) == (143, 130) and all(row["same_end"] for row in measured.values())
+            (measured["SIGTERM"]["code"], measured["SIGINT"]["code"]) == (143, 130)
+            and all(row["same_end"] for row in measured.values())
         ),
     ),
     "R11": Row(
@@ -304,14 +449,19 @@ ROWS = {
         "peak of at most 600 MiB, flat in the directions",
         lambda plan: processes.memory(plan.points, plan.nums_directions),
         lambda measured, plan: (
-            max(row["peak_mib"] for row in measured) <= 600 and abs(measured[0]["peak_mib"] - measured[1]["peak_mib"]) < 60
+            max(row["peak_mib"] for row in measured) <= 600
+            and abs(measured[0]["peak_mib"] - measured[1]["peak_mib"]) < 60
         ),
     ),
     "R16": Row(
         "1 to 8 devices against one, float64",
         "values to 1e-12, draws bitwise",
         lambda plan: processes.devices(plan.device_counts),
-        lambda measured, plan: all(row["difference"] <= 1e-12 and row["same_draws"] for rows in measured.values() for row in rows),
+        lambda measured, plan: all(
+            row["difference"] <= 1e-12 and row["same_draws"]
+            for rows in measured.values()
+            for row in rows
+        ),
     ),
     "collectives": Row(
         "what devices exchange, by the compiled programs",
@@ -320,7 +470,10 @@ ROWS = {
         lambda measured, plan: (
             measured["flows"] == {"collectives": {}, "bytes": 0}
             and measured["directions"]
-            == {"collectives": {"all-reduce": 1}, "bytes": 4 + 4 * measured["sizes"]["points"] * measured["sizes"]["dim"]}
+            == {
+                "collectives": {"all-reduce": 1},
+                "bytes": 4 + 4 * measured["sizes"]["points"] * measured["sizes"]["dim"],
+            }
         ),
     ),
     "R17": Row(
@@ -331,7 +484,9 @@ ROWS = {
             measured["against_one"]["difference"] <= 1e-6
             and measured["against_one"]["same_draws"]
             and all(
-                row["survivor_code"] != 0 and row["survivor_seconds"] <= plan.heartbeat + 5 and row["same_end"]
+                row["survivor_code"] != 0
+                and row["survivor_seconds"] <= plan.heartbeat + 5
+                and row["same_end"]
                 for name, row in measured.items()
                 if name != "against_one"
             )
@@ -343,14 +498,22 @@ ROWS = {
         lambda plan: estimates(plan.seeds, plan.nums_projections),
         lambda measured, plan: (
             abs(measured["slope"] + 0.5) <= 0.05
-            and all(0.93 <= row["coverage"] <= 0.97 for row in measured["rows"] if row["directions"] >= 64)
+            and all(
+                0.93 <= row["coverage"] <= 0.97
+                for row in measured["rows"]
+                if row["directions"] >= 64
+            )
         ),
     ),
     "R25": Row(
         "import swjko",
         "at most 1.2 s, no heavy module, works without distrax",
         lambda plan: processes.imports(plan.imports),
-        lambda measured, plan: measured["seconds"] <= 1.2 and not measured["heavy"] and measured["works_without_distrax"],
+        lambda measured, plan: (
+            measured["seconds"] <= 1.2
+            and not measured["heavy"]
+            and measured["works_without_distrax"]
+        ),
     ),
     "checkpoints": Row(
         "checkpoints each 30 s in a run of a minute or more",
@@ -371,10 +534,24 @@ _LONG = {"R8", "R10 disks", "R10 signals", "R16", "R17", "checkpoints"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="the short drills a few times, under a minute; to runs/benchmarks")
-    parser.add_argument("--full", action="store_true", help="R26 too, which downloads packages and runs all tests")
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", help="these rows alone, beside those that the JSON has")
-    parser.add_argument("--out", metavar="DIR", help="directory for the JSON (default benchmarks/results)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the short drills a few times, under a minute; to runs/benchmarks",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="R26 too, which downloads packages and runs all tests"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ROWS),
+        metavar="ROW",
+        help="these rows alone, beside those that the JSON has",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for the JSON (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -389,7 +566,9 @@ def main(args: argparse.Namespace) -> int:
         rows[name] = drilled(ROWS[name], plan)
         print(line(name, rows[name]), flush=True)
         rows = {known: rows[known] for known in ROWS if known in rows}
-        report.write_results("reliability", {"quick": args.quick, "plan": plan, "rows": rows}, directory)
+        report.write_results(
+            "reliability", {"quick": args.quick, "plan": plan, "rows": rows}, directory
+        )
     print(f"\n{table(rows)}\n{directory / 'reliability.json'}")
     return 0 if all(rows[name]["met"] for name in names) else 1
 
@@ -399,7 +578,15 @@ def drilled(row: Row, plan: Plan) -> dict[str, Any]:
     measured = row.run(plan)
     seconds, date = time.perf_counter() - start, time.strftime("%Y-%m-%d", time.gmtime())
     met = bool(row.judge(measured, plan))
-    return {"what": row.what, "required": row.required, "measured": measured, "met": met, "seconds": seconds, "date": date, "load": load}
+    return {
+        "what": row.what,
+        "required": row.required,
+        "measured": measured,
+        "met": met,
+        "seconds": seconds,
+        "date": date,
+        "load": load,
+    }
 
 
 def line(name: str, row: dict[str, Any]) -> str:
@@ -409,7 +596,11 @@ def line(name: str, row: dict[str, Any]) -> str:
 def summary(measured: Any) -> str:
     """The measured numbers in a few words."""
     if isinstance(measured, dict):
-        return ", ".join(f"{name} {summary(value)}" for name, value in measured.items() if not isinstance(value, str) and name != "told")
+        return ", ".join(
+            f"{name} {summary(value)}"
+            for name, value in measured.items()
+            if not isinstance(value, str) and name != "told"
+        )
     if isinstance(measured, list):
         return "; ".join(summary(value) for value in measured)
     return f"{measured:.3g}" if isinstance(measured, float) else str(measured)
@@ -417,5 +608,8 @@ def summary(measured: Any) -> str:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'row':12} {'met':4} required"]
-    lines += [f"{name:12} {'yes' if row['met'] else 'NO':4} {row['what']}: {row['required']}" for name, row in rows.items()]
+    lines += [
+        f"{name:12} {'yes' if row['met'] else 'NO':4} {row['what']}: {row['required']}"
+        for name, row in rows.items()
+    ]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ import optax
 
 import swjko
 from swjko import distributed
-from swjko.layout import on_host
+from swjko.running.batching import on_host
 
 _OPTIMIZER = optax.adam(1e-2)
 _BOWL = swjko.potential(lambda x: jnp.sum(x**2))
@@ -66,9 +66,13 @@ def digest(tree: Any) -> str:
 
 def flow(directory: str | None, num_steps: int, num_points: int = 0) -> dict[str, Any]:
     """One run, saved after each step; the digest of its end and of all that was recorded."""
-    scheme, record = (cloud_scheme(num_points), swjko.infos) if num_points else (small_scheme(), swjko.both)
+    scheme, record = (
+        (cloud_scheme(num_points), swjko.infos) if num_points else (small_scheme(), swjko.both)
+    )
     options = {"chunk_size": 1, "progress": False, "checkpoint_steps": 1, "record": record}
-    solution = swjko.solve(jax.random.key(0), scheme, num_steps, checkpoint_dir=directory, **options)
+    solution = swjko.solve(
+        jax.random.key(0), scheme, num_steps, checkpoint_dir=directory, **options
+    )
     return {"digest": digest((solution.state, solution.history))}
 
 
@@ -77,7 +81,9 @@ def refusals(directory: str) -> dict[str, str | None]:
 
     def solved(key=0, num_steps=4, scheme=None, **options):
         options = {"chunk_size": 2, "progress": False, "checkpoint_dir": directory} | options
-        return swjko.solve(jax.random.key(key), scheme or small_scheme(num_inner_steps=2), num_steps, **options)
+        return swjko.solve(
+            jax.random.key(key), scheme or small_scheme(num_inner_steps=2), num_steps, **options
+        )
 
     def told(**options):
         try:
@@ -93,7 +99,9 @@ def refusals(directory: str) -> dict[str, str | None]:
         "number of steps": told(num_steps=5),
         "step size": told(scheme=small_scheme(0.2, num_inner_steps=2)),
         "inner steps": told(scheme=small_scheme(num_inner_steps=3)),
-        "optimizer": told(scheme=dataclasses.replace(small_scheme(num_inner_steps=2), optimizer=optax.adam(1e-3))),
+        "optimizer": told(
+            scheme=dataclasses.replace(small_scheme(num_inner_steps=2), optimizer=optax.adam(1e-3))
+        ),
         "record": told(record=swjko.both),
         "resume=False": told(resume=False),
     }
@@ -110,9 +118,12 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def overhead(directory: str | None, num_steps: int, checkpoint_seconds: float, width: int) -> dict[str, float]:
+def overhead(
+    directory: str | None, num_steps: int, checkpoint_seconds: float, width: int
+) -> dict[str, float]:
     """Seconds of a run of a coupling flow, and of those the seconds spent on its checkpoints and history; and of one save."""
-    from swjko import checkpoints, flows
+    from swjko import flows
+    from swjko.checkpoints import store as checkpoints
 
     spent, saves = [0.0], []
 
@@ -139,10 +150,18 @@ def overhead(directory: str | None, num_steps: int, checkpoint_seconds: float, w
         num_projections=32,
     )
     cadence = {"checkpoint_dir": directory, "checkpoint_seconds": checkpoint_seconds}
-    solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False, chunk_size=5, **cadence)
+    solution = swjko.solve(
+        jax.random.key(0), scheme, num_steps, progress=False, chunk_size=5, **cadence
+    )
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(solution.state))
     one = float(np.median(saves)) if saves else 0.0
-    return {"run_seconds": solution.timing.run_seconds, "spent": spent[0], "saves": len(saves), "one_save": one, "bytes": state_bytes}
+    return {
+        "run_seconds": solution.timing.run_seconds,
+        "spent": spent[0],
+        "saves": len(saves),
+        "one_save": one,
+        "bytes": state_bytes,
+    }
 
 
 def peer(
@@ -159,7 +178,9 @@ def peer(
     if processes > 1:
         distributed.initialize(coordinator, processes, process, heartbeat_timeout=heartbeat)
     keys = jax.random.split(jax.random.key(0), 8)
-    scheme, axes = swjko.stack_flows([small_scheme(0.1 * (1 + flow), num_inner_steps) for flow in range(8)])
+    scheme, axes = swjko.stack_flows(
+        [small_scheme(0.1 * (1 + flow), num_inner_steps) for flow in range(8)]
+    )
     noise = swjko.langevin(jnp.zeros((4, 2)), _flat, step_size=0.5)
     mesh, options = swjko.flow_mesh(), {"chunk_size": 1, "progress": False}
     saving = {"checkpoint_dir": directory, "checkpoint_steps": 1} if directory else {}
@@ -167,7 +188,11 @@ def peer(
     states, _ = swjko.run_many(keys, noise, 3, mesh=mesh)
     end, drawn = on_host((solution.state.params, states.params))
     if path is not None and process == 0:
-        values = {"value params": digestible(end), "value energy": solution.history.energy, "draw noise": drawn}
+        values = {
+            "value params": digestible(end),
+            "value energy": solution.history.energy,
+            "draw noise": drawn,
+        }
         host: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
         np.savez(path, **host)
     return {"devices": jax.device_count(), "digest": digest((end, solution.history))}
@@ -180,18 +205,31 @@ def on_devices(path: str, num_flows: int) -> dict[str, Any]:
         keys = jax.random.split(jax.random.key(0), num_flows)
         states, info = swjko.run_many(keys, small_scheme(0.1, num_inner_steps=5), 3, mesh=mesh)
         # Without a force, Langevin points are the sums of what was drawn.
-        drawn_states, _ = swjko.run_many(keys, swjko.langevin(jnp.zeros((4, 2)), _flat, step_size=0.5), 3, mesh=mesh)
-        sharded = jax.make_mesh((jax.device_count(),), ("projection",), axis_types=(jax.sharding.AxisType.Auto,))
+        drawn_states, _ = swjko.run_many(
+            keys, swjko.langevin(jnp.zeros((4, 2)), _flat, step_size=0.5), 3, mesh=mesh
+        )
+        sharded = jax.make_mesh(
+            (jax.device_count(),), ("projection",), axis_types=(jax.sharding.AxisType.Auto,)
+        )
         direction_fn = swjko.sharded_directions(swjko.uniform_directions, sharded, "projection")
         points = jnp.linspace(-1.0, 1.0, 128).reshape(64, 2)
-        one = swjko.sliced_flow(points, points[::-1] ** 3, step_size=0.5, num_projections=16, direction_fn=direction_fn)
+        one = swjko.sliced_flow(
+            points, points[::-1] ** 3, step_size=0.5, num_projections=16, direction_fn=direction_fn
+        )
         end, _ = jax.jit(swjko.run, static_argnames=("num_steps", "record"))(
             jax.random.key(1), one, one.init(jax.random.key(2)), num_steps=5, record=swjko.infos
         )
         directions = jax.jit(direction_fn, static_argnums=(1, 2))(jax.random.key(3), 16, 5)
-        values = {"params": digestible(states.params), "energy": info.energy, "objective": info.objective, "sharded": end.params}
+        values = {
+            "params": digestible(states.params),
+            "energy": info.energy,
+            "objective": info.objective,
+            "sharded": end.params,
+        }
         drawn = {"noise": drawn_states.params, "directions": directions}
-        arrays = {f"value {name}": value for name, value in values.items()} | {f"draw {name}": value for name, value in drawn.items()}
+        arrays = {f"value {name}": value for name, value in values.items()} | {
+            f"draw {name}": value for name, value in drawn.items()
+        }
         host: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
         np.savez(path, **host)
     return {"devices": jax.device_count()}
@@ -199,25 +237,41 @@ def on_devices(path: str, num_flows: int) -> dict[str, Any]:
 
 def collectives(num_points: int, dim: int, num_directions: int) -> dict[str, Any]:
     """What devices exchange, by the compiled programs: for flows, and for a distance and its gradient with directions or points sharded."""
-    mesh = jax.make_mesh((jax.device_count(),), ("sharded",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("sharded",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
 
     def shape(*sizes: int, sharded: bool) -> jax.ShapeDtypeStruct:
         spec = jax.sharding.PartitionSpec("sharded") if sharded else jax.sharding.PartitionSpec()
-        return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(
+            sizes, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, spec)
+        )
 
     def distance(points: bool, directions: bool) -> str:
         clouds = [shape(num_points, dim, sharded=points)] * 2
         program = jax.jit(jax.value_and_grad(swjko.sliced_wasserstein_pow))
-        return program.lower(*clouds, shape(num_directions, dim, sharded=directions)).compile().as_text() or ""
+        return (
+            program.lower(*clouds, shape(num_directions, dim, sharded=directions))
+            .compile()
+            .as_text()
+            or ""
+        )
 
     flows = jax.jit(functools.partial(swjko.run_many, num_steps=2, mesh=swjko.flow_mesh()))
-    keys = swjko.shard_flows(jax.random.split(jax.random.key(0), 2 * jax.device_count()), swjko.flow_mesh())
+    keys = swjko.shard_flows(
+        jax.random.split(jax.random.key(0), 2 * jax.device_count()), swjko.flow_mesh()
+    )
     texts = {
         "flows": flows.lower(keys, small_scheme(num_inner_steps=2)).compile().as_text() or "",
         "directions": distance(points=False, directions=True),
         "points": distance(points=True, directions=False),
     }
-    sizes = {"devices": jax.device_count(), "points": num_points, "dim": dim, "directions": num_directions}
+    sizes = {
+        "devices": jax.device_count(),
+        "points": num_points,
+        "dim": dim,
+        "directions": num_directions,
+    }
     return {"sizes": sizes, **{name: _exchanged(text) for name, text in texts.items()}}
 
 
@@ -239,7 +293,9 @@ def _exchanged(text: str) -> dict[str, Any]:
 
 def digestible(tree: Any) -> np.ndarray:
     """All leaves of flows in one array [flows ...]."""
-    return np.concatenate([np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)], axis=1)
+    return np.concatenate(
+        [np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)], axis=1
+    )
 
 
 def main(name: str, arguments: str, limit: str) -> None:

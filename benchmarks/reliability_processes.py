@@ -23,19 +23,41 @@ from benchmarks.reliability_child import contents
 
 _ROOT = Path(__file__).parents[1]
 _TIMEOUT = 600.0
-_HEAVY = ["distrax", "sklearn", "matplotlib", "pandas", "flax", "diffrax", "orbax", "rich", "ot", "tensorflow_probability"]
+_HEAVY = [
+    "distrax",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "flax",
+    "diffrax",
+    "orbax",
+    "rich",
+    "ot",
+    "tensorflow_probability",
+]
 
 
-def child(name: str, *, devices: int | None = None, limit: int | None = None, **arguments: Any) -> subprocess.Popen[str]:
+def child(
+    name: str, *, devices: int | None = None, limit: int | None = None, **arguments: Any
+) -> subprocess.Popen[str]:
     """A drill of ``reliability_child``, started. limit: bytes that none of its files may exceed."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_ENABLE_X64")} | {
-        "JAX_PLATFORMS": "cpu"
-    }
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XLA_FLAGS", "JAX_ENABLE_X64")
+    } | {"JAX_PLATFORMS": "cpu"}
     if devices is not None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.reliability_child", name, json.dumps(arguments), str(limit or 0)],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.reliability_child",
+            name,
+            json.dumps(arguments),
+            str(limit or 0),
+        ],
         cwd=_ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -57,7 +79,14 @@ def last_line(error: str) -> str:
     return lines[-1] if lines else ""
 
 
-def kills(random_kills: int, write_kills: int, *, num_steps: int = 200, num_points: int = 500_000, cloud_steps: int = 30) -> dict[str, Any]:
+def kills(
+    random_kills: int,
+    write_kills: int,
+    *,
+    num_steps: int = 200,
+    num_points: int = 500_000,
+    cloud_steps: int = 30,
+) -> dict[str, Any]:
     """R8. kill -9 at random times of a run, and at others in the middle of the writing of a checkpoint, until each has had its number."""
     rng = np.random.default_rng(8)
     small, cloud = {"num_steps": num_steps}, {"num_steps": cloud_steps, "num_points": num_points}
@@ -65,11 +94,17 @@ def kills(random_kills: int, write_kills: int, *, num_steps: int = 200, num_poin
         _killed(random_kills, small, lambda directory, alive: _wait(rng.uniform(0.0, 0.5), alive)),
         _killed(write_kills, cloud, _until_written(rng), while_writing=True),
     ]
-    return {name: sum(run[name] for run in runs) for name in runs[0]} | {"kills_while_writing": runs[1]["half_written"]}
+    return {name: sum(run[name] for run in runs) for name in runs[0]} | {
+        "kills_while_writing": runs[1]["half_written"]
+    }
 
 
 def _killed(
-    number: int, arguments: Mapping[str, Any], moment: Callable[[Path, Callable[[], bool]], None], *, while_writing: bool = False
+    number: int,
+    arguments: Mapping[str, Any],
+    moment: Callable[[Path, Callable[[], bool]], None],
+    *,
+    while_writing: bool = False,
 ) -> dict[str, int]:
     """Counts, over as many runs as the kills take: of resumed runs, how many ended otherwise than one that was never killed.
 
@@ -93,10 +128,14 @@ def _killed(
                 found["damaged_loads"] += "is damaged" in error
                 if process.returncode == 0:
                     found["runs"] += 1
-                    found["differing_ends"] += json.loads(out.splitlines()[-1])["digest"] != expected
+                    found["differing_ends"] += (
+                        json.loads(out.splitlines()[-1])["digest"] != expected
+                    )
                     break
                 if process.returncode != -signal.SIGKILL:
-                    raise RuntimeError(f"a run that was killed did not go on: {error.strip()[-2000:]}")
+                    raise RuntimeError(
+                        f"a run that was killed did not go on: {error.strip()[-2000:]}"
+                    )
                 half_written = bool(list(directory.glob("*.tmp")))
                 found["kills"] += 1
                 found["half_written"] += half_written
@@ -147,7 +186,10 @@ def signals(num_steps: int = 80) -> dict[str, Any]:
             # Python ends of a Ctrl-C as the signal would end it, for which a shell says 130.
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             steps = max(int(path.stem.split("-")[1]) for path in directory.glob("*.ckpt"))
-            same = answer(child("flow", directory=str(directory), num_steps=num_steps))["digest"] == expected
+            same = (
+                answer(child("flow", directory=str(directory), num_steps=num_steps))["digest"]
+                == expected
+            )
             found[number.name] = {"code": code, "saved_after_step": steps, "same_end": same}
     return found
 
@@ -160,7 +202,11 @@ def disks(num_steps: int = 200, size: int = 128 * 1024) -> dict[str, Any]:
         limit = None if kind == "tmpfs" else size
         process = child("flow", directory=str(disk / "run"), num_steps=num_steps, limit=limit)
         error = process.communicate(timeout=_TIMEOUT)[1]
-        found["full disk"] = {"by": kind, "code": process.returncode, "told": last_line(error).replace(name, "")}
+        found["full disk"] = {
+            "by": kind,
+            "code": process.returncode,
+            "told": last_line(error).replace(name, ""),
+        }
         shutil.copytree(disk / "run", Path(name) / "elsewhere")
         found["full disk"]["same_end"] = _ends_in(Path(name) / "elsewhere", num_steps, expected)
     with tempfile.TemporaryDirectory() as name, _small_disk(Path(name), 64 * size) as (disk, kind):
@@ -176,12 +222,20 @@ def disks(num_steps: int = 200, size: int = 128 * 1024) -> dict[str, Any]:
             unchanged = contents(disk / "run") == before
         same = _ends_in(disk / "run", num_steps, expected)
         told = last_line(error).replace(name, "")
-        found["read-only"] = {"by": how, "code": process.returncode, "told": told, "unchanged": unchanged, "same_end": same}
+        found["read-only"] = {
+            "by": how,
+            "code": process.returncode,
+            "told": told,
+            "unchanged": unchanged,
+            "same_end": same,
+        }
     return found
 
 
 def _ends_in(directory: Path, num_steps: int, expected: str) -> bool:
-    return answer(child("flow", directory=str(directory), num_steps=num_steps))["digest"] == expected
+    return (
+        answer(child("flow", directory=str(directory), num_steps=num_steps))["digest"] == expected
+    )
 
 
 @contextlib.contextmanager
@@ -244,28 +298,55 @@ def devices(counts: tuple[int, ...] = (1, 2, 4, 8)) -> dict[str, list[dict[str, 
         def arrays(num_devices: int, num_flows: int) -> Mapping[str, np.ndarray]:
             path = Path(name) / f"{num_devices}-{num_flows}.npz"
             if not path.exists():
-                answer(child("on_devices", devices=num_devices, path=str(path), num_flows=num_flows))
+                answer(
+                    child("on_devices", devices=num_devices, path=str(path), num_flows=num_flows)
+                )
             return np.load(path)
 
-        for kind, flows_of in (("strong", lambda count: max(counts)), ("weak", lambda count: 2 * count)):
+        for kind, flows_of in (
+            ("strong", lambda count: max(counts)),
+            ("weak", lambda count: 2 * count),
+        ):
             found[kind] = [
-                {"devices": count, "flows": flows_of(count), **_compared(arrays(count, flows_of(count)), arrays(1, flows_of(count)))}
+                {
+                    "devices": count,
+                    "flows": flows_of(count),
+                    **_compared(arrays(count, flows_of(count)), arrays(1, flows_of(count))),
+                }
                 for count in counts
             ]
     return found
 
 
-def collectives(num_devices: int, num_points: int = 4096, dim: int = 3, num_directions: int = 64) -> dict[str, Any]:
+def collectives(
+    num_devices: int, num_points: int = 4096, dim: int = 3, num_directions: int = 64
+) -> dict[str, Any]:
     """What is exchanged over so many devices, of flows, directions and points."""
-    return answer(child("collectives", devices=num_devices, num_points=num_points, dim=dim, num_directions=num_directions))
+    return answer(
+        child(
+            "collectives",
+            devices=num_devices,
+            num_points=num_points,
+            dim=dim,
+            num_directions=num_directions,
+        )
+    )
 
 
-def _compared(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _compared(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """The largest difference of a value over the largest value, and whether the draws are the same bits."""
     differences = [
-        float(np.max(np.abs(found[name] - expected[name])) / np.max(np.abs(expected[name]))) for name in found if name.startswith("value")
+        float(np.max(np.abs(found[name] - expected[name])) / np.max(np.abs(expected[name])))
+        for name in found
+        if name.startswith("value")
     ]
-    same = all(found[name].tobytes() == expected[name].tobytes() for name in found if name.startswith("draw"))
+    same = all(
+        found[name].tobytes() == expected[name].tobytes()
+        for name in found
+        if name.startswith("draw")
+    )
     return {"difference": max(differences), "same_draws": same}
 
 
@@ -274,18 +355,31 @@ def peers(heartbeat: float, num_steps: int = 20, num_inner_steps: int = 100) -> 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         sizes = {"heartbeat": heartbeat, "num_steps": num_steps, "num_inner_steps": num_inner_steps}
-        alone = child("peer", devices=2, coordinator="", processes=1, process=0, directory=None, path=str(place / "one.npz"), **sizes)
+        alone = child(
+            "peer",
+            devices=2,
+            coordinator="",
+            processes=1,
+            process=0,
+            directory=None,
+            path=str(place / "one.npz"),
+            **sizes,
+        )
         expected = answer(alone)["digest"]
         for process in _pair(place / "whole", str(place / "two.npz"), sizes):
             answer(process)
-        found: dict[str, Any] = {"against_one": _compared(np.load(place / "two.npz"), np.load(place / "one.npz"))}
+        found: dict[str, Any] = {
+            "against_one": _compared(np.load(place / "two.npz"), np.load(place / "one.npz"))
+        }
         for killed in (1, 0):
             directory = place / f"without {killed}"
             pair = _pair(directory, None, sizes)
             while not (directory / "step-0000000003.ckpt").exists():
                 time.sleep(0.02)
                 if any(process.poll() is not None for process in pair):
-                    raise RuntimeError(f"a peer left early: {[process.communicate()[1][-1000:] for process in pair]}")
+                    raise RuntimeError(
+                        f"a peer left early: {[process.communicate()[1][-1000:] for process in pair]}"
+                    )
             start = time.monotonic()
             pair[killed].kill()
             survivor = pair[1 - killed]
@@ -294,15 +388,27 @@ def peers(heartbeat: float, num_steps: int = 20, num_inner_steps: int = 100) -> 
             pair[killed].communicate()
             ends = [answer(process)["digest"] for process in _pair(directory, None, sizes)]
             same = ends == [expected, expected]
-            found[f"process {killed} killed"] = {"survivor_code": survivor.returncode, "survivor_seconds": seconds, "same_end": same}
+            found[f"process {killed} killed"] = {
+                "survivor_code": survivor.returncode,
+                "survivor_seconds": seconds,
+                "same_end": same,
+            }
     return found
 
 
-def _pair(directory: Path, path: str | None, sizes: Mapping[str, Any]) -> list[subprocess.Popen[str]]:
+def _pair(
+    directory: Path, path: str | None, sizes: Mapping[str, Any]
+) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         coordinator = f"localhost:{probe.getsockname()[1]}"
-    common = {"coordinator": coordinator, "processes": 2, "directory": str(directory), "path": path, **sizes}
+    common = {
+        "coordinator": coordinator,
+        "processes": 2,
+        "directory": str(directory),
+        "path": path,
+        **sizes,
+    }
     return [child("peer", devices=1, process=process, **common) for process in (0, 1)]
 
 
@@ -312,9 +418,13 @@ def imports(repeats: int) -> dict[str, Any]:
     code += "print(seconds, *[name for name in {1} if name in sys.modules])"
 
     def fresh(module: str) -> list[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+            "JAX_PLATFORMS": "cpu"
+        }
         command = [sys.executable, "-c", code.format(module, _HEAVY)]
-        return subprocess.run(command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        return subprocess.run(
+            command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.split()
 
     times: dict[str, list[float]] = {"swjko": [], "jax": []}
     for _ in range(repeats):
@@ -322,8 +432,18 @@ def imports(repeats: int) -> dict[str, Any]:
             values.append(float(fresh(module)[0]))
     seconds = {module: statistics.median(values) for module, values in times.items()}
     absent = "import sys; sys.modules['distrax'] = None; import swjko, swjko.flows"
-    works = subprocess.run([sys.executable, "-c", absent], cwd=_ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}).returncode == 0
-    return {"seconds": seconds["swjko"], "jax_seconds": seconds["jax"], "heavy": fresh("swjko")[1:], "works_without_distrax": works}
+    works = (
+        subprocess.run(
+            [sys.executable, "-c", absent], cwd=_ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+        ).returncode
+        == 0
+    )
+    return {
+        "seconds": seconds["swjko"],
+        "jax_seconds": seconds["jax"],
+        "heavy": fresh("swjko")[1:],
+        "works_without_distrax": works,
+    }
 
 
 def checkpoint_cost(num_steps: int, checkpoint_seconds: float) -> dict[str, Any]:
@@ -332,7 +452,11 @@ def checkpoint_cost(num_steps: int, checkpoint_seconds: float) -> dict[str, Any]
     for name in ("plain", "saved"):
         with tempfile.TemporaryDirectory() as parent:
             directory = f"{parent}/run" if name == "saved" else None
-            arguments = {"num_steps": num_steps, "checkpoint_seconds": checkpoint_seconds, "width": 128}
+            arguments = {
+                "num_steps": num_steps,
+                "checkpoint_seconds": checkpoint_seconds,
+                "width": 128,
+            }
             found[name] = answer(child("overhead", directory=directory, **arguments))
     saved, plain = found["saved"], found["plain"]
     total = saved["run_seconds"] + saved["spent"]

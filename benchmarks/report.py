@@ -16,14 +16,30 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 _SHORT_SECONDS = 0.1
 
-_PACKAGES = ("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax", "POT", "ott-jax", "torch", "scikit-learn", "blackjax")
+_PACKAGES = (
+    "swjko",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "optax",
+    "flax",
+    "distrax",
+    "POT",
+    "ott-jax",
+    "torch",
+    "scikit-learn",
+    "blackjax",
+)
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory, accelerators, and the load at the time: a busy machine spoils timings."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "devices": [device.device_kind for device in jax.devices()],
@@ -42,7 +58,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_results(name: str, payload: Mapping[str, Any], directory: str | Path | None = None) -> Path:
+def write_results(
+    name: str, payload: Mapping[str, Any], directory: str | Path | None = None
+) -> Path:
     """Writes ``<directory>/<name>.json`` with the payload beside machine, versions and date; returns the path.
 
     directory: None means ``benchmarks/results``. Arrays become lists; a NaN or an infinity becomes null, which JSON can hold.
@@ -51,7 +69,13 @@ def write_results(name: str, payload: Mapping[str, Any], directory: str | Path |
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    content = {"benchmark": name, "date": date, "machine": machine(), "versions": versions(), **payload}
+    content = {
+        "benchmark": name,
+        "date": date,
+        "machine": machine(),
+        "versions": versions(),
+        **payload,
+    }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
@@ -73,7 +97,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def interleaved_medians(functions: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
+def interleaved_medians(
+    functions: Mapping[str, Callable[[], Any]], *, repeats: int
+) -> dict[str, float]:
     """Median wall seconds of each function, called in turns so that a change in the machine's load meets all alike; one warm-up each.
 
     A call that takes less than ``_SHORT_SECONDS`` is timed the second time it is made in its turn: by the first one, the threads that

@@ -7,16 +7,28 @@ from typing import Any
 Result = Mapping[str, Any]
 _MINUS = "\N{MINUS SIGN}"
 _SHOWN_PACKAGES = ("jax", "torch", "POT", "ott-jax", "blackjax")
-_PEERS = {"POT torch": "POT (torch)", "POT NumPy, value": "POT (NumPy, value alone)", "OTT-JAX": "OTT-JAX", "torch.sort": "`torch.sort`"}
+_PEERS = {
+    "POT torch": "POT (torch)",
+    "POT NumPy, value": "POT (NumPy, value alone)",
+    "OTT-JAX": "OTT-JAX",
+    "torch.sort": "`torch.sort`",
+}
 
 
 def readme_speed(result: Result) -> list[str]:
     """Points, dimension and directions across, methods down."""
     rows = _equal(result)
-    cases = [(f"{row['shape']['n']:,}", row["shape"]["dim"], row["shape"]["directions"]) for row in rows]
+    cases = [
+        (f"{row['shape']['n']:,}", row["shape"]["dim"], row["shape"]["directions"]) for row in rows
+    ]
     lines = [("swjko", *(_milliseconds(row["median_seconds"]["swjko"]) for row in rows))]
-    lines += [(_PEERS[name], *(_times(row["ratio"].get(name)) for row in rows)) for name in ("POT torch", "OTT-JAX", "torch.sort")]
-    return _table(("points, dimension, directions", *(" / ".join(map(str, case)) for case in cases)), lines)
+    lines += [
+        (_PEERS[name], *(_times(row["ratio"].get(name)) for row in rows))
+        for name in ("POT torch", "OTT-JAX", "torch.sort")
+    ]
+    return _table(
+        ("points, dimension, directions", *(" / ".join(map(str, case)) for case in cases)), lines
+    )
 
 
 def readme_fidelity(result: Result) -> list[str]:
@@ -25,10 +37,15 @@ def readme_fidelity(result: Result) -> list[str]:
     lines = [
         ("swjko", *(_log10(row["mean_log10"]) for row in rows)),
         ("published SW-JKO", *(_log10(row["published_log10"]) for row in rows)),
-        ("50,000 particles, published", *(_log10(published["Euler-Maruyama, 50000"][str(row["dim"])]) for row in rows)),
+        (
+            "50,000 particles, published",
+            *(_log10(published["Euler-Maruyama, 50000"][str(row["dim"])]) for row in rows),
+        ),
         ("swjko, seconds", *(_seconds(row["mean_seconds"]) for row in rows)),
     ]
-    return _table(("$\\log_{10}$ SymKL to the stationary law", *(f"d = {row['dim']}" for row in rows)), lines)
+    return _table(
+        ("$\\log_{10}$ SymKL to the stationary law", *(f"d = {row['dim']}" for row in rows)), lines
+    )
 
 
 def whole_run(result: Result) -> list[str]:
@@ -37,7 +54,9 @@ def whole_run(result: Result) -> list[str]:
     seconds, ratio = run["published_seconds"], run["ratio"]
     here = "measured here, distance and gradient alone"
     text = f"in d = {run['dim']} a run to {_log10(run['mean_log10'])}, published: {_log10(run['published_log10'])}, takes "
-    text += f"{run['mean_seconds']:.0f} s with compilation, in the mean of {len(run['runs'])} problems."
+    text += (
+        f"{run['mean_seconds']:.0f} s with compilation, in the mean of {len(run['runs'])} problems."
+    )
     if here in seconds:
         text += f" The distances and gradients alone of all updates of the published configuration come to {seconds[here]:.0f} s in torch"
         text += f" on the same machine, {ratio[here]:.0f} times as long, from the time of one."
@@ -49,16 +68,31 @@ def kernel_equal(result: Result) -> list[str]:
     rows = []
     for row in _equal(result):
         sharded = row["sharded"]
-        found = [_clouds(row["shape"]), _milliseconds(row["median_seconds"]["swjko"]), *(_times(row["ratio"].get(name)) for name in names)]
+        found = [
+            _clouds(row["shape"]),
+            _milliseconds(row["median_seconds"]["swjko"]),
+            *(_times(row["ratio"].get(name)) for name in names),
+        ]
         rows.append((*found, _times(sharded["speedup"])))
-    head = ("clouds", "swjko", *_PEERS.values(), "`jnp.sort`, autodiff", "no sort at all", "directions on two devices")
+    head = (
+        "clouds",
+        "swjko",
+        *_PEERS.values(),
+        "`jnp.sort`, autodiff",
+        "no sort at all",
+        "directions on two devices",
+    )
     return [*_table(head, rows), "", _provenance(result)]
 
 
 def kernel_unequal(result: Result) -> list[str]:
     names = ("POT torch", "POT NumPy, value", "OTT-JAX")
     rows = [
-        (_clouds(row["shape"]), _milliseconds(row["median_seconds"]["swjko"]), *(_times(row["ratio"].get(name)) for name in names))
+        (
+            _clouds(row["shape"]),
+            _milliseconds(row["median_seconds"]["swjko"]),
+            *(_times(row["ratio"].get(name)) for name in names),
+        )
         for row in result["runs"]
         if not _is_equal(row)
     ]
@@ -67,7 +101,11 @@ def kernel_unequal(result: Result) -> list[str]:
 
 def kernel_accuracy(result: Result) -> list[str]:
     rows = [
-        (_clouds(row["shape"]), _power(row["relative_error"]["value"]), _power(row["relative_error"]["gradient"]))
+        (
+            _clouds(row["shape"]),
+            _power(row["relative_error"]["value"]),
+            _power(row["relative_error"]["gradient"]),
+        )
         for row in result["runs"]
         if row["relative_error"] is not None
     ]
@@ -75,7 +113,15 @@ def kernel_accuracy(result: Result) -> list[str]:
 
 
 def kernel_memory(result: Result) -> list[str]:
-    rows = [(f"{row['points']:,}", row["directions"], f"{row['peak_mib']:.0f} MiB", _seconds(row["seconds"])) for row in result["peaks"]]
+    rows = [
+        (
+            f"{row['points']:,}",
+            row["directions"],
+            f"{row['peak_mib']:.0f} MiB",
+            _seconds(row["seconds"]),
+        )
+        for row in result["peaks"]
+    ]
     head = ("points in each cloud", "directions", "peak of the process", "seconds")
     return _table(head, rows)
 
@@ -107,13 +153,36 @@ def oracles(result: Result) -> list[str]:
         rows.append((what, "`isotropic_sw_jko_step`", f"{found['exact']:.4f}", value))
     for run in result["anisotropic"]["runs"]:
         what = f"covariances of {result['anisotropic']['settings']['num_steps']} steps, d = {run['dim']}"
-        rows.append((what, "`gaussian_sw_jko_step`", "", f"largest relative error {100 * run['worst_relative_error']['cov']:.1f} %"))
-    rows.append(("energy of the ring, particles", "$-1/12$", _plain(ring["exact"], "{:.6f}"), _plain(ring["energy"], "{:.6f}")))
-    rows.append(("radius of the ring", "$1/\\sqrt 3$", f"{3**-0.5:.4f}", f"{ring['radius_mean']:.4f}"))
+        rows.append(
+            (
+                what,
+                "`gaussian_sw_jko_step`",
+                "",
+                f"largest relative error {100 * run['worst_relative_error']['cov']:.1f} %",
+            )
+        )
+    rows.append(
+        (
+            "energy of the ring, particles",
+            "$-1/12$",
+            _plain(ring["exact"], "{:.6f}"),
+            _plain(ring["energy"], "{:.6f}"),
+        )
+    )
+    rows.append(
+        ("radius of the ring", "$1/\\sqrt 3$", f"{3**-0.5:.4f}", f"{ring['radius_mean']:.4f}")
+    )
     for run in mixture["runs"]:
         value = _plain(run["energy"], "{:.4f}") + f" ± {run['standard_error']:.4f}"
         exact = _plain(mixture["exact"], "{:.4f}")
-        rows.append((f"energy of a mixture, problem {run['seed']}, splines", "$-\\log(10\\pi)$", exact, value))
+        rows.append(
+            (
+                f"energy of a mixture, problem {run['seed']}, splines",
+                "$-\\log(10\\pi)$",
+                exact,
+                value,
+            )
+        )
     for run in result["kernel_accuracy"]["runs"]:
         found = run["relative_error"]
         value = f"errors {_power(found['float32']['value'])} in float32, {_power(found['float64']['value'])} in float64"
@@ -139,7 +208,16 @@ def stationary(result: Result) -> list[str]:
                 _seconds(row["mean_seconds"]),
             )
         )
-    head = ("d", "problems", "swjko", "its worst", "SW-JKO, published", "1000 particles, ours", "50,000 particles, published", "swjko, s")
+    head = (
+        "d",
+        "problems",
+        "swjko",
+        "its worst",
+        "SW-JKO, published",
+        "1000 particles, ours",
+        "50,000 particles, published",
+        "swjko, s",
+    )
     return [*_table(head, rows), "", _provenance(result)]
 
 
@@ -148,17 +226,44 @@ def trajectory(result: Result) -> list[str]:
     for row in result["trajectory"]["rows"]:
         mean = row["mean"]
         for index, time in enumerate(row["wasserstein_times"]):
-            own, geometry = mean["log10"][index], mean["exact_sw_flow_to_ornstein_uhlenbeck_log10"][index]
-            rows.append((row["dim"], f"{time:.2g}", len(row["runs"]), _log10(own), _log10(geometry)))
-    return _table(("d", "Wasserstein time", "problems", "swjko to the exact SW-JKO iterate", "exact SW flow to Ornstein-Uhlenbeck"), rows)
+            own, geometry = (
+                mean["log10"][index],
+                mean["exact_sw_flow_to_ornstein_uhlenbeck_log10"][index],
+            )
+            rows.append(
+                (row["dim"], f"{time:.2g}", len(row["runs"]), _log10(own), _log10(geometry))
+            )
+    return _table(
+        (
+            "d",
+            "Wasserstein time",
+            "problems",
+            "swjko to the exact SW-JKO iterate",
+            "exact SW flow to Ornstein-Uhlenbeck",
+        ),
+        rows,
+    )
 
 
 def gaussian_family(result: Result) -> list[str]:
     rows = []
     for row in result["gaussian"]["rows"]:
         error = row["worst_relative_error"]
-        rows.append((row["dim"], f"{error['mean_in_standard_deviations']:.1e}", f"{error['covariance']:.1e}"))
-    return _table(("d", "largest error of a mean, in standard deviations", "largest relative error of a covariance"), rows)
+        rows.append(
+            (
+                row["dim"],
+                f"{error['mean_in_standard_deviations']:.1e}",
+                f"{error['covariance']:.1e}",
+            )
+        )
+    return _table(
+        (
+            "d",
+            "largest error of a mean, in standard deviations",
+            "largest relative error of a covariance",
+        ),
+        rows,
+    )
 
 
 def mixtures(result: Result) -> list[str]:
@@ -166,7 +271,11 @@ def mixtures(result: Result) -> list[str]:
     rows = []
     for row in sorted(result["rows"], key=lambda row: (row["dim"], row["mean"])):
         dim = str(row["dim"])
-        value = f"{row['mean']:.3f} ± {row['standard_error']:.3f}" if row["standard_error"] is not None else f"{row['mean']:.3f}"
+        value = (
+            f"{row['mean']:.3f} ± {row['standard_error']:.3f}"
+            if row["standard_error"] is not None
+            else f"{row['mean']:.3f}"
+        )
         peers = (published["JKO-ICNN"].get(dim), published["Euler-Maruyama, 50000"].get(dim))
         rows.append(
             (
@@ -181,7 +290,15 @@ def mixtures(result: Result) -> list[str]:
                 _seconds(row["mean_seconds"]),
             )
         )
-    head = ("d", "family", "problems", "SymKL", "its worst", "JKO-ICNN, published", "50,000 particles, published")
+    head = (
+        "d",
+        "family",
+        "problems",
+        "SymKL",
+        "its worst",
+        "JKO-ICNN, published",
+        "50,000 particles, published",
+    )
     head = (*head, "$\\log_{10}$, mean", "SW-JKO, published", "seconds")
     return [*_table(head, rows), "", _provenance(result)]
 
@@ -205,17 +322,39 @@ def aggregation(result: Result) -> list[str]:
                 _seconds(seconds),
             )
         )
-    head = ("equilibrium", "family", "runs", "energy", "exact", "largest error", "network, published", "seconds")
+    head = (
+        "equilibrium",
+        "family",
+        "runs",
+        "energy",
+        "exact",
+        "largest error",
+        "network, published",
+        "seconds",
+    )
     return [*_table(head, rows), "", _provenance(result)]
 
 
 def ablation(result: Result) -> list[str]:
     cases = result["rows"]
-    rows = [("**standard, $\\log_{10}$ SymKL**", *(_with_error(case["standard_log10"]) for case in cases))]
+    rows = [
+        (
+            "**standard, $\\log_{10}$ SymKL**",
+            *(_with_error(case["standard_log10"]) for case in cases),
+        )
+    ]
     names = dict.fromkeys(name for case in cases for name in case["difference"])
     # Dimensions are measured apart; a choice that came later may lack in some.
     rows += [
-        (name, *(_with_error(case["difference"][name], sign=True) if name in case["difference"] else "" for case in cases))
+        (
+            name,
+            *(
+                _with_error(case["difference"][name], sign=True)
+                if name in case["difference"]
+                else ""
+                for case in cases
+            ),
+        )
         for name in names
     ]
     head = ("changed", *(f"{case['measure']}, d = {case['dim']}" for case in cases))
@@ -227,11 +366,27 @@ def schemes_trajectory(result: Result) -> list[str]:
     for row in result["trajectory"]["rows"]:
         for index, time in enumerate(row["times"]):
             found = [row["dim"], time, len(row["runs"]["sw_jko"])]
-            for name in ("sw_jko_own_step", "icnn_jko_own_step", "sw_jko_law", "icnn_jko_law", "langevin_law", "exact_sw_flow_to_law"):
+            for name in (
+                "sw_jko_own_step",
+                "icnn_jko_own_step",
+                "sw_jko_law",
+                "icnn_jko_law",
+                "langevin_law",
+                "exact_sw_flow_to_law",
+            ):
                 found.append(_log10(row[f"{name}_median"][index]))
             published = row["published_jko_icnn_law"]
             rows.append((*found, _log10(published[index] if published else None)))
-    head = ("d", "time", "problems", "SW-JKO, own step", "JKO-ICNN, own step", "SW-JKO, law", "JKO-ICNN, law", "Langevin, law")
+    head = (
+        "d",
+        "time",
+        "problems",
+        "SW-JKO, own step",
+        "JKO-ICNN, own step",
+        "SW-JKO, law",
+        "JKO-ICNN, law",
+        "Langevin, law",
+    )
     head = (*head, "exact SW flow, law", "JKO-ICNN, law, published")
     return [*_table(head, rows), "", _provenance(result)]
 
@@ -241,9 +396,19 @@ def schemes_long(result: Result) -> list[str]:
     for row in result["long"]["rows"]:
         for name, label in (("sw_jko", "SW-JKO"), ("icnn_jko", "JKO-ICNN")):
             run = row[name]
-            rows.append((row["dim"], label, *(_log10(value) for value in run["own_step"]), _seconds(run["run_seconds"])))
+            rows.append(
+                (
+                    row["dim"],
+                    label,
+                    *(_log10(value) for value in run["own_step"]),
+                    _seconds(run["run_seconds"]),
+                )
+            )
     times = result["long"]["rows"][0]["times"]
-    return _table(("d", "scheme, to its own exact step", *(f"time {time:g}" for time in times), "seconds"), rows)
+    return _table(
+        ("d", "scheme, to its own exact step", *(f"time {time:g}" for time in times), "seconds"),
+        rows,
+    )
 
 
 def schemes_stationary(result: Result) -> list[str]:
@@ -251,7 +416,13 @@ def schemes_stationary(result: Result) -> list[str]:
     rows = []
     for run in found["runs"]:
         seconds = [run[name]["seconds_to_level"] for name in ("sw_jko", "icnn_jko")]
-        rows.append((run["seed"], _log10(run["level_log10"]), *(_plain(value, "{:.1f}") for value in seconds)))
+        rows.append(
+            (
+                run["seed"],
+                _log10(run["level_log10"]),
+                *(_plain(value, "{:.1f}") for value in seconds),
+            )
+        )
     head = (f"problem, d = {found['dim']}", "level, $\\log_{10}$ SymKL", "SW-JKO, s", "JKO-ICNN, s")
     return _table(head, rows)
 
@@ -261,7 +432,11 @@ def logistic_regression(result: Result) -> list[str]:
     rows = []
     for name, entry in result["summary"].items():
         location, spread = ("median", "width") if entry["separable"] else ("mean", "ratio")
-        itself = {"NUTS, two chains against two": entry["two_chains_against_two"]} if entry["separable"] else {}
+        itself = (
+            {"NUTS, two chains against two": entry["two_chains_against_two"]}
+            if entry["separable"]
+            else {}
+        )
         for method, found in (entry["methods"] | itself).items():
             low, high = found[spread]
             rows.append(
@@ -270,7 +445,10 @@ def logistic_regression(result: Result) -> list[str]:
                     {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}.get(method, method),
                     f"{found[location]:.3f}",
                     f"{low:.2f} to {high:.2f}",
-                    _plain(found["log_likelihood"], "{:+.5f}" if method in entry["methods"] else "±{:.5f}"),
+                    _plain(
+                        found["log_likelihood"],
+                        "{:+.5f}" if method in entry["methods"] else "±{:.5f}",
+                    ),
                     f"{found['held-out accuracy']:.3f}" if method in entry["methods"] else "",
                     _seconds(found["seconds"]) if method in entry["methods"] else "",
                 )
@@ -285,7 +463,11 @@ def logistic_regression(result: Result) -> list[str]:
         "seconds",
     )
     lines = _table(head, rows)
-    unsure = [f"{name}, split {seed}" for name, entry in result["summary"].items() for seed in entry["splits_without_reference"]]
+    unsure = [
+        f"{name}, split {seed}"
+        for name, entry in result["summary"].items()
+        for seed in entry["splits_without_reference"]
+    ]
     if unsure:
         lines += ["", f"The chains of NUTS do not agree to an R-hat of 1.01: {'; '.join(unsure)}."]
     if result["missing"]:
@@ -295,8 +477,14 @@ def logistic_regression(result: Result) -> list[str]:
 
 def images(result: Result) -> list[str]:
     def cells(found: Mapping[str, Any]) -> tuple[str, ...]:
-        spread = [f"{found[name]['mean']:.3g}" + _plain(found[name]["deviation"], " ± {:.2g}") for name in ("frechet", "sw")]
-        return (*spread, *(f"{found[name]['mean']:.2f}" for name in ("precision", "recall", "memorisation")))
+        spread = [
+            f"{found[name]['mean']:.3g}" + _plain(found[name]["deviation"], " ± {:.2g}")
+            for name in ("frechet", "sw")
+        ]
+        return (
+            *spread,
+            *(f"{found[name]['mean']:.2f}" for name in ("precision", "recall", "memorisation")),
+        )
 
     def over_autoencoder(name: str) -> str:
         ratio = result["comparisons"].get(f"Frechet of {name} over that of autoencoder, training")
@@ -304,8 +492,22 @@ def images(result: Result) -> list[str]:
 
     rows = [(f"*{name}*", *cells(found), "", "") for name, found in result["references"].items()]
     for row in result["rows"]:
-        rows.append((row["method"], *cells(row), over_autoencoder(row["method"]), _seconds(row["run_seconds"] + row["compile_seconds"])))
-    head = ("images", "Frechet, % of variance", "$SW_2^2$ in pixels", "precision", "recall", "memorisation")
+        rows.append(
+            (
+                row["method"],
+                *cells(row),
+                over_autoencoder(row["method"]),
+                _seconds(row["run_seconds"] + row["compile_seconds"]),
+            )
+        )
+    head = (
+        "images",
+        "Frechet, % of variance",
+        "$SW_2^2$ in pixels",
+        "precision",
+        "recall",
+        "memorisation",
+    )
     head += ("Frechet over *autoencoder, training*", "seconds")
     return [*_table(head, rows), "", _provenance(result)]
 
@@ -313,24 +515,47 @@ def images(result: Result) -> list[str]:
 def reliability(result: Result) -> list[str]:
     rows = []
     for row in result["rows"].values():
-        measured = row["measured"] if isinstance(row["measured"], Mapping) else {"cases": len(row["measured"])}
+        measured = (
+            row["measured"]
+            if isinstance(row["measured"], Mapping)
+            else {"cases": len(row["measured"])}
+        )
         shown = [
             f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.3g}'}"
             for name, value in measured.items()
             if isinstance(value, int | float)
         ]
         rows.append(
-            (row["what"], row["required"], "yes" if row["met"] else "**no**", ", ".join(shown), _seconds(row["seconds"]), row["date"])
+            (
+                row["what"],
+                row["required"],
+                "yes" if row["met"] else "**no**",
+                ", ".join(shown),
+                _seconds(row["seconds"]),
+                row["date"],
+            )
         )
-    return [*_table(("drill", "required", "met", "counted", "seconds", "date"), rows), "", _provenance(result)]
+    return [
+        *_table(("drill", "required", "met", "counted", "seconds", "date"), rows),
+        "",
+        _provenance(result),
+    ]
 
 
 def scaling_flows(result: Result) -> list[str]:
     rows = [
-        (row["num_flows"], *(f"{row['flows_per_second'][name]:.3g}" for name in ("run_many", "loop")), f"{row['ratio']:.2f}")
+        (
+            row["num_flows"],
+            *(f"{row['flows_per_second'][name]:.3g}" for name in ("run_many", "loop")),
+            f"{row['ratio']:.2f}",
+        )
         for row in result["flows"]
     ]
-    return [*_table(("flows", "`run_many`, flows per second", "a loop", "ratio"), rows), "", _provenance(result)]
+    return [
+        *_table(("flows", "`run_many`, flows per second", "a loop", "ratio"), rows),
+        "",
+        _provenance(result),
+    ]
 
 
 def scaling_sizes(result: Result) -> list[str]:
@@ -346,19 +571,25 @@ def scaling_sizes(result: Result) -> list[str]:
                 *(_plain(slope[key], "{:.2f}") for key in ("seconds", "temporary_bytes")),
             )
         )
-    return _table(("varied", "from, to", "one flow", "exponent of seconds", "of temporary bytes"), rows)
+    return _table(
+        ("varied", "from, to", "one flow", "exponent of seconds", "of temporary bytes"), rows
+    )
 
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
     lines = [head, ("---",) * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    ]
 
 
 def _provenance(result: Result) -> str:
     """Where and when, with the load of the machine: above the number of cores, others were at work and seconds are too many."""
     machine, versions = result["machine"], result["versions"]
     packages = ", ".join(f"{name} {versions[name]}" for name in _SHOWN_PACKAGES if name in versions)
-    load = f", load {machine['load_average'][0]:.1f} at the end" if machine.get("load_average") else ""
+    load = (
+        f", load {machine['load_average'][0]:.1f} at the end" if machine.get("load_average") else ""
+    )
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
     return f"*`{result['benchmark']}.json`, {result['date']}: {machine['cpu']}, {cores}{load}; Python {versions['python']}, {packages}.*"
 
@@ -372,7 +603,11 @@ def _is_equal(row: Result) -> bool:
 
 
 def _clouds(shape: Mapping[str, Any]) -> str:
-    sizes = f"n = {shape['n']:,}" if shape["n"] == shape["m"] else f"n = {shape['n']:,}, m = {shape['m']:,}"
+    sizes = (
+        f"n = {shape['n']:,}"
+        if shape["n"] == shape["m"]
+        else f"n = {shape['n']:,}, m = {shape['m']:,}"
+    )
     return f"{sizes}, d = {shape['dim']}, {shape['directions']} directions{', weighted' if shape['weighted'] else ''}"
 
 

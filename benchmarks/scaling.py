@@ -56,15 +56,28 @@ FULL = Plan(
     3,
     5,
 )
-QUICK = Plan(Size(16, 4, 2, 1), (1, 4), {"num_samples": (16, 32), "num_projections": (4, 8), "dim": (2, 3), "num_steps": (1, 2)}, 2, 2, 1)
+QUICK = Plan(
+    Size(16, 4, 2, 1),
+    (1, 4),
+    {"num_samples": (16, 32), "num_projections": (4, 8), "dim": (2, 3), "num_steps": (1, 2)},
+    2,
+    2,
+    1,
+)
 _OPTIMIZER = optax.adam(1e-2)
 # One energy for all schemes: a function made anew is a program compiled anew.
 _ENERGY = swjko.kl_divergence(lambda x: -jnp.sum(x**2) / 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="reduced sizes, to see that it runs; written to runs/benchmarks")
-    parser.add_argument("--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="reduced sizes, to see that it runs; written to runs/benchmarks",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -79,7 +92,13 @@ def main(args: argparse.Namespace) -> int:
         sizes[name] = [measure_size(plan, plan.base._replace(**{name: value})) for value in values]
     exponents = {name: fitted_exponents(name, rows, plan.fitted) for name, rows in sizes.items()}
     print(table(sizes, exponents))
-    content = {"quick": args.quick, "plan": plan, "flows": flows, "sizes": sizes, "exponents": exponents}
+    content = {
+        "quick": args.quick,
+        "plan": plan,
+        "flows": flows,
+        "sizes": sizes,
+        "exponents": exponents,
+    }
     print(report.write_results("scaling", content, directory))
     _figure(flows, sizes, exponents).savefig(directory / "scaling.png", dpi=150)
     return 0
@@ -110,15 +129,26 @@ def measure_flows(plan: Plan, num: int) -> dict[str, Any]:
         repeats=plan.repeats,
     )
     rates = {name: num / value for name, value in seconds.items()}
-    return {"num_flows": num, "seconds": seconds, "flows_per_second": rates, "ratio": seconds["loop"] / seconds["run_many"]}
+    return {
+        "num_flows": num,
+        "seconds": seconds,
+        "flows_per_second": rates,
+        "ratio": seconds["loop"] / seconds["run_many"],
+    }
 
 
 def measure_size(plan: Plan, size: Size) -> dict[str, Any]:
     scheme, key = scheme_of(plan, size), jax.random.key(0)
     program = _single.lower(key, scheme, num_steps=size.num_steps).compile()
     memory = program.memory_analysis()
-    seconds = report.interleaved_medians({"flow": lambda: program(key, scheme)}, repeats=plan.repeats)["flow"]
-    return {**size._asdict(), "seconds": seconds, "temporary_bytes": memory.temp_size_in_bytes if memory else None}
+    seconds = report.interleaved_medians(
+        {"flow": lambda: program(key, scheme)}, repeats=plan.repeats
+    )["flow"]
+    return {
+        **size._asdict(),
+        "seconds": seconds,
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+    }
 
 
 def _flow(key, scheme, num_steps):
@@ -129,35 +159,56 @@ def _flow(key, scheme, num_steps):
 _single = jax.jit(_flow, static_argnames="num_steps")
 
 
-def fitted_exponents(name: str, rows: Sequence[Mapping[str, Any]], fitted: int) -> dict[str, float | None]:
+def fitted_exponents(
+    name: str, rows: Sequence[Mapping[str, Any]], fitted: int
+) -> dict[str, float | None]:
     """The slopes of log seconds and log bytes against log size, over the last rows; None where a backend tells no bytes."""
     last = rows[-fitted:]
 
     def slope(cost: str) -> float | None:
         if any(not row[cost] for row in last):
             return None
-        return float(np.polyfit(np.log([row[name] for row in last]), np.log([row[cost] for row in last]), 1)[0])
+        return float(
+            np.polyfit(np.log([row[name] for row in last]), np.log([row[cost] for row in last]), 1)[
+                0
+            ]
+        )
 
     return {cost: slope(cost) for cost in ("seconds", "temporary_bytes")}
 
 
 def flow_line(row: Mapping[str, Any]) -> str:
-    rates = ", ".join(f"{name} {rate:.4g} flows/s" for name, rate in row["flows_per_second"].items())
+    rates = ", ".join(
+        f"{name} {rate:.4g} flows/s" for name, rate in row["flows_per_second"].items()
+    )
     return f"{row['num_flows']:>4} flows: {rates}, ratio {row['ratio']:.2f}"
 
 
-def table(sizes: Mapping[str, Sequence[Mapping[str, Any]]], exponents: Mapping[str, Mapping[str, float | None]]) -> str:
+def table(
+    sizes: Mapping[str, Sequence[Mapping[str, Any]]],
+    exponents: Mapping[str, Mapping[str, float | None]],
+) -> str:
     lines = [f"{'varied':16}{'size':>7}{'ms':>11}{'temporary MiB':>15}"]
     for name, rows in sizes.items():
         for row in rows:
-            mebibytes = "unknown" if row["temporary_bytes"] is None else f"{row['temporary_bytes'] / 2**20:.3g}"
+            mebibytes = (
+                "unknown"
+                if row["temporary_bytes"] is None
+                else f"{row['temporary_bytes'] / 2**20:.3g}"
+            )
             lines.append(f"{name:16}{row[name]:>7}{1e3 * row['seconds']:>11.4g}{mebibytes:>15}")
-        slopes = ("unknown" if slope is None else f"{slope:.2f}" for slope in exponents[name].values())
+        slopes = (
+            "unknown" if slope is None else f"{slope:.2f}" for slope in exponents[name].values()
+        )
         lines.append(f"{'':16}exponents of seconds and bytes: {', '.join(slopes)}")
     return "\n".join(lines)
 
 
-def _figure(flows: Sequence[Mapping[str, Any]], sizes: Mapping[str, Sequence[Mapping[str, Any]]], exponents: Mapping[str, Any]) -> Any:
+def _figure(
+    flows: Sequence[Mapping[str, Any]],
+    sizes: Mapping[str, Sequence[Mapping[str, Any]]],
+    exponents: Mapping[str, Any],
+) -> Any:
     """Flows per second; then seconds and temporary bytes relative to the smallest size, for each size that is varied."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -166,7 +217,12 @@ def _figure(flows: Sequence[Mapping[str, Any]], sizes: Mapping[str, Sequence[Map
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     for name in ("run_many", "loop"):
-        axes[0].plot([row["num_flows"] for row in flows], [row["flows_per_second"][name] for row in flows], marker="o", label=name)
+        axes[0].plot(
+            [row["num_flows"] for row in flows],
+            [row["flows_per_second"][name] for row in flows],
+            marker="o",
+            label=name,
+        )
     axes[0].set(xlabel="flows", ylabel="flows per second", ylim=(0.0, None))
     for axis, cost in zip(axes[1:], ("seconds", "temporary_bytes"), strict=True):
         for name, rows in sizes.items():
@@ -174,8 +230,16 @@ def _figure(flows: Sequence[Mapping[str, Any]], sizes: Mapping[str, Sequence[Map
             if slope is None:
                 continue
             label = f"{name}, slope {slope:.2f}"
-            axis.loglog([row[name] / rows[0][name] for row in rows], [row[cost] / rows[0][cost] for row in rows], marker="o", label=label)
-        axis.set(xlabel="size over the smallest", ylabel=f"{cost.replace('_', ' ')} over those of the smallest")
+            axis.loglog(
+                [row[name] / rows[0][name] for row in rows],
+                [row[cost] / rows[0][cost] for row in rows],
+                marker="o",
+                label=label,
+            )
+        axis.set(
+            xlabel="size over the smallest",
+            ylabel=f"{cost.replace('_', ' ')} over those of the smallest",
+        )
     for axis in axes:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")

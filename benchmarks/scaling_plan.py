@@ -47,7 +47,9 @@ def constants(row: Result) -> Constants:
     """Of one measured case, of two clouds of equal sizes."""
     shape = row["shape"]
     n, directions = shape["n"], shape["directions"]
-    return Constants(row["median_seconds"]["swjko"] / (2 * n * math.log2(n) * directions), row["temporary_bytes"])
+    return Constants(
+        row["median_seconds"]["swjko"] / (2 * n * math.log2(n) * directions), row["temporary_bytes"]
+    )
 
 
 def planned(kernel: Result) -> Constants:
@@ -72,8 +74,12 @@ def reduced_bytes(n: int, dim: int) -> int:
     return _FLOAT_BYTES * (n * dim + 1)
 
 
-def device_bytes(found: Constants, n: int, dim: int, directions: int, devices: int, block: int) -> float:
-    return 3 * _FLOAT_BYTES * n * dim + found.bytes * n * min(math.ceil(directions / devices), block)
+def device_bytes(
+    found: Constants, n: int, dim: int, directions: int, devices: int, block: int
+) -> float:
+    return 3 * _FLOAT_BYTES * n * dim + found.bytes * n * min(
+        math.ceil(directions / devices), block
+    )
 
 
 # The tables.
@@ -84,7 +90,14 @@ def constants_table(kernel: Result) -> list[str]:
     for row in _equal(kernel):
         shape, found = row["shape"], constants(row)
         sizes = f"{shape['n']:,} in d = {shape['dim']}", shape["directions"]
-        rows.append((*sizes, f"{1e3 * row['median_seconds']['swjko']:.3g} ms", f"{1e9 * found.seconds:.2f} ns", f"{found.bytes:.1f} B"))
+        rows.append(
+            (
+                *sizes,
+                f"{1e3 * row['median_seconds']['swjko']:.3g} ms",
+                f"{1e9 * found.seconds:.2f} ns",
+                f"{found.bytes:.1f} B",
+            )
+        )
     found = planned(kernel)
     for row in kernel["peaks"]:
         modelled = sort_seconds(found, row["points"], row["directions"])
@@ -97,7 +110,11 @@ def constants_table(kernel: Result) -> list[str]:
                 "in blocks",
             )
         )
-    return [*_table(("points in each cloud", "directions", "measured", "c", "b"), rows), "", _provenance(kernel)]
+    return [
+        *_table(("points in each cloud", "directions", "measured", "c", "b"), rows),
+        "",
+        _provenance(kernel),
+    ]
 
 
 def exchange_table(reliability: Result) -> list[str]:
@@ -107,13 +124,24 @@ def exchange_table(reliability: Result) -> list[str]:
         return _not_measured("collectives")
     sizes = found["sizes"]
     n, d, directions = sizes["points"], sizes["dim"], sizes["directions"]
-    formulas = {"flows": "none", "directions": f"4 (n d + 1) = {reduced_bytes(n, d):,}", "points": "grows with n L"}
+    formulas = {
+        "flows": "none",
+        "directions": f"4 (n d + 1) = {reduced_bytes(n, d):,}",
+        "points": "grows with n L",
+    }
     rows = []
     for axis, formula in formulas.items():
-        kinds = ", ".join(f"{number} {kind}" for kind, number in found[axis]["collectives"].items()) or "none"
+        kinds = (
+            ", ".join(f"{number} {kind}" for kind, number in found[axis]["collectives"].items())
+            or "none"
+        )
         rows.append((axis, kinds, f"{found[axis]['bytes']:,}", formula))
     note = f"*`reliability.json`: {sizes['devices']} devices, n = {n:,} points in d = {d}, L = {directions} directions.*"
-    return [*_table(("sharded", "collectives in one update", "bytes on each device", "formula"), rows), "", note]
+    return [
+        *_table(("sharded", "collectives in one update", "bytes on each device", "formula"), rows),
+        "",
+        note,
+    ]
 
 
 def devices_table(reliability: Result) -> list[str]:
@@ -122,7 +150,13 @@ def devices_table(reliability: Result) -> list[str]:
     if measured is None:
         return _not_measured("R16")
     rows = [
-        (kind, row["devices"], row["flows"], f"{row['difference']:.1e}", "the same bits" if row["same_draws"] else "**differ**")
+        (
+            kind,
+            row["devices"],
+            row["flows"],
+            f"{row['difference']:.1e}",
+            "the same bits" if row["same_draws"] else "**differ**",
+        )
         for kind, found in measured.items()
         for row in found
     ]
@@ -143,20 +177,39 @@ def points_table(kernel: Result) -> list[str]:
 def all_at_once(kernel: Result) -> list[str]:
     """A sentence."""
     years = FLOWS * sort_seconds(planned(kernel), POINTS, DIRECTIONS) / _YEAR
-    return [f"{FLOWS:,} flows of {POINTS:,} points along {DIRECTIONS:,} directions would take {years:.1e} device-years for one update."]
+    return [
+        f"{FLOWS:,} flows of {POINTS:,} points along {DIRECTIONS:,} directions would take {years:.1e} device-years for one update."
+    ]
 
 
-_HEAD = ("devices", "directions on each", "memory of each", "sorting", "exchange", "one update", "efficiency")
+_HEAD = (
+    "devices",
+    "directions on each",
+    "memory of each",
+    "sorting",
+    "exchange",
+    "one update",
+    "efficiency",
+)
 
 
-def _plan(found: Constants, n: int, dim: int, directions: int, counts: Iterable[int], block: int) -> list[tuple[Any, ...]]:
+def _plan(
+    found: Constants, n: int, dim: int, directions: int, counts: Iterable[int], block: int
+) -> list[tuple[Any, ...]]:
     alone = sort_seconds(found, n, directions)
     rows = []
     for devices in counts:
-        sorting, exchange = sort_seconds(found, n, directions, devices), exchange_seconds(n, dim, devices)
+        sorting, exchange = (
+            sort_seconds(found, n, directions, devices),
+            exchange_seconds(n, dim, devices),
+        )
         memory = device_bytes(found, n, dim, directions, devices, block) / _GIB
         total = sorting + exchange
-        cells = (f"{math.ceil(directions / devices):,}", f"{memory:.2g} GiB", *map(_duration, (sorting, exchange, total)))
+        cells = (
+            f"{math.ceil(directions / devices):,}",
+            f"{memory:.2g} GiB",
+            *map(_duration, (sorting, exchange, total)),
+        )
         rows.append((f"{devices:,}", *cells, f"{alone / (devices * total):.0%}"))
     return rows
 
@@ -169,12 +222,24 @@ def flows_table(scaling: Result) -> list[str]:
     rows = []
     for devices in _DEVICE_COUNTS:
         own = math.ceil(FLOWS / devices)
-        rows.append((f"{devices:,}", f"{own:,}", "0 B", _duration(own / rate), f"{FLOWS / (devices * own):.0%}"))
+        rows.append(
+            (
+                f"{devices:,}",
+                f"{own:,}",
+                "0 B",
+                _duration(own / rate),
+                f"{FLOWS / (devices * own):.0%}",
+            )
+        )
     note = (
         f"*{FLOWS:,} flows of n = {base['num_samples']}, L = {base['num_projections']}, d = {base['dim']}, {base['num_steps']} steps of "
         f"{scaling['plan']['num_inner_steps']} updates, at {rate:.3g} flows a second on one device (`scaling.json`).*"
     )
-    return [*_table(("devices", "flows on each", "exchange", "all flows", "efficiency"), rows), "", note]
+    return [
+        *_table(("devices", "flows on each", "exchange", "all flows", "efficiency"), rows),
+        "",
+        note,
+    ]
 
 
 def saving(reliability: Result) -> list[str]:
@@ -198,11 +263,21 @@ def _not_measured(row: str) -> list[str]:
 
 
 def _equal(kernel: Result) -> list[Result]:
-    return [row for row in kernel["runs"] if row["shape"]["n"] == row["shape"]["m"] and not row["shape"]["weighted"]]
+    return [
+        row
+        for row in kernel["runs"]
+        if row["shape"]["n"] == row["shape"]["m"] and not row["shape"]["weighted"]
+    ]
 
 
 def _duration(seconds: float) -> str:
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= 2 * size or (unit == "s" and seconds >= 0.1):
             return f"{seconds / size:.3g} {unit}"
-    return f"{1e3 * seconds:.2g} ms" if seconds >= 1e-4 else f"{1e6 * seconds:.2g} µs" if seconds else "0"
+    return (
+        f"{1e3 * seconds:.2g} ms"
+        if seconds >= 1e-4
+        else f"{1e6 * seconds:.2g} µs"
+        if seconds
+        else "0"
+    )

@@ -22,7 +22,9 @@ from benchmarks import result_tables, scaling_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_REGION = re.compile(r"<!-- begin: (?P<name>[\w-]+) -->(?P<content>.*?)<!-- end: (?P=name) -->", re.DOTALL)
+_REGION = re.compile(
+    r"<!-- begin: (?P<name>[\w-]+) -->(?P<content>.*?)<!-- end: (?P=name) -->", re.DOTALL
+)
 _MARKER = re.compile(r"<!-- (?:begin|end): [^>]*-->")
 
 # Name of a region to what it needs and what it says.
@@ -65,8 +67,12 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or with ``--check`` 1 where a page differs from what would be written."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tables", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a page is out of date"
+    )
     args = parser.parse_args(argv)
     results = committed_results(RESULTS)
     outdated = []
@@ -78,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.check:
                 page.write_text(filled, encoding="utf-8")
     if outdated:
-        print(f"{'out of date' if args.check else 'written'}: {', '.join(outdated)}", file=sys.stderr if args.check else sys.stdout)
+        print(
+            f"{'out of date' if args.check else 'written'}: {', '.join(outdated)}",
+            file=sys.stderr if args.check else sys.stdout,
+        )
         if args.check:
             print("python -m benchmarks.tables brings them up to date.", file=sys.stderr)
     return int(args.check and bool(outdated))
@@ -91,7 +100,11 @@ def pages() -> list[Path]:
 def committed_results(directory: Path) -> dict[str, Any]:
     """Name to content of each JSON in the directory; in a git checkout, of those that git knows, so that half-made ones do not count."""
     paths = sorted(directory.glob("*.json"))
-    listed = subprocess.run(["git", "ls-files", "."], cwd=directory, capture_output=True, text=True) if _has_git() else None
+    listed = (
+        subprocess.run(["git", "ls-files", "."], cwd=directory, capture_output=True, text=True)
+        if _has_git()
+        else None
+    )
     if listed is not None and listed.returncode == 0:
         known = set(listed.stdout.split())
         paths = [path for path in paths if path.name in known]
@@ -126,7 +139,9 @@ def render(name: str, results: Mapping[str, Any]) -> list[str]:
     needed, write = TABLES[name]
     missing = [result for result in needed if result not in results]
     if missing:
-        module, _, data = missing[0].partition("_") if missing[0].startswith("images_") else (missing[0], "", "")
+        module, _, data = (
+            missing[0].partition("_") if missing[0].startswith("images_") else (missing[0], "", "")
+        )
         command = f"python -m benchmarks {module}" + (f" --data {data}" if data else "")
         return [f"*Not measured yet: `{command}` measures it.*"]
     return write(*(results[result] for result in needed))

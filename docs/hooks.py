@@ -34,7 +34,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _page_of(path: Path) -> tuple[str, str]:
     """The title of a notebook, and its cells as Markdown."""
     cells = jupytext.read(path).cells
-    parts = [cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells]
+    parts = [
+        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
+        for cell in cells
+    ]
     title = parts[0].splitlines()[0].removeprefix("# ")
     return title, "\n\n".join([*parts, f"[Download the notebook]({path.name})"]) + "\n"
 

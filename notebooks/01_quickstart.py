@@ -69,7 +69,9 @@ solution.result.name, float(infos.energy[-1])
 
 # %%
 shown = np.unique(np.linspace(0, num_steps - 1, 4).round().astype(int))
-clouds = swjko.replay(jax.random.key(1), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 500)
+clouds = swjko.replay(
+    jax.random.key(1), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 500
+)
 plots.clouds(clouds.points, states.time[shown], log_prob=log_prob)
 
 # %% [markdown]
@@ -84,8 +86,12 @@ plots.energy(infos, exact=least_energy, exact_name="least energy", unit="nats")
 # `swjko.evaluate` gives the last energy with its standard error; what is above the least is $\mathrm{KL}(\mu \,|\, \nu)$.
 
 # %%
-energy = swjko.evaluate(jax.random.key(2), scheme.family, scheme.functional, solution.state.params, num_samples=2000)
-print(f"KL to the target: {float(energy.value) - least_energy:.4f} +- {float(energy.standard_error):.4f}")
+energy = swjko.evaluate(
+    jax.random.key(2), scheme.family, scheme.functional, solution.state.params, num_samples=2000
+)
+print(
+    f"KL to the target: {float(energy.value) - least_energy:.4f} +- {float(energy.standard_error):.4f}"
+)
 
 # %% [markdown]
 # ## A flow with a known answer
@@ -104,23 +110,33 @@ gaussian_scheme = swjko.sw_jko(
     num_samples=512,
     num_projections=32,
 )
-gaussian_solution = swjko.solve(jax.random.key(3), gaussian_scheme, 10, progress=False, record=swjko.both)
+gaussian_solution = swjko.solve(
+    jax.random.key(3), gaussian_scheme, 10, progress=False, record=swjko.both
+)
 means, covs = jax.vmap(swjko.gaussian_moments)(gaussian_solution.history[0].params)
 
 exact = [swjko.closed_form.IsotropicGaussian(jnp.full(2, 2.0), jnp.asarray(2.0))]
 for _ in range(10):
-    exact.append(swjko.closed_form.isotropic_sw_jko_step(exact[-1].mean, exact[-1].scale, jnp.zeros(2), 0.1))
+    exact.append(
+        swjko.closed_form.isotropic_sw_jko_step(exact[-1].mean, exact[-1].scale, jnp.zeros(2), 0.1)
+    )
 
 print("step   mean  exact   scale  exact")
 for step in range(10):
     scale = float(jnp.sqrt(jnp.trace(covs[step]) / 2))
     law = exact[step + 1]
-    print(f"{step + 1:4d}  {float(means[step].mean()):.3f}  {float(law.mean[0]):.3f}   {scale:.3f}  {float(law.scale):.3f}")
+    print(
+        f"{step + 1:4d}  {float(means[step].mean()):.3f}  {float(law.mean[0]):.3f}   {scale:.3f}  {float(law.scale):.3f}"
+    )
 
 # %% [markdown]
 # In these examples time runs $d = 2$ times as fast as in the Wasserstein flow: at SW time 1 the exact Ornstein-Uhlenbeck process at time 2
 # is near. Near and not equal, since a step of 0.1 is an implicit Euler step of 0.2.
 
 # %%
-ornstein_uhlenbeck = swjko.closed_form.ornstein_uhlenbeck(jnp.full(2, 2.0), 4.0 * jnp.eye(2), jnp.eye(2), jnp.zeros(2), 2.0)
-print(f"mean {float(ornstein_uhlenbeck.mean[0]):.3f}, scale {float(jnp.sqrt(ornstein_uhlenbeck.cov[0, 0])):.3f}")
+ornstein_uhlenbeck = swjko.closed_form.ornstein_uhlenbeck(
+    jnp.full(2, 2.0), 4.0 * jnp.eye(2), jnp.eye(2), jnp.zeros(2), 2.0
+)
+print(
+    f"mean {float(ornstein_uhlenbeck.mean[0]):.3f}, scale {float(jnp.sqrt(ornstein_uhlenbeck.cov[0, 0])):.3f}"
+)

@@ -66,7 +66,9 @@ scheme = swjko.sw_jko(
 )
 solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False, record=swjko.both)
 states, infos = solution.history
-print(f"{solution.result.name} after {int(solution.state.step)} steps, SW time {float(solution.state.time):.2f}")
+print(
+    f"{solution.result.name} after {int(solution.state.step)} steps, SW time {float(solution.state.time):.2f}"
+)
 print("eigenvalues of the precision:", np.linalg.eigvalsh(problem.precision).round(2))
 
 # %% [markdown]
@@ -77,12 +79,22 @@ print("eigenvalues of the precision:", np.linalg.eigvalsh(problem.precision).rou
 center, cov = problem.center, np.linalg.inv(problem.precision)
 plane = problems.gaussian(center[:2], cov[:2, :2])
 start = scheme.init(jax.random.key(0)).params
-trajectory = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states.params)
+trajectory = jax.tree.map(
+    lambda first, rest: jnp.concatenate([first[None], rest]), start, states.params
+)
 times = np.concatenate([[0.0], states.time])
 clouds = swjko.replay(jax.random.key(1), scheme.family, trajectory, 400)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "flow.gif"
-    plots.movie(clouds.points, times, path, dpi=70.0, max_bytes=140_000, log_prob=plane.log_prob, target_name="stationary law")
+    plots.movie(
+        clouds.points,
+        times,
+        path,
+        dpi=70.0,
+        max_bytes=140_000,
+        log_prob=plane.log_prob,
+        target_name="stationary law",
+    )
     shown = Image(path.read_bytes())
 display(shown)
 
@@ -108,9 +120,17 @@ def gaussian_kl(mean, cov, other_mean, other_cov):
 
 exact = problems.exact_sw_jko_flow(problem, step_size, num_steps)
 exact_energies = np.array([gaussian_kl(*law, center, cov) for law in zip(*exact, strict=True)])
-certificate = swjko.certificate(jax.random.key(2), scheme, trajectory, num_samples=200 if smoke else 1000)
+certificate = swjko.certificate(
+    jax.random.key(2), scheme, trajectory, num_samples=200 if smoke else 1000
+)
 plots.energy(
-    infos, estimate=certificate.energy, start=exact_energies[0], exact=exact_energies, exact_name="exact SW-JKO", unit="nats", log=True
+    infos,
+    estimate=certificate.energy,
+    start=exact_energies[0],
+    exact=exact_energies,
+    exact_name="exact SW-JKO",
+    unit="nats",
+    log=True,
 )
 
 # %% [markdown]
@@ -128,19 +148,36 @@ print(certificate.verdict)
 
 # %%
 symmetric_kl = jax.jit(swjko.symmetric_kl, static_argnames="num_samples")
-print("SW time   to exact SW-JKO    to OU at d t        to stationary       exact SW-JKO to OU at d t")
+print(
+    "SW time   to exact SW-JKO    to OU at d t        to stationary       exact SW-JKO to OU at d t"
+)
 for step in np.unique(np.linspace(1, num_steps, 5).round().astype(int)):
     params = jax.tree.map(lambda leaf, step=step: leaf[step], trajectory)
     with jax.enable_x64(True):
-        process = closed_form.ornstein_uhlenbeck(np.zeros(dim), np.eye(dim), problem.precision, center, dim * float(times[step]))
-    laws = [(exact.mean[step], exact.cov[step]), (np.asarray(process.mean), np.asarray(process.cov)), (center, cov)]
+        process = closed_form.ornstein_uhlenbeck(
+            np.zeros(dim), np.eye(dim), problem.precision, center, dim * float(times[step])
+        )
+    laws = [
+        (exact.mean[step], exact.cov[step]),
+        (np.asarray(process.mean), np.asarray(process.cov)),
+        (center, cov),
+    ]
     targets = [problems.gaussian(*law) for law in laws]
     found = [
-        symmetric_kl(jax.random.key(3), scheme.family, params, law.log_prob, law.sample, num_samples=500 if smoke else 10_000)
+        symmetric_kl(
+            jax.random.key(3),
+            scheme.family,
+            params,
+            law.log_prob,
+            law.sample,
+            num_samples=500 if smoke else 10_000,
+        )
         for law in targets
     ]
     between = gaussian_kl(*laws[0], *laws[1]) + gaussian_kl(*laws[1], *laws[0])
-    columns = "   ".join(f"{float(one.value):.5f} +- {float(one.standard_error):.5f}" for one in found)
+    columns = "   ".join(
+        f"{float(one.value):.5f} +- {float(one.standard_error):.5f}" for one in found
+    )
     print(f"{times[step]:7.2f}   {columns}   {between:.5f}")
 
 # %% [markdown]
@@ -169,7 +206,9 @@ for d in (2, 5, 10, 50):
         shear = np.diag(np.concatenate([[1.0, -1.0], np.zeros(d - 2)]))
         ratios = [
             d
-            * float(closed_form.gaussian_sw2_pow(zero, unit, zero, unit + small * change, directions))
+            * float(
+                closed_form.gaussian_sw2_pow(zero, unit, zero, unit + small * change, directions)
+            )
             / float(closed_form.gaussian_w2_pow(zero, unit, zero, unit + small * change))
             for change in (unit, shear)
         ]
@@ -189,7 +228,15 @@ for d in (2,) if smoke else (2, 5):
         step, count = 1e-3, 20
         rates = []
         for change in (np.eye(d), shear):
-            law = closed_form.gaussian_sw_bdf2_flow(np.zeros(d), np.eye(d) + 1e-3 * change, np.eye(d), np.zeros(d), step, count, directions)
+            law = closed_form.gaussian_sw_bdf2_flow(
+                np.zeros(d),
+                np.eye(d) + 1e-3 * change,
+                np.eye(d),
+                np.zeros(d),
+                step,
+                count,
+                directions,
+            )
             left = [np.sum((np.asarray(one) - np.eye(d)) * change) for one in law.cov]
             rates.append(-np.log(left[-1] / left[1]) / (step * (count - 1)))
     print(f"{d:3d}   {rates[0]:13.3f}   {2 * d:6d}   {rates[1]:13.3f}   {d * (d + 2):9d}")
@@ -209,19 +256,31 @@ for d in dims:
     for seed in seeds:
         other = problems.gaussian_target(seed, d)
         count = round(per_unit * wasserstein_times[-1])
-        law = problems.exact_sw_jko_flow(other, 1 / (per_unit * d), count, num_directions=600, second_order=True)
+        law = problems.exact_sw_jko_flow(
+            other, 1 / (per_unit * d), count, num_directions=600, second_order=True
+        )
         for time in wasserstein_times:
             at = round(per_unit * time)
             with jax.enable_x64(True):
-                process = jax.device_get(closed_form.ornstein_uhlenbeck(np.zeros(d), np.eye(d), other.precision, other.center, time))
-            value = gaussian_kl(law.mean[at], law.cov[at], *process) + gaussian_kl(*process, law.mean[at], law.cov[at])
+                process = jax.device_get(
+                    closed_form.ornstein_uhlenbeck(
+                        np.zeros(d), np.eye(d), other.precision, other.center, time
+                    )
+                )
+            value = gaussian_kl(law.mean[at], law.cov[at], *process) + gaussian_kl(
+                *process, law.mean[at], law.cov[at]
+            )
             divergences.setdefault((d, float(time)), []).append(np.log10(value))
 
 figure = Figure(figsize=(5.2, 3.6), dpi=100, layout="constrained")
 axis = figure.subplots()
 for d in dims:
     axis.plot(
-        wasserstein_times, [np.mean(divergences[d, float(time)]) for time in wasserstein_times], marker="o", markersize=4, label=f"d = {d}"
+        wasserstein_times,
+        [np.mean(divergences[d, float(time)]) for time in wasserstein_times],
+        marker="o",
+        markersize=4,
+        label=f"d = {d}",
     )
 axis.set(xlabel="Wasserstein time t", ylabel="log10 SymKL, SW flow at t / d to OU at t")
 axis.legend(fontsize=8)

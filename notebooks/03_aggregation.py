@@ -73,7 +73,9 @@ kernels = {"ring": ring_kernel, "disk": coulomb_kernel, "annulus": coulomb_kerne
 # (coefficient, functional) pairs beside the interaction.
 others = {"ring": [], "disk": [], "annulus": [(1.0, swjko.potential(repulsive_center))]}
 for name, equilibrium in equilibria.items():
-    print(f"{name}: F = {equilibrium.exact_energy:.6f}, radii {equilibrium.inner_radius:.4f} and {equilibrium.outer_radius:.4f}")
+    print(
+        f"{name}: F = {equilibrium.exact_energy:.6f}, radii {equilibrium.inner_radius:.4f} and {equilibrium.outer_radius:.4f}"
+    )
 
 # %% [markdown]
 # ## The families
@@ -97,7 +99,11 @@ network = flows.mlp(2, 2, width=8 if smoke else 64, init_scale=start_scale)
 # %%
 def with_mean_of_a_cell(kernel, mean, side, x):
     """The kernel between cells: ``mean`` for a cell and itself, and at centres else."""
-    return jnp.where(jnp.sum(x**2) < (side / 2) ** 2, mean, kernel(jnp.where(jnp.sum(x**2) < (side / 2) ** 2, side, x)))
+    return jnp.where(
+        jnp.sum(x**2) < (side / 2) ** 2,
+        mean,
+        kernel(jnp.where(jnp.sum(x**2) < (side / 2) ** 2, side, x)),
+    )
 
 
 grids, cell_kernels = {}, {}
@@ -106,11 +112,17 @@ for name, kernel in kernels.items():
     side = 2 * half / cells
     line = -half + side * (jnp.arange(cells) + 0.5)
     centers = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    grids[name] = swjko.grid(centers, side**2, weights=jax.nn.softmax(-0.5 * jnp.sum(centers**2, axis=1) / start_scale**2))
+    grids[name] = swjko.grid(
+        centers,
+        side**2,
+        weights=jax.nn.softmax(-0.5 * jnp.sum(centers**2, axis=1) / start_scale**2),
+    )
     # The difference of two uniform points has triangular coordinates; an even number of midpoints keeps away from 0.
     t = (np.arange(200) + 0.5) / 100 - 1
     density = np.outer(1 - np.abs(t), 1 - np.abs(t)).ravel() / 100**2
-    differences = jnp.asarray(side * np.stack(np.meshgrid(t, t), axis=-1).reshape(-1, 2), jnp.float32)
+    differences = jnp.asarray(
+        side * np.stack(np.meshgrid(t, t), axis=-1).reshape(-1, 2), jnp.float32
+    )
     mean = float(density @ np.asarray(jax.vmap(kernel)(differences), np.float64))
     cell_kernels[name] = Partial(with_mean_of_a_cell, Partial(kernel), mean, side)
 
@@ -147,9 +159,14 @@ for name in equilibria:
             num_projections=8 if smoke else 32,
             direction_fn=swjko.recommended_directions,
         )
-        solution = swjko.solve(jax.random.key(1), scheme, num_steps, progress=False, record=swjko.both)
+        solution = swjko.solve(
+            jax.random.key(1), scheme, num_steps, progress=False, record=swjko.both
+        )
         solutions[name, family] = (scheme, solution)
-        print(f"{name}, {family}: {solution.result.name}, F = {float(solution.history[1].energy[-1]):.4f}", flush=True)
+        print(
+            f"{name}, {family}: {solution.result.name}, F = {float(solution.history[1].energy[-1]):.4f}",
+            flush=True,
+        )
 
 # %% [markdown]
 # ## The final measures, and the exact radii
@@ -165,12 +182,22 @@ for row, family in enumerate(families):
         drawn = num_samples[family] if scheme.family.is_finite else 1000
         cloud = swjko.sample(scheme.family, solution.state.params, jax.random.key(2), drawn)
         clouds[name, family] = cloud
-        axis, weights = axes[row, column], 1.0 if cloud.weights is None else np.asarray(cloud.weights / jnp.max(cloud.weights))
-        axis.scatter(*np.asarray(cloud.points).T, s=(3 if cloud.weights is None else 20) * weights, linewidths=0, rasterized=True)
+        axis, weights = (
+            axes[row, column],
+            1.0 if cloud.weights is None else np.asarray(cloud.weights / jnp.max(cloud.weights)),
+        )
+        axis.scatter(
+            *np.asarray(cloud.points).T,
+            s=(3 if cloud.weights is None else 20) * weights,
+            linewidths=0,
+            rasterized=True,
+        )
         for radius in {equilibrium.inner_radius, equilibrium.outer_radius} - {0.0}:
             axis.plot(radius * np.cos(angles), radius * np.sin(angles), color="C1", linewidth=0.9)
         half = 0.85 if name == "ring" else 1.3
-        axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+        axis.set(
+            xlim=(-half, half), ylim=(-half, half), aspect="equal", xlabel="$x_1$", ylabel="$x_2$"
+        )
         axis.set_title(f"{name}, {family}", fontsize=9)
 display(figure)
 
@@ -187,11 +214,21 @@ evaluate = jax.jit(swjko.evaluate, static_argnames=("num_samples", "num_repeats"
 print("problem  family     energy                 exact      difference")
 for (name, family), (scheme, solution) in solutions.items():
     fresh = num_samples[family] if scheme.family.is_finite else 200 if smoke else 2000
-    energy = evaluate(jax.random.key(3), scheme.family, scheme.functional, solution.state.params, num_samples=fresh)
+    energy = evaluate(
+        jax.random.key(3),
+        scheme.family,
+        scheme.functional,
+        solution.state.params,
+        num_samples=fresh,
+    )
     exact = equilibria[name].exact_energy
     error = f" +- {float(energy.standard_error):.5f}" if family == "network" else " " * 11
-    print(f"{name:8s} {family:9s} {float(energy.value):9.5f}{error}  {exact:9.5f}  {float(energy.value) - exact:+9.5f}")
-print(f"log(n) / (4 n) for {num_particles} particles: {np.log(num_particles) / (4 * num_particles):.5f}")
+    print(
+        f"{name:8s} {family:9s} {float(energy.value):9.5f}{error}  {exact:9.5f}  {float(energy.value) - exact:+9.5f}"
+    )
+print(
+    f"log(n) / (4 n) for {num_particles} particles: {np.log(num_particles) / (4 * num_particles):.5f}"
+)
 
 # %% [markdown]
 # ## Where the mass is
@@ -207,7 +244,11 @@ for name, equilibrium in equilibria.items():
     for family in families:
         cloud = clouds[name, family]
         radii = np.linalg.norm(np.asarray(cloud.points), axis=1)
-        weights = np.full(len(radii), 1 / len(radii)) if cloud.weights is None else np.asarray(cloud.weights)
+        weights = (
+            np.full(len(radii), 1 / len(radii))
+            if cloud.weights is None
+            else np.asarray(cloud.weights)
+        )
         order = np.argsort(radii)
         quantiles = radii[order][np.searchsorted(np.cumsum(weights[order]), levels)]
         print(f"{name:8s} {family:10s}", quantiles.round(3))
@@ -222,16 +263,36 @@ for name, equilibrium in equilibria.items():
 scheme, solution = solutions["ring", "network"]
 states, infos = solution.history
 energies = jax.lax.map(
-    lambda params: swjko.evaluate(jax.random.key(4), scheme.family, scheme.functional, params, num_samples=100 if smoke else 500),
+    lambda params: swjko.evaluate(
+        jax.random.key(4),
+        scheme.family,
+        scheme.functional,
+        params,
+        num_samples=100 if smoke else 500,
+    ),
     states.params,
 )
-before = evaluate(jax.random.key(4), scheme.family, scheme.functional, scheme.init(jax.random.key(1)).params, num_samples=500)
-plots.energy(infos, estimate=energies, start=before, exact=equilibria["ring"].exact_energy, exact_name="-1/12")
+before = evaluate(
+    jax.random.key(4),
+    scheme.family,
+    scheme.functional,
+    scheme.init(jax.random.key(1)).params,
+    num_samples=500,
+)
+plots.energy(
+    infos,
+    estimate=energies,
+    start=before,
+    exact=equilibria["ring"].exact_energy,
+    exact_name="-1/12",
+)
 
 # %% [markdown]
 # The same flow as clouds, from the same latents at all times.
 
 # %%
 shown = np.unique(np.linspace(0, len(states.time) - 1, 4).round().astype(int))
-moments = swjko.replay(jax.random.key(5), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 400)
+moments = swjko.replay(
+    jax.random.key(5), scheme.family, jax.tree.map(lambda leaf: leaf[shown], states.params), 400
+)
 plots.clouds(moments.points, states.time[shown])

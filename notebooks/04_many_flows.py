@@ -28,7 +28,9 @@
 # %matplotlib inline
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 
 import dataclasses
 
@@ -91,8 +93,13 @@ for shard in states.time.addressable_shards:
 print("flow  result   |mean - exact|   |cov - exact|   |exact cov - start|")
 for index, problem in enumerate(targets):
     # The average over the sphere is one over directions, whose noise of 1 / root(num_directions) is the oracle's own.
-    exact = problems.exact_sw_jko_flow(problem, 0.1, num_steps, num_directions=2000 if smoke else 30_000)
-    errors = np.linalg.norm(means[index] - exact.mean[-1]), np.linalg.norm(covs[index] - exact.cov[-1])
+    exact = problems.exact_sw_jko_flow(
+        problem, 0.1, num_steps, num_directions=2000 if smoke else 30_000
+    )
+    errors = (
+        np.linalg.norm(means[index] - exact.mean[-1]),
+        np.linalg.norm(covs[index] - exact.cov[-1]),
+    )
     print(
         f"{index:4d}  {swjko.Result(int(states.result[index])).name:6s}   {errors[0]:14.4f}   {errors[1]:13.4f}   "
         f"{np.linalg.norm(exact.cov[-1] - np.eye(dim)):19.4f}"
@@ -103,7 +110,10 @@ for index, problem in enumerate(targets):
 
 # %%
 alone = swjko.solve(keys[3], schemes[3], num_steps, progress=False)
-print("largest difference from the flow alone:", float(np.max(np.abs(alone.history.energy - np.asarray(infos.energy[3])))))
+print(
+    "largest difference from the flow alone:",
+    float(np.max(np.abs(alone.history.energy - np.asarray(infos.energy[3])))),
+)
 
 # %% [markdown]
 # ## A flow that fails leaves the others alone
@@ -113,12 +123,19 @@ print("largest difference from the flow alone:", float(np.max(np.abs(alone.histo
 
 # %%
 sizes = jnp.full(num_flows, 0.1).at[2].set(jnp.nan)
-broken, broken_axes = dataclasses.replace(scheme, step_size=sizes), dataclasses.replace(axes, step_size=0)
+broken, broken_axes = (
+    dataclasses.replace(scheme, step_size=sizes),
+    dataclasses.replace(axes, step_size=0),
+)
 broken_states, _ = swjko.run_many(keys, broken, num_steps, axes=broken_axes, mesh=mesh)
 print("results:", [swjko.Result(int(code)).name for code in broken_states.result])
 print("steps taken:", broken_states.step.tolist())
 others = [index for index in range(num_flows) if index != 2]
-same = jax.tree.map(lambda one, other: np.array_equal(one[np.array(others)], other[np.array(others)]), broken_states.params, states.params)
+same = jax.tree.map(
+    lambda one, other: np.array_equal(one[np.array(others)], other[np.array(others)]),
+    broken_states.params,
+    states.params,
+)
 print("all others as before, to the bit:", all(jax.tree.leaves(same)))
 print(swjko.Result.NON_FINITE.advice)
 
@@ -145,11 +162,17 @@ base = swjko.sw_jko(
 sweep = dataclasses.replace(base, step_size=jnp.asarray(step_sizes, jnp.float32))
 sweep_axes = dataclasses.replace(jax.tree.map(lambda leaf: None, base), step_size=0)
 same_keys = jnp.stack([jax.random.key(1)] * len(step_sizes))
-_, (trajectories, _) = swjko.run_many(same_keys, sweep, most, axes=sweep_axes, mesh=mesh, record=swjko.both)
-sweep_means, sweep_covs = jax.device_get(jax.vmap(jax.vmap(swjko.gaussian_moments))(trajectories.params))
+_, (trajectories, _) = swjko.run_many(
+    same_keys, sweep, most, axes=sweep_axes, mesh=mesh, record=swjko.both
+)
+sweep_means, sweep_covs = jax.device_get(
+    jax.vmap(jax.vmap(swjko.gaussian_moments))(trajectories.params)
+)
 
 # %%
-process = closed_form.ornstein_uhlenbeck(jnp.full(2, 2.0), 4 * jnp.eye(2), jnp.eye(2), jnp.zeros(2), sweep_dim * end)
+process = closed_form.ornstein_uhlenbeck(
+    jnp.full(2, 2.0), 4 * jnp.eye(2), jnp.eye(2), jnp.zeros(2), sweep_dim * end
+)
 limit = float(process.mean[0]), float(jnp.sqrt(process.cov[0, 0]))
 errors, exact_errors = [], []
 print(f"mean and scale at SW time {end}: {limit[0]:.4f}, {limit[1]:.4f} in continuous time")
@@ -159,16 +182,27 @@ for index, size in enumerate(step_sizes):
     law = closed_form.IsotropicGaussian(jnp.full(2, 2.0), jnp.asarray(2.0))
     for _ in range(count):
         law = closed_form.isotropic_sw_jko_step(law.mean, law.scale, jnp.zeros(2), float(size))
-    mean, scale = float(np.mean(sweep_means[index, count - 1])), float(np.sqrt(np.trace(sweep_covs[index, count - 1]) / 2))
+    mean, scale = (
+        float(np.mean(sweep_means[index, count - 1])),
+        float(np.sqrt(np.trace(sweep_covs[index, count - 1]) / 2)),
+    )
     errors.append(abs(mean - limit[0]))
     exact_errors.append(abs(float(law.mean[0]) - limit[0]))
-    print(f"{size:9.2f}   {count:5d}   {mean:.4f}   {float(law.mean[0]):10.4f}   {scale:.4f}   {float(law.scale):10.4f}")
+    print(
+        f"{size:9.2f}   {count:5d}   {mean:.4f}   {float(law.mean[0]):10.4f}   {scale:.4f}   {float(law.scale):10.4f}"
+    )
 
 figure = Figure(figsize=(5.2, 3.6), dpi=100, layout="constrained")
 axis = figure.subplots()
 axis.loglog(step_sizes, errors, "o", label="SW-JKO as solved")
 axis.loglog(step_sizes, exact_errors, "--", color="0.3", label="exact SW-JKO steps")
-axis.loglog(step_sizes, exact_errors[0] * step_sizes / step_sizes[0], ":", color="C1", label="proportional to the step size")
+axis.loglog(
+    step_sizes,
+    exact_errors[0] * step_sizes / step_sizes[0],
+    ":",
+    color="C1",
+    label="proportional to the step size",
+)
 axis.set(xlabel="step size", ylabel=f"error of the mean at SW time {end}")
 axis.set_xticks(step_sizes, [str(size) for size in step_sizes], minor=False)
 axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -186,7 +220,10 @@ display(figure)
 
 # %%
 run = jax.jit(
-    jax.vmap(lambda key, scheme: swjko.run(key, scheme, scheme.init(key), most, swjko.infos)[1].energy, in_axes=(None, sweep_axes))
+    jax.vmap(
+        lambda key, scheme: swjko.run(key, scheme, scheme.init(key), most, swjko.infos)[1].energy,
+        in_axes=(None, sweep_axes),
+    )
 )
 energies = run(jax.random.key(2), sweep)
 print("energies after the last step, one for each step size:", np.asarray(energies[:, -1]).round(4))

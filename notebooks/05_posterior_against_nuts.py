@@ -53,14 +53,24 @@ table = problems.breast_cancer()
 columns = table.names[:10]
 order = np.random.default_rng(0).permutation(len(table.labels))
 test, train = order[: len(order) // 5], order[len(order) // 5 :]
-standardised = (table.features[:, :10] - table.features[train, :10].mean(axis=0)) / table.features[train, :10].std(axis=0)
-features, labels = jnp.asarray(standardised[train], jnp.float32), jnp.asarray(table.labels[train], jnp.float32)
+standardised = (table.features[:, :10] - table.features[train, :10].mean(axis=0)) / table.features[
+    train, :10
+].std(axis=0)
+features, labels = (
+    jnp.asarray(standardised[train], jnp.float32),
+    jnp.asarray(table.labels[train], jnp.float32),
+)
 log_prob = problems.logistic_regression(features, labels)
 dim = features.shape[1] + 1
 separable = scipy.optimize.linprog(
-    np.zeros(dim - 1), A_ub=-standardised[train] * table.labels[train, None], b_ub=-np.ones(len(train)), bounds=(None, None)
+    np.zeros(dim - 1),
+    A_ub=-standardised[train] * table.labels[train, None],
+    b_ub=-np.ones(len(train)),
+    bounds=(None, None),
 )
-print(f"{len(train)} rows for training, {len(test)} held out, {dim} unknowns; separable: {separable.status == 0}")
+print(
+    f"{len(train)} rows for training, {len(test)} held out, {dim} unknowns; separable: {separable.status == 0}"
+)
 
 # %% [markdown]
 # ## Coordinates
@@ -71,9 +81,19 @@ print(f"{len(train)} rows for training, {len(test)} held out, {dim} unknowns; se
 
 # %%
 with jax.enable_x64(True):
-    exact_log_prob = problems.logistic_regression(jnp.asarray(standardised[train]), jnp.asarray(table.labels[train], float))
-    found = scipy.optimize.minimize(jax.jit(jax.value_and_grad(lambda x: -exact_log_prob(x))), np.zeros(dim), jac=True, method="BFGS")
-    mode, factor = found.x, np.linalg.cholesky(np.linalg.inv(jax.hessian(lambda x: -exact_log_prob(x))(found.x)))
+    exact_log_prob = problems.logistic_regression(
+        jnp.asarray(standardised[train]), jnp.asarray(table.labels[train], float)
+    )
+    found = scipy.optimize.minimize(
+        jax.jit(jax.value_and_grad(lambda x: -exact_log_prob(x))),
+        np.zeros(dim),
+        jac=True,
+        method="BFGS",
+    )
+    mode, factor = (
+        found.x,
+        np.linalg.cholesky(np.linalg.inv(jax.hessian(lambda x: -exact_log_prob(x))(found.x))),
+    )
 
 
 # %%
@@ -81,8 +101,18 @@ def from_round_coordinates(mode, factor, log_prob, z):
     return log_prob(mode + factor @ z)
 
 
-round_log_prob = Partial(from_round_coordinates, jnp.asarray(mode, jnp.float32), jnp.asarray(factor, jnp.float32), log_prob)
-print("log-posterior at the mode:", float(-found.fun), "norm of its gradient:", float(np.linalg.norm(found.jac)))
+round_log_prob = Partial(
+    from_round_coordinates,
+    jnp.asarray(mode, jnp.float32),
+    jnp.asarray(factor, jnp.float32),
+    log_prob,
+)
+print(
+    "log-posterior at the mode:",
+    float(-found.fun),
+    "norm of its gradient:",
+    float(np.linalg.norm(found.jac)),
+)
 
 # %% [markdown]
 # ## The flow
@@ -92,7 +122,9 @@ print("log-posterior at the mode:", float(-found.fun), "norm of its gradient:", 
 
 # %%
 num_steps, num_inner_steps = (2, 10) if smoke else (5, 150)
-schedule = optax.warmup_cosine_decay_schedule(0.0, 5e-3, min(15, num_inner_steps), num_inner_steps + 1)
+schedule = optax.warmup_cosine_decay_schedule(
+    0.0, 5e-3, min(15, num_inner_steps), num_inner_steps + 1
+)
 scheme = swjko.sw_jko(
     flows.coupling(dim, num_layers=2 if smoke else 6, width=8 if smoke else 64),
     swjko.kl_divergence(round_log_prob),
@@ -105,7 +137,9 @@ scheme = swjko.sw_jko(
 )
 solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False, record=swjko.both)
 states, infos = solution.history
-print(f"{solution.result.name}: {solution.timing.run_seconds:.1f} seconds, and {solution.timing.compile_seconds:.1f} to compile")
+print(
+    f"{solution.result.name}: {solution.timing.run_seconds:.1f} seconds, and {solution.timing.compile_seconds:.1f} to compile"
+)
 
 # %% [markdown]
 # The density of the flow is known, so its draws can be weighted: importance sampling gives the evidence $\log \int e^{\log\nu}$ and says
@@ -113,18 +147,43 @@ print(f"{solution.result.name}: {solution.timing.run_seconds:.1f} seconds, and {
 
 # %%
 num_draws = 500 if smoke else 20_000
-draws = jax.jit(swjko.sample, static_argnames="num")(scheme.family, solution.state.params, jax.random.key(1), num=num_draws)
-log_weights = np.asarray(jax.vmap(round_log_prob)(draws.points), np.float64) - np.asarray(draws.log_density, np.float64)
+draws = jax.jit(swjko.sample, static_argnames="num")(
+    scheme.family, solution.state.params, jax.random.key(1), num=num_draws
+)
+log_weights = np.asarray(jax.vmap(round_log_prob)(draws.points), np.float64) - np.asarray(
+    draws.log_density, np.float64
+)
 log_evidence = np.logaddexp.reduce(log_weights) - math.log(num_draws)
 effective = math.exp(2 * np.logaddexp.reduce(log_weights) - np.logaddexp.reduce(2 * log_weights))
-print(f"log-evidence {log_evidence:.3f}; {effective:.0f} effective draws of {num_draws}, {100 * effective / num_draws:.1f} %")
+print(
+    f"log-evidence {log_evidence:.3f}; {effective:.0f} effective draws of {num_draws}, {100 * effective / num_draws:.1f} %"
+)
 
 energies = jax.lax.map(
-    lambda params: swjko.evaluate(jax.random.key(2), scheme.family, scheme.functional, params, num_samples=100 if smoke else 1000),
+    lambda params: swjko.evaluate(
+        jax.random.key(2),
+        scheme.family,
+        scheme.functional,
+        params,
+        num_samples=100 if smoke else 1000,
+    ),
     states.params,
 )
-start = swjko.evaluate(jax.random.key(2), scheme.family, scheme.functional, scheme.init(jax.random.key(0)).params, num_samples=1000)
-plots.energy(infos, estimate=energies, start=start, exact=-log_evidence, exact_name="-log evidence", unit="nats")
+start = swjko.evaluate(
+    jax.random.key(2),
+    scheme.family,
+    scheme.functional,
+    scheme.init(jax.random.key(0)).params,
+    num_samples=1000,
+)
+plots.energy(
+    infos,
+    estimate=energies,
+    start=start,
+    exact=-log_evidence,
+    exact_name="-log evidence",
+    unit="nats",
+)
 
 # %% [markdown]
 # ## The judge
@@ -141,11 +200,15 @@ if has_blackjax:
 
     num_warmup, num_samples = (100, 100) if smoke else (500, 2500)
     with jax.enable_x64(True):
-        double_log_prob = Partial(from_round_coordinates, jnp.asarray(mode), jnp.asarray(factor), exact_log_prob)
+        double_log_prob = Partial(
+            from_round_coordinates, jnp.asarray(mode), jnp.asarray(factor), exact_log_prob
+        )
         warmup_keys, run_keys = jax.random.split(jax.random.key(3), (2, 4))
         warmup = blackjax.window_adaptation(blackjax.nuts, double_log_prob)
         starts = 2.0 * jax.random.normal(jax.random.key(4), (4, dim))
-        (warm, parameters), _ = jax.jit(jax.vmap(lambda key, at: warmup.run(key, at, num_steps=num_warmup)))(warmup_keys, starts)
+        (warm, parameters), _ = jax.jit(
+            jax.vmap(lambda key, at: warmup.run(key, at, num_steps=num_warmup))
+        )(warmup_keys, starts)
         sample_chain = jax.vmap(
             lambda key, state, parameters: blackjax.util.run_inference_algorithm(
                 key,
@@ -159,7 +222,9 @@ if has_blackjax:
         chains = mode + chains @ factor.T
         rhat, ess = np.asarray(blackjax.rhat(chains)), np.asarray(blackjax.ess(chains))
     nuts_points = chains.reshape(-1, dim)
-    print(f"R-hat at most {rhat.max():.4f}, effective draws at least {ess.min():.0f} of {len(nuts_points)}, {divergent.sum()} divergent")
+    print(
+        f"R-hat at most {rhat.max():.4f}, effective draws at least {ess.min():.0f} of {len(nuts_points)}, {divergent.sum()} divergent"
+    )
 else:
     print("blackjax is not installed: no comparison with NUTS. pip install blackjax")
 
@@ -170,24 +235,47 @@ else:
 # %%
 if has_blackjax:
     mean, deviation = nuts_points.mean(axis=0), nuts_points.std(axis=0)
-    print("                           mean, off by (posterior sd)       sd, divided by that of NUTS")
+    print(
+        "                           mean, off by (posterior sd)       sd, divided by that of NUTS"
+    )
     print("                           flow     Laplace   NUTS error     flow     Laplace")
     for at, name in enumerate((*columns, "log alpha")):
-        off = [(points[:, at].mean() - mean[at]) / deviation[at] for points in (flow_points, laplace_points)]
+        off = [
+            (points[:, at].mean() - mean[at]) / deviation[at]
+            for points in (flow_points, laplace_points)
+        ]
         ratio = [points[:, at].std() / deviation[at] for points in (flow_points, laplace_points)]
-        print(f"{name:24s} {off[0]:+7.3f}   {off[1]:+7.3f}   {1 / math.sqrt(max(ess[at], 1.0)):10.3f}   {ratio[0]:7.3f}   {ratio[1]:7.3f}")
+        print(
+            f"{name:24s} {off[0]:+7.3f}   {off[1]:+7.3f}   {1 / math.sqrt(max(ess[at], 1.0)):10.3f}   {ratio[0]:7.3f}   {ratio[1]:7.3f}"
+        )
 
 # %% [markdown]
 # Two marginals as densities: $\log\alpha$, and the weight that the Laplace approximation misses most.
 
 # %%
-shown = {"flow": flow_points, "Laplace": laplace_points} | ({"NUTS": nuts_points} if has_blackjax else {})
-worst = int(np.argmax(np.abs((laplace_points.mean(axis=0) - flow_points.mean(axis=0)) / flow_points.std(axis=0))[:-1]))
+shown = {"flow": flow_points, "Laplace": laplace_points} | (
+    {"NUTS": nuts_points} if has_blackjax else {}
+)
+worst = int(
+    np.argmax(
+        np.abs((laplace_points.mean(axis=0) - flow_points.mean(axis=0)) / flow_points.std(axis=0))[
+            :-1
+        ]
+    )
+)
 figure = Figure(figsize=(7.6, 3.2), dpi=100, layout="constrained")
 for axis, at in zip(figure.subplots(1, 2), (dim - 1, worst), strict=True):
     bins = np.linspace(*np.quantile(flow_points[:, at], (0.001, 0.999)), 40)
     for index, (name, points) in enumerate(shown.items()):
-        axis.hist(points[:, at], bins, density=True, histtype="step", color=f"C{index}", linewidth=1.3, label=name)
+        axis.hist(
+            points[:, at],
+            bins,
+            density=True,
+            histtype="step",
+            color=f"C{index}",
+            linewidth=1.3,
+            label=name,
+        )
     axis.set(xlabel="log alpha" if at == dim - 1 else f"weight of {columns[at]}", ylabel="density")
     axis.legend(fontsize=8)
 display(figure)
@@ -202,9 +290,10 @@ display(figure)
 # %%
 def log_predictive(points):
     """[rows]: the log of the averaged probability of each held-out label."""
-    return np.logaddexp.reduce(-np.logaddexp(0.0, -points[:, :-1] @ (standardised[test] * table.labels[test, None]).T), axis=0) - math.log(
-        len(points)
-    )
+    return np.logaddexp.reduce(
+        -np.logaddexp(0.0, -points[:, :-1] @ (standardised[test] * table.labels[test, None]).T),
+        axis=0,
+    ) - math.log(len(points))
 
 
 print("           accuracy   log-likelihood for each held-out row")

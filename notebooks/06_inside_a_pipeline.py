@@ -53,7 +53,9 @@ def mean_density(key, cloud):
 
 
 mean_density.needs_density = True
-energy = swjko.weighted_sum((1.0, mean_density), (1.0, swjko.potential(lambda x: jnp.sum(x**2) / 2)))
+energy = swjko.weighted_sum(
+    (1.0, mean_density), (1.0, swjko.potential(lambda x: jnp.sum(x**2) / 2))
+)
 
 # %% [markdown]
 # ## A family
@@ -87,7 +89,10 @@ diagonal = swjko.pushforward(init, transform, dim=2, inverse=inverse)
 num_steps, num_inner_steps = (2, 10) if smoke else (10, 120)
 optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_inner_steps))
 least = {"diagonal": 2 * math.sqrt(1 / (4 * math.pi)), "coupling": 2 / 3 * math.sqrt(2 / math.pi)}
-families = {"diagonal": diagonal, "coupling": flows.coupling(2, num_layers=2 if smoke else 6, width=8 if smoke else 64)}
+families = {
+    "diagonal": diagonal,
+    "coupling": flows.coupling(2, num_layers=2 if smoke else 6, width=8 if smoke else 64),
+}
 profiles = {}
 for name, family in families.items():
     scheme = swjko.sw_jko(
@@ -101,9 +106,15 @@ for name, family in families.items():
         direction_fn=swjko.recommended_directions,
     )
     solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False)
-    value = swjko.evaluate(jax.random.key(1), family, energy, solution.state.params, num_samples=1000)
-    print(f"{name}: energy {float(value.value):.4f} +- {float(value.standard_error):.4f}, exact bound {least[name]:.4f}")
-    profiles[name] = swjko.sample(family, solution.state.params, jax.random.key(2), 400 if smoke else 1500)
+    value = swjko.evaluate(
+        jax.random.key(1), family, energy, solution.state.params, num_samples=1000
+    )
+    print(
+        f"{name}: energy {float(value.value):.4f} +- {float(value.standard_error):.4f}, exact bound {least[name]:.4f}"
+    )
+    profiles[name] = swjko.sample(
+        family, solution.state.params, jax.random.key(2), 400 if smoke else 1500
+    )
 
 # %%
 radius = np.linspace(0.0, 1.8, 200)
@@ -111,9 +122,24 @@ level, variance = math.sqrt(2 / math.pi), math.sqrt(1 / (4 * math.pi))
 figure = Figure(figsize=(6.0, 3.6), dpi=100, layout="constrained")
 axis = figure.subplots()
 for index, (name, cloud) in enumerate(profiles.items()):
-    axis.plot(np.linalg.norm(cloud.points, axis=1), np.exp(cloud.log_density), ".", markersize=2, color=f"C{index}", label=f"{name}, draws")
-axis.plot(radius, np.maximum(level - radius**2 / 2, 0) / 2, color="0.2", label="Barenblatt, least of all")
-axis.plot(radius, np.exp(-(radius**2) / (2 * variance)) / (2 * math.pi * variance), "--", color="0.2", label="Gaussian, least of its kind")
+    axis.plot(
+        np.linalg.norm(cloud.points, axis=1),
+        np.exp(cloud.log_density),
+        ".",
+        markersize=2,
+        color=f"C{index}",
+        label=f"{name}, draws",
+    )
+axis.plot(
+    radius, np.maximum(level - radius**2 / 2, 0) / 2, color="0.2", label="Barenblatt, least of all"
+)
+axis.plot(
+    radius,
+    np.exp(-(radius**2) / (2 * variance)) / (2 * math.pi * variance),
+    "--",
+    color="0.2",
+    label="Gaussian, least of its kind",
+)
 axis.set(xlabel="distance from the centre", ylabel="density", xlim=(0, 1.8))
 axis.legend(fontsize=8, markerscale=4)
 display(figure)
@@ -132,7 +158,9 @@ display(figure)
 
 # %%
 def tilted_well(params, x):
-    return jnp.sum((x - params["center"]) ** 2) / 2 + params["tilt"] * jnp.prod(x - params["center"])
+    return jnp.sum((x - params["center"]) ** 2) / 2 + params["tilt"] * jnp.prod(
+        x - params["center"]
+    )
 
 
 def end_of_flow(scheme, key, num_steps=1):
@@ -143,7 +171,11 @@ def end_moments(params, scheme, key, num_steps):
     """Mean and covariance after a short flow, as functions of the parameters of its potential."""
     return swjko.gaussian_moments(
         end_of_flow(
-            dataclasses.replace(scheme, functional=swjko.kl_divergence(Partial(minus_tilted_well, params))), key, num_steps=num_steps
+            dataclasses.replace(
+                scheme, functional=swjko.kl_divergence(Partial(minus_tilted_well, params))
+            ),
+            key,
+            num_steps=num_steps,
         )
     )
 
@@ -165,13 +197,16 @@ with jax.enable_x64(True):
         num_projections=16,
         direction_fn=swjko.recommended_directions,
     )
-    moments_at = jax.jit(lambda params: end_moments(params, gaussian_scheme, jax.random.key(3), short_steps))
+    moments_at = jax.jit(
+        lambda params: end_moments(params, gaussian_scheme, jax.random.key(3), short_steps)
+    )
     mean_gradient, cov_gradient = jax.jit(jax.jacobian(moments_at))(well)
     exact_flow = jax.jit(
         lambda params: closed_form.gaussian_sw_jko_flow(
             jnp.zeros(2),
             jnp.eye(2),
-            jnp.array([[1.0, 0.0], [0.0, 1.0]]) + params["tilt"] * jnp.array([[0.0, 1.0], [1.0, 0.0]]),
+            jnp.array([[1.0, 0.0], [0.0, 1.0]])
+            + params["tilt"] * jnp.array([[0.0, 1.0], [1.0, 0.0]]),
             params["center"],
             tau,
             short_steps,
@@ -179,11 +214,18 @@ with jax.enable_x64(True):
         )
     )
     move = 1e-2
-    shifts = [{"center": sign * move * jnp.array([1.0, 0.0]), "tilt": jnp.array(0.0)} for sign in (1, -1)]
+    shifts = [
+        {"center": sign * move * jnp.array([1.0, 0.0]), "tilt": jnp.array(0.0)} for sign in (1, -1)
+    ]
     tilts = [{"center": jnp.zeros(2), "tilt": jnp.array(sign * move)} for sign in (1, -1)]
     shifted, tilted, exact_shifted, exact_tilted = (
         [function(jax.tree.map(jnp.add, well, change)) for change in changes]
-        for function, changes in ((moments_at, shifts), (moments_at, tilts), (exact_flow, shifts), (exact_flow, tilts))
+        for function, changes in (
+            (moments_at, shifts),
+            (moments_at, tilts),
+            (exact_flow, shifts),
+            (exact_flow, tilts),
+        )
     )
     rows = {
         "d mean_1 / d center_1": (
@@ -199,7 +241,9 @@ with jax.enable_x64(True):
     }
 print("                         jax.grad   finite differences   exact SW-JKO")
 for name, values in rows.items():
-    print(f"{name:22s}   {float(values[0]):8.4f}   {float(values[1]):18.4f}   {float(values[2]):12.4f}")
+    print(
+        f"{name:22s}   {float(values[0]):8.4f}   {float(values[1]):18.4f}   {float(values[2]):12.4f}"
+    )
 
 # %% [markdown]
 # In the first row all three agree, up to what the program is off from exact steps for these draws and this many updates. In the second
@@ -235,19 +279,36 @@ def two_attractors(params, x):
 def moved(params, scheme, start, key):
     """Where the scheme takes the points of ``start`` under the potential of ``params``."""
     return end_of_flow(
-        dataclasses.replace(scheme, family=swjko.particles(start), functional=swjko.potential(Partial(two_attractors, params))), key
+        dataclasses.replace(
+            scheme,
+            family=swjko.particles(start),
+            functional=swjko.potential(Partial(two_attractors, params)),
+        ),
+        key,
     )
 
 
 truth = {"centers": jnp.array([[1.5, 0.8], [-1.2, 0.2]])}
 batch, crowd = (32, 64) if smoke else (128, 512)
 # Plain gradient descent on particles: the gradient of a mean over n points is 1 / n of a point's own.
-template = {"functional": swjko.potential(Partial(two_attractors, truth)), "step_size": 0.3, "num_inner_steps": 15}
+template = {
+    "functional": swjko.potential(Partial(two_attractors, truth)),
+    "step_size": 0.3,
+    "num_inner_steps": 15,
+}
 nature = swjko.sw_jko(
-    swjko.particles(jnp.zeros((crowd, 2))), optimizer=optax.sgd(0.15 * crowd), num_samples=crowd, num_projections=64, **template
+    swjko.particles(jnp.zeros((crowd, 2))),
+    optimizer=optax.sgd(0.15 * crowd),
+    num_samples=crowd,
+    num_projections=64,
+    **template,
 )
 model = swjko.sw_jko(
-    swjko.particles(jnp.zeros((batch, 2))), optimizer=optax.sgd(0.15 * batch), num_samples=batch, num_projections=16, **template
+    swjko.particles(jnp.zeros((batch, 2))),
+    optimizer=optax.sgd(0.15 * batch),
+    num_samples=batch,
+    num_projections=16,
+    **template,
 )
 first_key, second_key, truth_key = jax.random.split(jax.random.key(4), 3)
 # Two photographs of different people of one population, so that nobody can be followed from one to the other.
@@ -264,7 +325,9 @@ def loss(params, key):
 
 def mismatch(params, before_key, after_key, direction_key, flow_key):
     return swjko.sliced_wasserstein_pow(
-        moved(params, model, jax.random.choice(before_key, before, (batch,), replace=False), flow_key),
+        moved(
+            params, model, jax.random.choice(before_key, before, (batch,), replace=False), flow_key
+        ),
         jax.random.choice(after_key, after, (batch,), replace=False),
         swjko.recommended_directions(direction_key, 32, 2),
     )
@@ -291,8 +354,15 @@ learned = np.asarray(params["centers"], float)
 learned = learned[np.argsort(-learned[:, 0])]
 print("true centres:   ", np.asarray(truth["centers"], float).round(3).tolist())
 print("learned centres:", learned.round(3).tolist())
-print(f"loss of the first ten minibatches {np.mean(losses[:10]):.4f}, of the last ten {np.mean(losses[-10:]):.4f}")
-at_truth = np.mean([float(jax.jit(loss)(truth, key)) for key in jax.random.split(jax.random.key(7), 5 if smoke else 50)])
+print(
+    f"loss of the first ten minibatches {np.mean(losses[:10]):.4f}, of the last ten {np.mean(losses[-10:]):.4f}"
+)
+at_truth = np.mean(
+    [
+        float(jax.jit(loss)(truth, key))
+        for key in jax.random.split(jax.random.key(7), 5 if smoke else 50)
+    ]
+)
 print(f"loss of the true centres over minibatches of their own: {at_truth:.4f}")
 
 # %% [markdown]
@@ -306,7 +376,9 @@ left.scatter(*np.asarray(before).T, s=4, color="0.6", linewidths=0, label="first
 left.scatter(*np.asarray(after).T, s=4, color="C0", linewidths=0, label="second photograph")
 left.plot(*np.asarray(truth["centers"]).T, "x", color="C3", markersize=9, label="true centres")
 for index in range(2):
-    left.plot(*np.stack(path)[:, index].T, color="C1", label="learned centres" if index == 0 else None)
+    left.plot(
+        *np.stack(path)[:, index].T, color="C1", label="learned centres" if index == 0 else None
+    )
 left.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
 left.legend(fontsize=7)
 right.semilogy(losses, color="C0", linewidth=0.8, label="minibatches")

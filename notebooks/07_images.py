@@ -35,7 +35,8 @@ from matplotlib.figure import Figure
 from sklearn.neighbors import KNeighborsClassifier
 
 import swjko
-from swjko import flows, images, plots
+from swjko import flows, plots
+from swjko.data import images
 
 smoke = os.environ.get("SWJKO_SMOKE") == "1"
 
@@ -61,10 +62,16 @@ print(f"{len(target)} pictures of shape {digits.shape} to learn from, {len(unsee
 # %%
 num_steps, num_inner_steps, batch, num_projections = (2, 5, 32, 8) if smoke else (8, 150, 256, 128)
 families = {
-    "coupling": flows.coupling(dim, num_layers=2 if smoke else 6, width=16 if smoke else 128, init_mean=0.3, init_scale=0.3),
-    "convolutional": flows.convolutional(16, digits.shape, width=8 if smoke else 24, output="sigmoid", init_mean=-1.0),
+    "coupling": flows.coupling(
+        dim, num_layers=2 if smoke else 6, width=16 if smoke else 128, init_mean=0.3, init_scale=0.3
+    ),
+    "convolutional": flows.convolutional(
+        16, digits.shape, width=8 if smoke else 24, output="sigmoid", init_mean=-1.0
+    ),
 }
-functional = swjko.sw_to_target(target, num_projections, direction_fn=swjko.orthogonal_directions, batch_size=batch)
+functional = swjko.sw_to_target(
+    target, num_projections, direction_fn=swjko.orthogonal_directions, batch_size=batch
+)
 solutions = {}
 for name, family in families.items():
     scheme = swjko.sw_jko(
@@ -88,20 +95,39 @@ for name, family in families.items():
 # minibatches.
 
 # %%
-floor = np.mean([float(functional(key, swjko.Cloud(unseen[:batch]))) for key in jax.random.split(jax.random.key(1), 16)])
+floor = np.mean(
+    [
+        float(functional(key, swjko.Cloud(unseen[:batch])))
+        for key in jax.random.split(jax.random.key(1), 16)
+    ]
+)
 figure = Figure(figsize=(5.6, 3.6), dpi=100, layout="constrained")
 axis = figure.subplots()
 evaluate = jax.jit(
     lambda key, scheme, trajectory: jax.lax.map(
-        lambda params: swjko.evaluate(key, scheme.family, scheme.functional, params, num_samples=batch), trajectory
+        lambda params: swjko.evaluate(
+            key, scheme.family, scheme.functional, params, num_samples=batch
+        ),
+        trajectory,
     )
 )
 for index, (name, (scheme, solution)) in enumerate(solutions.items()):
     states, infos = solution.history
     estimate = evaluate(jax.random.key(2), scheme, states.params)
     level = {"exact": float(floor), "exact_name": "held-out pictures"} if index == 1 else {}
-    plots.energy(infos, estimate=estimate, name=name, color=f"C{index}", unit="pixels squared", log=True, axis=axis, **level)
-    print(f"{name}: {float(estimate.value[-1]):.5f} +- {float(estimate.standard_error[-1]):.5f}; held-out pictures {floor:.5f}")
+    plots.energy(
+        infos,
+        estimate=estimate,
+        name=name,
+        color=f"C{index}",
+        unit="pixels squared",
+        log=True,
+        axis=axis,
+        **level,
+    )
+    print(
+        f"{name}: {float(estimate.value[-1]):.5f} +- {float(estimate.standard_error[-1]):.5f}; held-out pictures {floor:.5f}"
+    )
 display(figure)
 
 # %% [markdown]
@@ -114,16 +140,33 @@ display(figure)
 # %%
 def sheet(rows):
     """[r c 64] -> one picture, with a margin of two pixels around each."""
-    return np.concatenate([np.concatenate([np.pad(one.reshape(8, 8), 1, constant_values=0.35) for one in row], axis=1) for row in rows])
+    return np.concatenate(
+        [
+            np.concatenate(
+                [np.pad(one.reshape(8, 8), 1, constant_values=0.35) for one in row], axis=1
+            )
+            for row in rows
+        ]
+    )
 
 
 figure = Figure(figsize=(7.6, 4.2), dpi=90, layout="constrained")
 for axis, (name, (scheme, solution)) in zip(figure.subplots(1, 2), solutions.items(), strict=True):
     start = scheme.init(jax.random.split(jax.random.key(0))[0]).params
-    trajectory = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, solution.history[0].params)
+    trajectory = jax.tree.map(
+        lambda first, rest: jnp.concatenate([first[None], rest]), start, solution.history[0].params
+    )
     clouds = swjko.replay(jax.random.key(3), scheme.family, trajectory, 8)
-    axis.imshow(sheet(np.clip(clouds.points, 0, 1).transpose(1, 0, 2)), cmap="gray_r", vmin=0, vmax=1)
-    axis.set(xlabel="JKO step", ylabel="latent", title=name, yticks=np.arange(8) * 10 + 4.5, yticklabels=range(1, 9))
+    axis.imshow(
+        sheet(np.clip(clouds.points, 0, 1).transpose(1, 0, 2)), cmap="gray_r", vmin=0, vmax=1
+    )
+    axis.set(
+        xlabel="JKO step",
+        ylabel="latent",
+        title=name,
+        yticks=np.arange(8) * 10 + 4.5,
+        yticklabels=range(1, 9),
+    )
     axis.set_xticks(np.arange(num_steps + 1) * 10 + 4.5, range(num_steps + 1))
 display(figure)
 
@@ -135,7 +178,9 @@ display(figure)
 # %%
 num = len(unseen)
 samples = {
-    name: np.clip(swjko.sample(scheme.family, solution.state.params, jax.random.key(4), num).points, 0, 1)
+    name: np.clip(
+        swjko.sample(scheme.family, solution.state.params, jax.random.key(4), num).points, 0, 1
+    )
     for name, (scheme, solution) in solutions.items()
 }
 shown = samples | {"held-out pictures": np.asarray(unseen)}
@@ -158,11 +203,15 @@ display(figure)
 
 # %%
 classifier = KNeighborsClassifier(5).fit(np.asarray(target), digits.labels[train])
-print(f"classes of held-out pictures are recognised in {100 * classifier.score(np.asarray(unseen), digits.labels[held_out]):.1f} %")
+print(
+    f"classes of held-out pictures are recognised in {100 * classifier.score(np.asarray(unseen), digits.labels[held_out]):.1f} %"
+)
 for name, rows in shown.items():
     nearest = np.median(classifier.kneighbors(rows, 1)[0])
     shares = np.bincount(classifier.predict(rows), minlength=10) / len(rows)
-    print(f"{name}: median distance to the nearest {nearest:.3f}; shares of digits 0 to 9: {shares.round(2)}")
+    print(
+        f"{name}: median distance to the nearest {nearest:.3f}; shares of digits 0 to 9: {shares.round(2)}"
+    )
 for name, rows in samples.items():
     both, kind = np.concatenate([rows, np.asarray(unseen)]), np.repeat([0, 1], num)
     # The nearest of all but the picture itself, which is at distance 0.

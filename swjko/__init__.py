@@ -6,11 +6,26 @@ begin with ``swjko.distributed``.
 
 # ruff: noqa: I001 - reading order, from the pieces to the whole
 from swjko.types import Cloud, DirectionFn, Estimate, Functional
-from swjko.directions import orthogonal_directions, quasi_directions, recommended_directions, sharded_directions, uniform_directions
-from swjko.wasserstein import sliced_wasserstein, sliced_wasserstein_bytes, sliced_wasserstein_pow, wasserstein_1d_pow
-from swjko.transport import sliced_displacement, wasserstein_1d_plan, wasserstein_1d_potentials
-from swjko.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
-from swjko.functionals import (
+from swjko.distances.directions import (
+    orthogonal_directions,
+    quasi_directions,
+    recommended_directions,
+    sharded_directions,
+    uniform_directions,
+)
+from swjko.distances.sliced import (
+    sliced_wasserstein,
+    sliced_wasserstein_bytes,
+    sliced_wasserstein_pow,
+    wasserstein_1d_pow,
+)
+from swjko.distances.plans import (
+    sliced_displacement,
+    wasserstein_1d_plan,
+    wasserstein_1d_potentials,
+)
+from swjko.distances.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
+from swjko.functionals.energies import (
     interaction,
     internal_energy,
     kl_divergence,
@@ -20,25 +35,33 @@ from swjko.functionals import (
     sw_to_target,
     weighted_sum,
 )
-from swjko.neighbours import nearest_neighbour_negative_entropy
-from swjko.families import Family, gaussian, gaussian_mixture, gaussian_moments, grid, particles, pushforward, sample
-from swjko.scheme import Info, Result, Scheme, State, both, infos, run
-from swjko.sw_jko import sw_jko
-from swjko.sw_bdf2 import sw_bdf2
-from swjko.direct import direct_minimization
-from swjko.adaptive import adaptive
-from swjko.icnn_jko import icnn_jko
-from swjko.particle_flows import langevin, sliced_flow
-from swjko.guards import guarded
-from swjko.ensemble import flow_mesh, run_many, shard_flows, stack_flows
-from swjko.checkpoints import CheckpointError
-from swjko.driver import FlowError, Solution, solve
-from swjko.diagnostics import evaluate, replay, symmetric_kl
-from swjko.certificates import Certificate, certificate
-from swjko.stopping import until_certified, until_stationary
+from swjko.functionals.neighbours import nearest_neighbour_negative_entropy
+from swjko.families.base import (
+    Family,
+    gaussian,
+    gaussian_mixture,
+    gaussian_moments,
+    grid,
+    particles,
+    pushforward,
+    sample,
+)
+from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
+from swjko.schemes.sw_jko import sw_jko
+from swjko.schemes.sw_bdf2 import sw_bdf2
+from swjko.schemes.direct import direct_minimization
+from swjko.schemes.adaptive import adaptive
+from swjko.schemes.icnn_jko import icnn_jko
+from swjko.schemes.particles import langevin, sliced_flow
+from swjko.schemes.retry import guarded
+from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
+from swjko.checkpoints.store import CheckpointError
+from swjko.running.solve import FlowError, Solution, solve
+from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
+from swjko.diagnostics.certificates import Certificate, certificate
+from swjko.running.stopping import until_certified, until_stationary
 from swjko import closed_form, distributed
-
-__version__ = "0.1.0"
+from swjko._version import __version__
 
 __all__ = [
     "Certificate",
@@ -55,6 +78,7 @@ __all__ = [
     "Scheme",
     "Solution",
     "State",
+    "__version__",
     "adaptive",
     "both",
     "certificate",

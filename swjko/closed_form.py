@@ -46,7 +46,9 @@ def gaussian_w2_pow(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> Sca
     return jnp.sum((mean0 - mean1) ** 2) + jnp.trace(cov0) + jnp.trace(cov1) - 2.0 * cross
 
 
-def gaussian_sw2_pow(mean0: Array, cov0: Array, mean1: Array, cov1: Array, directions: Float[Array, "l d"]) -> Scalar:
+def gaussian_sw2_pow(
+    mean0: Array, cov0: Array, mean1: Array, cov1: Array, directions: Float[Array, "l d"]
+) -> Scalar:
     """SW_2^2 between Gaussians over given directions: mean_l <mean0 - mean1, theta_l>^2 + (sigma0_l - sigma1_l)^2, sigma_l^2 = theta_l^T
     cov theta_l.
 
@@ -85,10 +87,15 @@ def gaussian_sw_jko_step(
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     dim = mean.shape[0]
-    cov, precision = (validation.as_square(cov, dim, "cov", definite=True), validation.as_square(precision, dim, "precision"))
+    cov, precision = (
+        validation.as_square(cov, dim, "cov", definite=True),
+        validation.as_square(precision, dim, "precision"),
+    )
     step_size = validation.as_step_size(step_size).astype(cov.dtype)
     directions = validation.as_directions(directions, dim)
-    return _anchored_step(mean, _standard_deviations(cov, directions), cov, precision, center, step_size, directions)
+    return _anchored_step(
+        mean, _standard_deviations(cov, directions), cov, precision, center, step_size, directions
+    )
 
 
 def gaussian_sw_bdf2_step(
@@ -114,12 +121,29 @@ def gaussian_sw_bdf2_step(
     mean, center = _as_vectors(mean, center, "mean", "center")
     mean, previous_mean = _as_vectors(mean, previous_mean, "mean", "previous_mean")
     dim = mean.shape[0]
-    cov, precision = (validation.as_square(cov, dim, "cov", definite=True), validation.as_square(precision, dim, "precision"))
+    cov, precision = (
+        validation.as_square(cov, dim, "cov", definite=True),
+        validation.as_square(precision, dim, "precision"),
+    )
     previous_cov = validation.as_square(previous_cov, dim, "previous_cov")
     step_size = validation.as_step_size(step_size).astype(cov.dtype)
     directions = validation.as_directions(directions, dim)
-    anchor = jnp.abs(4 * _standard_deviations(cov, directions) - _standard_deviations(previous_cov, directions)) / 3
-    return _anchored_step((4 * mean - previous_mean) / 3, anchor, cov, precision, center, 2 * step_size / 3, directions)
+    anchor = (
+        jnp.abs(
+            4 * _standard_deviations(cov, directions)
+            - _standard_deviations(previous_cov, directions)
+        )
+        / 3
+    )
+    return _anchored_step(
+        (4 * mean - previous_mean) / 3,
+        anchor,
+        cov,
+        precision,
+        center,
+        2 * step_size / 3,
+        directions,
+    )
 
 
 def gaussian_sw_jko_flow(
@@ -136,7 +160,11 @@ def gaussian_sw_jko_flow(
     Arguments and errors as ``gaussian_sw_jko_step``.
     """
     return _iterates(
-        lambda law: gaussian_sw_jko_step(law.mean, law.cov, precision, center, step_size, directions), Gaussian(mean, cov), num_steps
+        lambda law: gaussian_sw_jko_step(
+            law.mean, law.cov, precision, center, step_size, directions
+        ),
+        Gaussian(mean, cov),
+        num_steps,
     )
 
 
@@ -156,13 +184,20 @@ def gaussian_sw_bdf2_flow(
     start = Gaussian(mean, cov)
     first = gaussian_sw_jko_step(mean, cov, precision, center, step_size, directions)
 
-    def step(laws: tuple[Gaussian, Gaussian], _: None) -> tuple[tuple[Gaussian, Gaussian], Gaussian]:
+    def step(
+        laws: tuple[Gaussian, Gaussian], _: None
+    ) -> tuple[tuple[Gaussian, Gaussian], Gaussian]:
         previous, law = laws
         new = gaussian_sw_bdf2_step(*law, *previous, precision, center, step_size, directions)
         return (law, new), new
 
     _, rest = lax.scan(step, (start, first), length=num_steps - 1)
-    return jax.tree.map(lambda first, second, rest: jnp.concatenate([first[None], second[None], rest]), start, first, rest)
+    return jax.tree.map(
+        lambda first, second, rest: jnp.concatenate([first[None], second[None], rest]),
+        start,
+        first,
+        rest,
+    )
 
 
 def gaussian_jko_step(
@@ -185,14 +220,21 @@ def gaussian_jko_step(
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     dim = mean.shape[0]
-    cov, precision = (validation.as_square(cov, dim, "cov", definite=True), validation.as_square(precision, dim, "precision"))
+    cov, precision = (
+        validation.as_square(cov, dim, "cov", definite=True),
+        validation.as_square(precision, dim, "precision"),
+    )
     step_size = validation.as_step_size(step_size).astype(cov.dtype)
     pull = step_size * precision
     slope = jnp.eye(dim, dtype=cov.dtype) + pull
-    inverse = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(cov), jnp.eye(dim, dtype=cov.dtype), lower=True)
+    inverse = jax.scipy.linalg.solve_triangular(
+        jnp.linalg.cholesky(cov), jnp.eye(dim, dtype=cov.dtype), lower=True
+    )
     values, basis = jnp.linalg.eigh(inverse @ slope @ inverse.T)
     # The positive root of N + tau N^2 = value, as its inverse and without a difference of near numbers.
-    factor = inverse.T @ (basis * ((1.0 + jnp.sqrt(1.0 + 4.0 * step_size * values)) / (2.0 * values))[None, :])
+    factor = inverse.T @ (
+        basis * ((1.0 + jnp.sqrt(1.0 + 4.0 * step_size * values)) / (2.0 * values))[None, :]
+    )
     return Gaussian(jnp.linalg.solve(slope, mean + pull @ center), factor @ factor.T)
 
 
@@ -208,11 +250,18 @@ def gaussian_jko_flow(
 
     Arguments and errors as ``gaussian_jko_step``. As step_size falls they come to ``ornstein_uhlenbeck``, at first order.
     """
-    return _iterates(lambda law: gaussian_jko_step(law.mean, law.cov, precision, center, step_size), Gaussian(mean, cov), num_steps)
+    return _iterates(
+        lambda law: gaussian_jko_step(law.mean, law.cov, precision, center, step_size),
+        Gaussian(mean, cov),
+        num_steps,
+    )
 
 
 def isotropic_sw_jko_step(
-    mean: Float[Array, " d"], scale: float | Scalar, center: Float[Array, " d"], step_size: float | Scalar
+    mean: Float[Array, " d"],
+    scale: float | Scalar,
+    center: Float[Array, " d"],
+    step_size: float | Scalar,
 ) -> IsotropicGaussian:
     """The exact SW-JKO step from N(mean, scale^2 I) for the unit precision, in closed form.
 
@@ -229,7 +278,9 @@ def isotropic_sw_jko_step(
     return IsotropicGaussian((mean + h * center) / (1 + h), new_scale)
 
 
-def ornstein_uhlenbeck(mean: Array, cov: Array, precision: Array, center: Array, time: float | Scalar) -> Gaussian:
+def ornstein_uhlenbeck(
+    mean: Array, cov: Array, precision: Array, center: Array, time: float | Scalar
+) -> Gaussian:
     """The law at ``time`` of dX = -A (X - center) dt + sqrt(2) dW from N(mean, cov): the exact Wasserstein gradient flow of F.
 
     mean' = center + e^{-tA} (mean - center); cov' = e^{-tA} cov e^{-tA} + A^{-1} (I - e^{-2tA}).
@@ -274,7 +325,11 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
 
     def cost(s):
         sigma = _standard_deviations(s, directions)
-        return jnp.mean((sigma - anchor) ** 2) / (2 * step_size) + jnp.sum(precision * s) / 2 - jnp.linalg.slogdet(s)[1] / 2
+        return (
+            jnp.mean((sigma - anchor) ** 2) / (2 * step_size)
+            + jnp.sum(precision * s) / 2
+            - jnp.linalg.slogdet(s)[1] / 2
+        )
 
     def newton_step(carry):
         s, _, count = carry
@@ -283,16 +338,25 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
         sigma = jnp.linalg.norm(rotated, axis=1)
         # In coordinates where S = I the Hessian is W/2 plus a positive average of (u^T W u) u u^T: well conditioned for any S.
         gradient = (
-            jnp.einsum("l,li,lj->ij", 1.0 - anchor / sigma, rotated, rotated) / (2 * step_size * directions.shape[0])
+            jnp.einsum("l,li,lj->ij", 1.0 - anchor / sigma, rotated, rotated)
+            / (2 * step_size * directions.shape[0])
             + factor.T @ precision @ factor / 2
             - jnp.eye(dim, dtype=s.dtype) / 2
         )
         curvature = anchor / (4 * step_size * sigma**3 * directions.shape[0])
 
         def hessian(w):
-            return w / 2 + (rotated * (curvature * jnp.einsum("li,ij,lj->l", rotated, w, rotated))[:, None]).T @ rotated
+            return (
+                w / 2
+                + (
+                    rotated * (curvature * jnp.einsum("li,ij,lj->l", rotated, w, rotated))[:, None]
+                ).T
+                @ rotated
+            )
 
-        direction, _ = jax.scipy.sparse.linalg.cg(hessian, -gradient, tol=1e-8, maxiter=_CONJUGATE_GRADIENT_STEPS)
+        direction, _ = jax.scipy.sparse.linalg.cg(
+            hessian, -gradient, tol=1e-8, maxiter=_CONJUGATE_GRADIENT_STEPS
+        )
         decrement = -jnp.sum(gradient * direction)
         move = factor @ direction @ factor.T
         return _backtrack(cost, s, (move + move.T) / 2, decrement), decrement, count + 1
@@ -308,17 +372,26 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
     return new_cov
 
 
-def _as_vectors(first: Array, second: Array, first_name: str, second_name: str) -> tuple[Array, Array]:
-    first, second = validation.as_values(first, first_name), validation.as_values(second, second_name)
+def _as_vectors(
+    first: Array, second: Array, first_name: str, second_name: str
+) -> tuple[Array, Array]:
+    first, second = (
+        validation.as_values(first, first_name),
+        validation.as_values(second, second_name),
+    )
     if first.shape != second.shape:
-        raise ValueError(f"{first_name} and {second_name} must have the same shape; received {first.shape} and {second.shape}.")
+        raise ValueError(
+            f"{first_name} and {second_name} must have the same shape; received {first.shape} and {second.shape}."
+        )
     return first, second
 
 
 def _as_pair(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> tuple[Gaussian, Gaussian]:
     mean0, mean1 = _as_vectors(mean0, mean1, "mean0", "mean1")
     dim = mean0.shape[0]
-    return Gaussian(mean0, validation.as_square(cov0, dim, "cov0")), Gaussian(mean1, validation.as_square(cov1, dim, "cov1"))
+    return Gaussian(mean0, validation.as_square(cov0, dim, "cov0")), Gaussian(
+        mean1, validation.as_square(cov1, dim, "cov1")
+    )
 
 
 def _standard_deviations(cov: Array, directions: Array) -> Array:
@@ -340,7 +413,11 @@ def _backtrack(cost, s: Array, move: Array, decrement: Scalar) -> Array:
         t, halvings = carry
         trial = s + t * move
         positive = jnp.all(jnp.isfinite(jnp.linalg.cholesky(trial)))
-        return ~(positive & (cost(trial) <= start - 0.1 * t * decrement + slack)) & (halvings < _HALVINGS)
+        return ~(positive & (cost(trial) <= start - 0.1 * t * decrement + slack)) & (
+            halvings < _HALVINGS
+        )
 
-    t, _ = lax.while_loop(too_long, lambda carry: (carry[0] / 2, carry[1] + 1), (jnp.ones((), s.dtype), 0))
+    t, _ = lax.while_loop(
+        too_long, lambda carry: (carry[0] / 2, carry[1] + 1), (jnp.ones((), s.dtype), 0)
+    )
     return s + t * move

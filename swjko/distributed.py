@@ -12,10 +12,14 @@ from typing import Any
 import jax
 
 from swjko import validation
-from swjko.rendezvous import PeerError, meet
+from swjko.running.rendezvous import PeerError, meet
 
 # Ids and numbers of processes where JAX's own detection needs more than these.
-_IDS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("", "JOB_COMPLETION_INDEX"))
+_IDS = (
+    ("SLURM_NTASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("", "JOB_COMPLETION_INDEX"),
+)
 
 
 class DistributedError(RuntimeError):
@@ -51,15 +55,21 @@ def initialize(
     _require_unused()
     seconds = _as_seconds(initialization_timeout, "initialization_timeout")
     heartbeat = _as_seconds(heartbeat_timeout, "heartbeat_timeout")
-    coordinator, num_processes, process_id, local_devices = _detected(coordinator, num_processes, process_id, seconds)
+    coordinator, num_processes, process_id, local_devices = _detected(
+        coordinator, num_processes, process_id, seconds
+    )
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     if missing := [name for name, value in given.items() if value is None]:
-        raise DistributedError(f"no job of Slurm, Open MPI or Kubernetes was found that tells {', '.join(missing)}: give what is missing.")
+        raise DistributedError(
+            f"no job of Slurm, Open MPI or Kubernetes was found that tells {', '.join(missing)}: give what is missing."
+        )
     host, port = _as_address(coordinator)
     num_processes = validation.as_count(num_processes, "num_processes")
     process_id = validation.as_count(process_id, "process_id", 0)
     if process_id >= num_processes:
-        raise ValueError(f"process_id must be below num_processes, {num_processes}, counted from 0; received {process_id}.")
+        raise ValueError(
+            f"process_id must be below num_processes, {num_processes}, counted from 0; received {process_id}."
+        )
     try:
         meet(host, port, num_processes, process_id, seconds)
         jax.distributed.initialize(
@@ -92,10 +102,14 @@ def _require_unused() -> None:
     if jax.distributed.is_initialized():
         raise DistributedError("the processes are joined already: initialize may be called once.")
     if xla_bridge.backends_are_initialized():
-        raise DistributedError("JAX is in use already: call initialize before the first array, key or jax.devices().")
+        raise DistributedError(
+            "JAX is in use already: call initialize before the first array, key or jax.devices()."
+        )
 
 
-def _detected(coordinator: Any, num_processes: Any, process_id: Any, seconds: float) -> tuple[Any, Any, Any, Any]:
+def _detected(
+    coordinator: Any, num_processes: Any, process_id: Any, seconds: float
+) -> tuple[Any, Any, Any, Any]:
     """What is given, filled up from the job as JAX does, and the local devices that the job leaves to this process."""
     from jax._src.clusters import ClusterEnv
 
@@ -103,13 +117,19 @@ def _detected(coordinator: Any, num_processes: Any, process_id: Any, seconds: fl
     if coordinator is not None:
         for number, own in _IDS:
             if own in os.environ:
-                num_processes = _from_environment(number) if num_processes is None else num_processes
+                num_processes = (
+                    _from_environment(number) if num_processes is None else num_processes
+                )
                 process_id = _from_environment(own) if process_id is None else process_id
                 break
     try:
-        return ClusterEnv.auto_detect_unset_distributed_params(coordinator, num_processes, process_id, None, None, math.ceil(seconds))
+        return ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, num_processes, process_id, None, None, math.ceil(seconds)
+        )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise DistributedError(f"the job of this process cannot be read: {str(error).splitlines()[0]}") from error
+        raise DistributedError(
+            f"the job of this process cannot be read: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _from_environment(name: str) -> int | None:
@@ -119,7 +139,9 @@ def _from_environment(name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise DistributedError(f"the environment variable {name} must be a whole number; it is {text!r}.") from None
+        raise DistributedError(
+            f"the environment variable {name} must be a whole number; it is {text!r}."
+        ) from None
 
 
 def _as_seconds(value: Any, name: str) -> float:
@@ -137,6 +159,11 @@ def _as_address(coordinator: Any) -> tuple[str, int]:
     if not isinstance(coordinator, str):
         raise TypeError(f"coordinator must be HOST:PORT of process 0; received {coordinator!r}.")
     host, colon, port = coordinator.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16) or "/" in host:
-        raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node0:1234; received {coordinator!r}.")
+    if (
+        not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16)
+        or "/" in host
+    ):
+        raise ValueError(
+            f"coordinator must be HOST:PORT of process 0, such as node0:1234; received {coordinator!r}."
+        )
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -19,9 +19,11 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from swjko import continuous, convex, couplings, validation
-from swjko import convolutional as convolutions
-from swjko.families import Family, pushforward
+from swjko import validation
+from swjko.families.base import Family, pushforward
+from swjko.networks import continuous, convex
+from swjko.networks import convolutional as convolutions
+from swjko.networks import coupling as couplings
 from swjko.types import Key, Params
 
 _SIDES = ("height", "width", "channels")
@@ -60,12 +62,18 @@ def coupling(
     """
     num_fixed = validation.as_count(num_fixed, "num_fixed", minimum=0)
     if num_fixed > 0 and validation.as_count(dim, "dim") - num_fixed < 2:
-        raise ValueError(f"num_fixed must leave two coordinates of dim or more to be moved; received num_fixed={num_fixed}, dim={dim}.")
+        raise ValueError(
+            f"num_fixed must leave two coordinates of dim or more to be moved; received num_fixed={num_fixed}, dim={dim}."
+        )
     lu_mixing = validation.as_choice(mixing, "mixing", ("permutation", "lu")) == "lu"
     if lu_mixing and validation.as_count(num_layers, "num_layers") < 3:
-        raise ValueError(f"mixing='lu' needs num_layers >= 3, for between fewer couplings nothing is mixed; received {num_layers}.")
+        raise ValueError(
+            f"mixing='lu' needs num_layers >= 3, for between fewer couplings nothing is mixed; received {num_layers}."
+        )
     options = {"lu_mixing": lu_mixing, "num_fixed": num_fixed}
-    return _coupling_family("coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale, **options)
+    return _coupling_family(
+        "coupling", couplings.Affine(), dim, num_layers, width, init_mean, init_scale, **options
+    )
 
 
 def spline(
@@ -96,10 +104,20 @@ def spline(
     """
     num_bins = validation.as_count(num_bins, "num_bins", minimum=2)
     if not (math.isfinite(bound) and bound > 0.0):
-        raise ValueError(f"bound must be a positive number, the half length of the splines' interval; received {bound}.")
+        raise ValueError(
+            f"bound must be a positive number, the half length of the splines' interval; received {bound}."
+        )
     import distrax  # noqa: F401  (here, so that a missing one is found before anything is traced)
 
-    return _coupling_family("spline", couplings.RationalQuadratic(num_bins, float(bound)), dim, num_layers, width, init_mean, init_scale)
+    return _coupling_family(
+        "spline",
+        couplings.RationalQuadratic(num_bins, float(bound)),
+        dim,
+        num_layers,
+        width,
+        init_mean,
+        init_scale,
+    )
 
 
 def _coupling_family(name, bijection, dim, num_layers, width, init_mean, init_scale, **options):
@@ -107,9 +125,15 @@ def _coupling_family(name, bijection, dim, num_layers, width, init_mean, init_sc
         raise ValueError(
             f"flows.{name} needs dim >= 2: with one coordinate there is nothing to condition on. Take swjko.gaussian or flows.mlp(1, 1)."
         )
-    num_layers, width = (validation.as_count(num_layers, "num_layers"), validation.as_count(width, "width"))
+    num_layers, width = (
+        validation.as_count(num_layers, "num_layers"),
+        validation.as_count(width, "width"),
+    )
     return _standardised(
-        lambda rngs: couplings.CouplingFlow(dim, num_layers, width, bijection, rngs, **options), dim, init_mean, init_scale
+        lambda rngs: couplings.CouplingFlow(dim, num_layers, width, bijection, rngs, **options),
+        dim,
+        init_mean,
+        init_scale,
     )
 
 
@@ -149,9 +173,18 @@ def cnf(
     num_steps = validation.as_count(num_integration_steps, "num_integration_steps")
     probes = _probes(divergence, "divergence", "hutchinson", num_probes)
     seed = validation.as_count(seed, "seed", minimum=0)
-    integrator = continuous.RungeKutta(num_steps) if solver is None else continuous.Diffrax(_as_solver(solver), num_steps)
+    integrator = (
+        continuous.RungeKutta(num_steps)
+        if solver is None
+        else continuous.Diffrax(_as_solver(solver), num_steps)
+    )
     return _standardised(
-        lambda rngs: continuous.ContinuousFlow(dim, width, num_layers, integrator, probes, seed, rngs), dim, init_mean, init_scale
+        lambda rngs: continuous.ContinuousFlow(
+            dim, width, num_layers, integrator, probes, seed, rngs
+        ),
+        dim,
+        init_mean,
+        init_scale,
     )
 
 
@@ -186,33 +219,53 @@ def icnn(
     """
     dim, width, num_layers = _sizes(dim, width, num_layers)
     rank = validation.as_count(rank, "rank")
-    alpha = validation.as_fraction(strong_convexity, "strong_convexity", "the convexity of a potential that starts at |z|^2 / 2")
+    alpha = validation.as_fraction(
+        strong_convexity,
+        "strong_convexity",
+        "the convexity of a potential that starts at |z|^2 / 2",
+    )
     probes = _probes(log_det, "log_det", "stochastic", num_probes)
     seed = validation.as_count(seed, "seed", minimum=0)
     return _standardised(
-        lambda rngs: convex.ConvexFlow(dim, width, num_layers, rank, alpha, probes, seed, rngs), dim, init_mean, init_scale
+        lambda rngs: convex.ConvexFlow(dim, width, num_layers, rank, alpha, probes, seed, rngs),
+        dim,
+        init_mean,
+        init_scale,
     )
 
 
 def _sizes(dim, width, num_layers):
-    return tuple(validation.as_count(value, name) for value, name in ((dim, "dim"), (width, "width"), (num_layers, "num_layers")))
+    return tuple(
+        validation.as_count(value, name)
+        for value, name in ((dim, "dim"), (width, "width"), (num_layers, "num_layers"))
+    )
 
 
 def _probes(value, name, estimated, num_probes):
     num_probes = validation.as_count(num_probes, "num_probes")
-    return None if validation.as_choice(value, name, ("exact", estimated)) == "exact" else num_probes
+    return (
+        None if validation.as_choice(value, name, ("exact", estimated)) == "exact" else num_probes
+    )
 
 
 def _as_solver(solver):
     import diffrax
 
     if not isinstance(solver, diffrax.AbstractSolver):
-        raise TypeError(f"solver must be None or a diffrax solver, such as diffrax.Tsit5(); received {solver!r}.")
+        raise TypeError(
+            f"solver must be None or a diffrax solver, such as diffrax.Tsit5(); received {solver!r}."
+        )
     return solver
 
 
 def mlp(
-    latent_dim: int, dim: int, *, width: int = 64, num_layers: int = 3, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0
+    latent_dim: int,
+    dim: int,
+    *,
+    width: int = 64,
+    num_layers: int = 3,
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
 ) -> Family:
     """The image of N(0, I_latent_dim) under a perceptron; no density.
 
@@ -226,10 +279,20 @@ def mlp(
 
     Raises ValueError or TypeError on numbers below their minimum, and on starts of another length or without a positive scale.
     """
-    latent_dim, dim = (validation.as_count(latent_dim, "latent_dim"), validation.as_count(dim, "dim"))
-    num_layers, width = (validation.as_count(num_layers, "num_layers"), validation.as_count(width, "width"))
+    latent_dim, dim = (
+        validation.as_count(latent_dim, "latent_dim"),
+        validation.as_count(dim, "dim"),
+    )
+    num_layers, width = (
+        validation.as_count(num_layers, "num_layers"),
+        validation.as_count(width, "width"),
+    )
     return _standardised(
-        lambda rngs: _Perceptron(latent_dim, dim, width, num_layers, latent_dim == dim, rngs), dim, init_mean, init_scale, latent_dim
+        lambda rngs: _Perceptron(latent_dim, dim, width, num_layers, latent_dim == dim, rngs),
+        dim,
+        init_mean,
+        init_scale,
+        latent_dim,
     )
 
 
@@ -261,18 +324,36 @@ def convolutional(
     Raises ValueError or TypeError on sizes below 1 and on a shape of other than three.
     Example: ``flows.convolutional(32, (28, 28, 1), output="sigmoid", init_mean=-2.0)``, which starts at dark pictures.
     """
-    latent_dim, width = (validation.as_count(latent_dim, "latent_dim"), validation.as_count(width, "width"))
+    latent_dim, width = (
+        validation.as_count(latent_dim, "latent_dim"),
+        validation.as_count(width, "width"),
+    )
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise ValueError(f"shape must be (height, width, channels) of a picture, such as (28, 28, 1); received {shape!r}.")
-    h, w, c = (validation.as_count(size, f"shape[{at}] ({what})") for at, (size, what) in enumerate(zip(shape, _SIDES, strict=True)))
+        raise ValueError(
+            f"shape must be (height, width, channels) of a picture, such as (28, 28, 1); received {shape!r}."
+        )
+    h, w, c = (
+        validation.as_count(size, f"shape[{at}] ({what})")
+        for at, (size, what) in enumerate(zip(shape, _SIDES, strict=True))
+    )
     squashed = validation.as_choice(output, "output", ("linear", "sigmoid")) == "sigmoid"
     family = _standardised(
-        lambda rngs: convolutions.ConvolutionalGenerator(latent_dim, (h, w, c), width, rngs), h * w * c, init_mean, init_scale, latent_dim
+        lambda rngs: convolutions.ConvolutionalGenerator(latent_dim, (h, w, c), width, rngs),
+        h * w * c,
+        init_mean,
+        init_scale,
+        latent_dim,
     )
-    return dataclasses.replace(family, push=Partial(_push_squashed, family.push)) if squashed else family
+    return (
+        dataclasses.replace(family, push=Partial(_push_squashed, family.push))
+        if squashed
+        else family
+    )
 
 
-def from_nnx(make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None) -> Family:
+def from_nnx(
+    make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None
+) -> Family:
     """A family from a flax nnx model, a pure function of its ``nnx.Param`` variables.
 
     Args:
@@ -297,7 +378,13 @@ def from_nnx(make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_d
         return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
 
     if hasattr(model, "forward_and_log_det") and hasattr(model, "inverse_and_log_det"):
-        return pushforward(init, Partial(_forward, graph), dim=dim, inverse=Partial(_inverse, graph), latent_dim=latent_dim)
+        return pushforward(
+            init,
+            Partial(_forward, graph),
+            dim=dim,
+            inverse=Partial(_inverse, graph),
+            latent_dim=latent_dim,
+        )
     return pushforward(init, Partial(_call, graph), dim=dim, latent_dim=latent_dim)
 
 
@@ -314,15 +401,23 @@ def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None)
     shapes that do not fit, and on modules with other collections (batch statistics), which would be lost between steps.
     """
     if not isinstance(module, linen.Module):
-        raise TypeError(f"module must be a flax.linen.Module, such as nn.Dense(2); received {type(module).__name__}.")
-    size = validation.as_count(dim, "dim") if latent_dim is None else validation.as_count(latent_dim, "latent_dim")
+        raise TypeError(
+            f"module must be a flax.linen.Module, such as nn.Dense(2); received {type(module).__name__}."
+        )
+    size = (
+        validation.as_count(dim, "dim")
+        if latent_dim is None
+        else validation.as_count(latent_dim, "latent_dim")
+    )
     has_density = hasattr(module, "forward_and_log_det") and hasattr(module, "inverse_and_log_det")
     forward = "forward_and_log_det" if has_density else "__call__"
 
     def variables(key: Key) -> Any:
         return module.init(key, jnp.zeros((1, size)), method=forward)
 
-    others = sorted(set(jax.eval_shape(variables, jax.eval_shape(lambda: jax.random.key(0)))) - {"params"})
+    others = sorted(
+        set(jax.eval_shape(variables, jax.eval_shape(lambda: jax.random.key(0)))) - {"params"}
+    )
     if others:
         raise ValueError(
             f"module must keep nothing but params; it also has {', '.join(others)}. Replace batch normalisation by layer normalisation."
@@ -332,10 +427,18 @@ def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None)
         return lambda params, batch: module.apply({"params": params}, batch, method=method)
 
     inverse = apply("inverse_and_log_det") if has_density else None
-    return pushforward(lambda key: variables(key)["params"], apply(forward), dim=dim, inverse=inverse, latent_dim=latent_dim)
+    return pushforward(
+        lambda key: variables(key)["params"],
+        apply(forward),
+        dim=dim,
+        inverse=inverse,
+        latent_dim=latent_dim,
+    )
 
 
-def from_distrax(init: Callable[[Key], Params], make_bijector: Callable[[Params], Any], *, dim: int) -> Family:
+def from_distrax(
+    init: Callable[[Key], Params], make_bijector: Callable[[Params], Any], *, dim: int
+) -> Family:
     """The image of N(0, I_dim) under a distrax bijector, with its density.
 
     Args:
@@ -354,7 +457,10 @@ def from_distrax(init: Callable[[Key], Params], make_bijector: Callable[[Params]
     def apply(method: str) -> Any:
         def map_with_log_det(params: Params, batch: Array) -> tuple[Array, Array]:
             bijector = make_bijector(params)
-            if not hasattr(bijector, method) or getattr(bijector, "event_ndims_in", None) not in (0, 1):
+            if not hasattr(bijector, method) or getattr(bijector, "event_ndims_in", None) not in (
+                0,
+                1,
+            ):
                 raise TypeError(
                     "make_bijector must return a distrax bijector with event_ndims_in 0 or 1; received "
                     f"{type(bijector).__name__} with event_ndims_in {getattr(bijector, 'event_ndims_in', None)}."
@@ -366,7 +472,9 @@ def from_distrax(init: Callable[[Key], Params], make_bijector: Callable[[Params]
 
         return map_with_log_det
 
-    return pushforward(init, apply("forward_and_log_det"), dim=dim, inverse=apply("inverse_and_log_det"))
+    return pushforward(
+        init, apply("forward_and_log_det"), dim=dim, inverse=apply("inverse_and_log_det")
+    )
 
 
 def _call(graph, params, z):
@@ -392,7 +500,11 @@ def _standardised(
     mean, scale = validation.as_start(dim, init_mean, init_scale)
     family = from_nnx(make_model, dim=dim, latent_dim=latent_dim)
     push = Partial(_push_standardised, mean, scale, family.push)
-    log_prob = Partial(_log_prob_standardised, mean, scale, family.log_prob) if family.has_density else family.log_prob
+    log_prob = (
+        Partial(_log_prob_standardised, mean, scale, family.log_prob)
+        if family.has_density
+        else family.log_prob
+    )
     return dataclasses.replace(family, push=push, log_prob=log_prob)
 
 
@@ -400,7 +512,9 @@ def _push_standardised(mean, scale, push, params, z):
     cloud = push(params, z)
     mean, scale = _in_precision_of(params, mean, scale)
     log_density = None if cloud.log_density is None else cloud.log_density - jnp.sum(jnp.log(scale))
-    return cloud._replace(points=mean[None, :] + scale[None, :] * cloud.points, log_density=log_density)
+    return cloud._replace(
+        points=mean[None, :] + scale[None, :] * cloud.points, log_density=log_density
+    )
 
 
 def _push_squashed(push, params, z):
@@ -420,10 +534,14 @@ def _in_precision_of(params, *arrays):
 
 
 class _Perceptron(nnx.Module):
-    def __init__(self, latent_dim: int, dim: int, width: int, num_layers: int, residual: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, latent_dim: int, dim: int, width: int, num_layers: int, residual: bool, rngs: nnx.Rngs
+    ):
         self.residual = residual
         sizes = [latent_dim] + [width] * num_layers
-        self.hidden = nnx.List([nnx.Linear(before, after, rngs=rngs) for before, after in itertools.pairwise(sizes)])
+        self.hidden = nnx.List(
+            [nnx.Linear(before, after, rngs=rngs) for before, after in itertools.pairwise(sizes)]
+        )
         last_init = nnx.initializers.zeros_init() if residual else nnx.initializers.lecun_normal()
         self.last = nnx.Linear(width, dim, kernel_init=last_init, rngs=rngs)
 

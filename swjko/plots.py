@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from swjko import validation
-from swjko.scheme import Info
+from swjko.schemes.base import Info
 from swjko.types import Estimate, Scalar
 
 _INK, _TARGET, _EXACT = ("#1f5fa8", "#c2571a", "#444444")
@@ -51,17 +51,51 @@ def cloud(
     points = np.asarray(points)
     target = None if target is None else np.asarray(target)
     if points.shape[1] == 1:
-        return _histogram(axis, points[:, 0], None if target is None else target[:, 0], log_prob, target_name, names[0])
+        return _histogram(
+            axis,
+            points[:, 0],
+            None if target is None else target[:, 0],
+            log_prob,
+            target_name,
+            names[0],
+        )
     shown = [points] if target is None else [points, target]
     left, right, bottom, top = _limits(shown) if limits is None else limits
     if target is not None:
-        axis.scatter(target[:, 0], target[:, 1], s=4, color=_TARGET, alpha=0.35, linewidths=0, label=target_name, rasterized=True)
-    axis.scatter(points[:, 0], points[:, 1], s=4, color=_INK, alpha=0.5, linewidths=0, label="flow", rasterized=True)
+        axis.scatter(
+            target[:, 0],
+            target[:, 1],
+            s=4,
+            color=_TARGET,
+            alpha=0.35,
+            linewidths=0,
+            label=target_name,
+            rasterized=True,
+        )
+    axis.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=4,
+        color=_INK,
+        alpha=0.5,
+        linewidths=0,
+        label="flow",
+        rasterized=True,
+    )
     if log_prob is not None:
-        x, y = np.meshgrid(np.linspace(left, right, _GRID_POINTS), np.linspace(bottom, top, _GRID_POINTS))
+        x, y = np.meshgrid(
+            np.linspace(left, right, _GRID_POINTS), np.linspace(bottom, top, _GRID_POINTS)
+        )
         grid = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1), float)
         height = np.asarray(jax.vmap(log_prob)(grid)).reshape(x.shape)
-        axis.contour(x, y, np.exp(height - height.max()), levels=[0.1, 0.3, 0.5, 0.7, 0.9], colors=_TARGET, linewidths=0.9)
+        axis.contour(
+            x,
+            y,
+            np.exp(height - height.max()),
+            levels=[0.1, 0.3, 0.5, 0.7, 0.9],
+            colors=_TARGET,
+            linewidths=0.9,
+        )
         axis.plot([], [], color=_TARGET, linewidth=0.9, label=target_name)
     axis.set(xlim=(left, right), ylim=(bottom, top), xlabel=names[0], ylabel=names[1])
     return axis.figure
@@ -110,10 +144,15 @@ def movie(
     """
     points, times = _as_trajectory(points, times)
     if points.shape[2] < 2:
-        raise ValueError(f"points must have at least two coordinates to be drawn in a plane; received shape {points.shape}. Take clouds.")
+        raise ValueError(
+            f"points must have at least two coordinates to be drawn in a plane; received shape {points.shape}. Take clouds."
+        )
     if Path(path).suffix.lower() != ".gif":
         raise ValueError(f"path must end in .gif; received {os.fspath(path)!r}.")
-    fps, dpi = (float(validation.as_positive(frames_per_second, "frames_per_second")), float(validation.as_positive(dpi, "dpi")))
+    fps, dpi = (
+        float(validation.as_positive(frames_per_second, "frames_per_second")),
+        float(validation.as_positive(dpi, "dpi")),
+    )
     max_bytes = validation.as_count(max_bytes, "max_bytes")
     figure = cloud(points[0], **_with_limits(points, cloud_options))
     axis = cloud_options.get("axis") or figure.axes[0]
@@ -161,19 +200,40 @@ def energy(
     times = np.atleast_1d(np.asarray(history.time))
     values, errors = _with_errors(history.energy if estimate is None else estimate)
     if values.shape != times.shape or errors.shape != times.shape:
-        raise ValueError(f"estimate must have one value for each of {times.shape[0]} steps; received shape {values.shape}.")
+        raise ValueError(
+            f"estimate must have one value for each of {times.shape[0]} steps; received shape {values.shape}."
+        )
     if start is not None:
         first = _with_errors(start)
-        times, values, errors = (np.concatenate(pair) for pair in (([0.0], times), (first[0], values), (first[1], errors)))
+        times, values, errors = (
+            np.concatenate(pair)
+            for pair in (([0.0], times), (first[0], values), (first[1], errors))
+        )
     if np.any(errors > 0):
         band = (values - _BAND * errors, values + _BAND * errors)
-        axis.fill_between(times, *band, color=color, alpha=0.25, linewidth=0, label=f"{name}, $\\pm$ {_BAND:g} standard errors")
+        axis.fill_between(
+            times,
+            *band,
+            color=color,
+            alpha=0.25,
+            linewidth=0,
+            label=f"{name}, $\\pm$ {_BAND:g} standard errors",
+        )
     axis.plot(times, values, color=color, marker="o", markersize=3, linewidth=1.4, label=name)
     if exact is not None:
         levels = np.asarray(exact, float)
         if levels.shape not in ((), times.shape):
-            raise ValueError(f"exact must be one number, or have one for each of {times.shape[0]} times; received shape {levels.shape}.")
-        axis.plot(times, np.broadcast_to(levels, times.shape), color=_EXACT, linestyle="--", linewidth=1.2, label=exact_name)
+            raise ValueError(
+                f"exact must be one number, or have one for each of {times.shape[0]} times; received shape {levels.shape}."
+            )
+        axis.plot(
+            times,
+            np.broadcast_to(levels, times.shape),
+            color=_EXACT,
+            linestyle="--",
+            linewidth=1.2,
+            label=exact_name,
+        )
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=8)
     if log:
@@ -192,7 +252,9 @@ def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
     axis.plot(np.asarray(history.time), values, color=_INK, marker="o", markersize=3, linewidth=1.4)
     if np.all(values > 0):
         axis.set_yscale("log")
-    axis.set(xlabel="SW time t", ylabel=f"proximity $SW_2^2 / 2\\tau$ {f'({unit})' if unit else ''}")
+    axis.set(
+        xlabel="SW time t", ylabel=f"proximity $SW_2^2 / 2\\tau$ {f'({unit})' if unit else ''}"
+    )
     return axis.figure
 
 
@@ -209,7 +271,9 @@ def _figure(columns: int, size: tuple[float, float], shared: bool = False) -> An
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib, which is not installed; get it with: pip install 'swjko[cli]'") from error
+        raise ImportError(
+            "plots need matplotlib, which is not installed; get it with: pip install 'swjko[cli]'"
+        ) from error
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     return figure.subplots(1, columns, squeeze=False, sharex=shared, sharey=shared)[0]
 
@@ -217,9 +281,13 @@ def _figure(columns: int, size: tuple[float, float], shared: bool = False) -> An
 def _as_trajectory(points: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
     points, times = (np.asarray(points), np.asarray(times))
     if points.ndim != 3 or 0 in points.shape:
-        raise ValueError(f"points must have rank 3, [times, points, dimension], none of them 0; received shape {points.shape}.")
+        raise ValueError(
+            f"points must have rank 3, [times, points, dimension], none of them 0; received shape {points.shape}."
+        )
     if times.shape != points.shape[:1]:
-        raise ValueError(f"times must have one value for each of {points.shape[0]} clouds; received shape {times.shape}.")
+        raise ValueError(
+            f"times must have one value for each of {points.shape[0]} clouds; received shape {times.shape}."
+        )
     return points, times
 
 
@@ -228,11 +296,15 @@ def _with_limits(points: np.ndarray, cloud_options: dict[str, Any]) -> dict[str,
     if points.shape[2] == 1 or cloud_options.get("limits") is not None:
         return cloud_options
     target = cloud_options.get("target")
-    shown = [points[0], points[-1]] if target is None else [points[0], points[-1], np.asarray(target)]
+    shown = (
+        [points[0], points[-1]] if target is None else [points[0], points[-1], np.asarray(target)]
+    )
     return cloud_options | {"limits": _limits(shown)}
 
 
-def _gif(axis: Any, points: np.ndarray, times: np.ndarray, frames_per_second: float, dpi: float) -> bytes:
+def _gif(
+    axis: Any, points: np.ndarray, times: np.ndarray, frames_per_second: float, dpi: float
+) -> bytes:
     """The axis with its flow at each of the times."""
     from PIL import Image
 
@@ -248,13 +320,17 @@ def _gif(axis: Any, points: np.ndarray, times: np.ndarray, frames_per_second: fl
     durations = [round(1000 / frames_per_second)] * len(frames)
     durations[-1] += _LAST_MILLISECONDS
     buffer = io.BytesIO()
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(
+        buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+    )
     return buffer.getvalue()
 
 
 def _with_errors(estimate: Any) -> tuple[np.ndarray, np.ndarray]:
     """Values and standard errors, zero where none are known, of rank 1."""
-    value, error = estimate if isinstance(estimate, Estimate) else (estimate, np.zeros(np.shape(estimate)))
+    value, error = (
+        estimate if isinstance(estimate, Estimate) else (estimate, np.zeros(np.shape(estimate)))
+    )
     return np.atleast_1d(np.asarray(value, float)), np.atleast_1d(np.asarray(error, float))
 
 
@@ -263,7 +339,12 @@ def _limits(clouds: list[np.ndarray]) -> tuple[float, float, float, float]:
     low = np.min([np.quantile(points[:, :2], 0.005, axis=0) for points in clouds], axis=0)
     high = np.max([np.quantile(points[:, :2], 0.995, axis=0) for points in clouds], axis=0)
     margin = 0.08 * (high - low) + 1e-6
-    return float(low[0] - margin[0]), float(high[0] + margin[0]), float(low[1] - margin[1]), float(high[1] + margin[1])
+    return (
+        float(low[0] - margin[0]),
+        float(high[0] + margin[0]),
+        float(low[1] - margin[1]),
+        float(high[1] + margin[1]),
+    )
 
 
 def _histogram(axis, points, target, log_prob, target_name, name):
@@ -273,6 +354,11 @@ def _histogram(axis, points, target, log_prob, target_name, name):
     if log_prob is not None:
         left, right = axis.get_xlim()
         grid = np.linspace(left, right, _GRID_POINTS)
-        axis.plot(grid, np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(grid[:, None], float)))), color=_TARGET, label=target_name)
+        axis.plot(
+            grid,
+            np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(grid[:, None], float)))),
+            color=_TARGET,
+            label=target_name,
+        )
     axis.set(xlabel=name, ylabel="density")
     return axis.figure

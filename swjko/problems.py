@@ -16,11 +16,67 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from swjko import closed_form, validation
-from swjko.datasets import DataError, Table, breast_cancer, digits, load_logreg, load_points, load_table, require_extra, wine  # noqa: F401
-from swjko.directions import orthogonal_directions, quasi_directions
-from swjko.functionals import WeightedSum, expectation, interaction, negative_entropy, potential, weighted_sum
-from swjko.images import Images, digits_images, load_array, load_cifar10, load_idx, load_image_folder, load_images  # noqa: F401
+from swjko.data.images import (
+    Images,
+    digits_images,
+    load_array,
+    load_cifar10,
+    load_idx,
+    load_image_folder,
+    load_images,
+)
+from swjko.data.tables import (
+    DataError,
+    Table,
+    breast_cancer,
+    digits,
+    load_logreg,
+    load_points,
+    load_table,
+    require_extra,
+    wine,
+)
+from swjko.distances.directions import orthogonal_directions, quasi_directions
+from swjko.functionals.energies import (
+    WeightedSum,
+    expectation,
+    interaction,
+    negative_entropy,
+    potential,
+    weighted_sum,
+)
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, static_field
+
+__all__ = [
+    "DataError",
+    "Equilibrium",
+    "GaussianTarget",
+    "Images",
+    "Table",
+    "Target",
+    "annulus",
+    "breast_cancer",
+    "digits",
+    "digits_images",
+    "disk",
+    "exact_sw_jko_flow",
+    "gaussian",
+    "gaussian_mixture",
+    "gaussian_target",
+    "load_array",
+    "load_cifar10",
+    "load_idx",
+    "load_image_folder",
+    "load_images",
+    "load_logreg",
+    "load_points",
+    "load_table",
+    "logistic_regression",
+    "logistic_regression_kl",
+    "random_mixture",
+    "ring",
+    "wine",
+]
 
 
 class Target(NamedTuple):
@@ -65,16 +121,24 @@ def gaussian(mean: Any, cov: Any) -> Target:
     mean, cov = (np.asarray(mean, np.float64), np.asarray(cov, np.float64))
     dim = mean.shape[0]
     if cov.shape != (dim, dim):
-        raise ValueError(f"cov must have shape {(dim, dim)} beside a mean of shape {mean.shape}; received {cov.shape}.")
+        raise ValueError(
+            f"cov must have shape {(dim, dim)} beside a mean of shape {mean.shape}; received {cov.shape}."
+        )
     try:
         factor = np.linalg.cholesky(cov)
     except np.linalg.LinAlgError as error:
-        raise ValueError("cov must be symmetric positive definite; its Cholesky factor does not exist.") from error
+        raise ValueError(
+            "cov must be symmetric positive definite; its Cholesky factor does not exist."
+        ) from error
     whitening = jnp.asarray(np.linalg.inv(factor), float)
-    log_normaliser = jnp.asarray(-np.sum(np.log(np.diag(factor))) - dim * math.log(2 * math.pi) / 2, float)
+    log_normaliser = jnp.asarray(
+        -np.sum(np.log(np.diag(factor))) - dim * math.log(2 * math.pi) / 2, float
+    )
     center = jnp.asarray(mean, float)
     return Target(
-        Partial(_gaussian_log_prob, center, whitening, log_normaliser), Partial(_gaussian_sample, center, jnp.asarray(factor, float)), dim
+        Partial(_gaussian_log_prob, center, whitening, log_normaliser),
+        Partial(_gaussian_sample, center, jnp.asarray(factor, float)),
+        dim,
     )
 
 
@@ -86,13 +150,20 @@ def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     scikit-learn.
     """
     dim = validation.as_count(dim, "dim")
-    precision = np.asarray(require_extra("sklearn.datasets").make_spd_matrix(dim, random_state=seed), np.float64)
+    precision = np.asarray(
+        require_extra("sklearn.datasets").make_spd_matrix(dim, random_state=seed), np.float64
+    )
     center = np.random.default_rng(seed).standard_normal(dim)
     return GaussianTarget(precision, center, gaussian(center, np.linalg.inv(precision)))
 
 
 def exact_sw_jko_flow(
-    problem: GaussianTarget, step_size: float, num_steps: int, *, num_directions: int = 2000, second_order: bool = False
+    problem: GaussianTarget,
+    step_size: float,
+    num_steps: int,
+    *,
+    num_directions: int = 2000,
+    second_order: bool = False,
 ) -> closed_form.Gaussian:
     """The exact SW-JKO iterates from N(0, I) in float64, on the host: means [k d], covariances [k d d], start included, k = num_steps + 1.
 
@@ -106,16 +177,30 @@ def exact_sw_jko_flow(
     directions_of = quasi_directions if dim == 2 else orthogonal_directions
     with jax.enable_x64(True):
         directions = directions_of(jax.random.key(0), dim * math.ceil(num_directions / dim), dim)
-        flow = closed_form.gaussian_sw_bdf2_flow if second_order else closed_form.gaussian_sw_jko_flow
+        flow = (
+            closed_form.gaussian_sw_bdf2_flow if second_order else closed_form.gaussian_sw_jko_flow
+        )
         flow = jax.jit(flow, static_argnames="num_steps")
         precision, center = jnp.asarray(problem.precision), jnp.asarray(problem.center)
-        return jax.device_get(flow(jnp.zeros(dim), jnp.eye(dim), precision, center, step_size, num_steps=num_steps, directions=directions))
+        return jax.device_get(
+            flow(
+                jnp.zeros(dim),
+                jnp.eye(dim),
+                precision,
+                center,
+                step_size,
+                num_steps=num_steps,
+                directions=directions,
+            )
+        )
 
 
 def gaussian_mixture(centers: Array) -> Target:
     """Equal parts of unit Gaussians: rho = mean_j N(centers_j, I). centers: [k d]; others raise ValueError or TypeError."""
     centers = validation.as_points(centers, "centers")
-    return Target(Partial(_mixture_log_prob, centers), Partial(_mixture_sample, centers), centers.shape[1])
+    return Target(
+        Partial(_mixture_log_prob, centers), Partial(_mixture_sample, centers), centers.shape[1]
+    )
 
 
 def random_mixture(seed: int, dim: int, *, num: int = 5) -> Target:
@@ -125,12 +210,16 @@ def random_mixture(seed: int, dim: int, *, num: int = 5) -> Target:
     (2021), arXiv 2106.00736.
     """
     dim, num = (validation.as_count(dim, "dim"), validation.as_count(num, "num"))
-    return gaussian_mixture(jnp.asarray(np.random.default_rng(seed).uniform(-5.0, 5.0, (num, dim)), float))
+    return gaussian_mixture(
+        jnp.asarray(np.random.default_rng(seed).uniform(-5.0, 5.0, (num, dim)), float)
+    )
 
 
 def ring() -> Equilibrium:
     """W = |x|^4/4 - |x|^2/2: the uniform circle of radius 1/sqrt(3)."""
-    return Equilibrium(interaction(Partial(_ring_kernel)), -1 / 12, 1 / math.sqrt(3), 1 / math.sqrt(3))
+    return Equilibrium(
+        interaction(Partial(_ring_kernel)), -1 / 12, 1 / math.sqrt(3), 1 / math.sqrt(3)
+    )
 
 
 def disk() -> Equilibrium:
@@ -145,8 +234,12 @@ def annulus() -> Equilibrium:
     0. W knows no origin and V falls with the distance from it, so F has no minimum over all measures: a shift of the cloud grows like
     exp(t / 4) in Wasserstein time. Start centred, and stop at a few units of time.
     """
-    functional = weighted_sum((1.0, interaction(Partial(_coulomb_kernel))), (1.0, potential(Partial(_repulsive_center))))
-    return Equilibrium(functional, 9 / 16 - 25 / 64 * math.log(5 / 4) - math.log(4) / 64, 0.5, math.sqrt(5) / 2)
+    functional = weighted_sum(
+        (1.0, interaction(Partial(_coulomb_kernel))), (1.0, potential(Partial(_repulsive_center)))
+    )
+    return Equilibrium(
+        functional, 9 / 16 - 25 / 64 * math.log(5 / 4) - math.log(4) / 64, 0.5, math.sqrt(5) / 2
+    )
 
 
 def logistic_regression(features: Array, labels: Array) -> Partial:
@@ -162,7 +255,9 @@ def logistic_regression(features: Array, labels: Array) -> Partial:
     return Partial(_posterior_log_prob, _signed_features(features, labels))
 
 
-def logistic_regression_kl(features: Array, labels: Array, *, batch_size: int | None = None) -> WeightedSum:
+def logistic_regression_kl(
+    features: Array, labels: Array, *, batch_size: int | None = None
+) -> WeightedSum:
     """KL(mu | posterior) for the posterior of ``logistic_regression``, up to the log-evidence, each evaluation on rows of its own.
 
     The potential of a draw x is -log prior(x) - (n / batch_size) sum_{i in batch} log p(y_i | x), for each draw by itself and averaged
@@ -176,16 +271,27 @@ def logistic_regression_kl(features: Array, labels: Array, *, batch_size: int | 
     signed_features = _signed_features(features, labels)
     rows = signed_features.shape[0]
     if batch_size is not None and validation.as_count(batch_size, "batch_size") > rows:
-        raise ValueError(f"batch_size must not exceed the {rows} rows of features; received {batch_size}. Leave it out to take all rows.")
-    return weighted_sum((1.0, _PosteriorPotential(signed_features, batch_size)), (1.0, negative_entropy()))
+        raise ValueError(
+            f"batch_size must not exceed the {rows} rows of features; received {batch_size}. Leave it out to take all rows."
+        )
+    return weighted_sum(
+        (1.0, _PosteriorPotential(signed_features, batch_size)), (1.0, negative_entropy())
+    )
 
 
 def _signed_features(features: Array, labels: Array) -> Float[Array, "n p"]:
-    features, labels = (validation.as_points(features, "features"), validation.as_values(labels, "labels"))
+    features, labels = (
+        validation.as_points(features, "features"),
+        validation.as_values(labels, "labels"),
+    )
     if labels.shape[0] != features.shape[0]:
-        raise ValueError(f"labels must have one value for each of {features.shape[0]} rows; received {labels.shape[0]}.")
+        raise ValueError(
+            f"labels must have one value for each of {features.shape[0]} rows; received {labels.shape[0]}."
+        )
     if validation.is_concrete(labels) and not bool(jnp.all(jnp.abs(labels) == 1)):
-        raise ValueError(f"labels must be -1 or +1; received {np.unique(np.asarray(labels))[:5].tolist()}.")
+        raise ValueError(
+            f"labels must be -1 or +1; received {np.unique(np.asarray(labels))[:5].tolist()}."
+        )
     return features * labels[:, None]
 
 
@@ -202,7 +308,9 @@ class _PosteriorPotential:
             scale = rows.shape[0] / self.batch_size
             # With replacement: a permutation of all rows would cost more than the batch.
             rows = rows[jax.random.randint(key, (self.batch_size,), 0, rows.shape[0])]
-        values = jax.vmap(lambda point: -_log_prior(point) - scale * _log_likelihood(rows, point))(cloud.points)
+        values = jax.vmap(lambda point: -_log_prior(point) - scale * _log_likelihood(rows, point))(
+            cloud.points
+        )
         return expectation(cloud, values)
 
 

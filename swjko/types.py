@@ -54,7 +54,9 @@ class Functional(Protocol):
 
 def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
     """The function as a pytree: the code is static, the data bound with ``jax.tree_util.Partial`` are leaves."""
-    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+    return (
+        function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+    )
 
 
 def static_field() -> Any:

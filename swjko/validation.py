@@ -26,7 +26,9 @@ def as_points(points: Any, name: str) -> Array:
             f"For points on a line use {name}[:, None]."
         )
     if 0 in points.shape:
-        raise ValueError(f"{name} must hold at least one point of at least one dimension; received shape {points.shape}.")
+        raise ValueError(
+            f"{name} must hold at least one point of at least one dimension; received shape {points.shape}."
+        )
     require_finite(points, name)
     return points
 
@@ -35,7 +37,9 @@ def as_values(values: Any, name: str) -> Array:
     """The argument as a float array [n] with n >= 1, finite when concrete."""
     values = as_float_array(values, name)
     if values.ndim != 1 or values.shape[0] == 0:
-        raise ValueError(f"{name} must have rank 1 and at least one value; received shape {values.shape}.")
+        raise ValueError(
+            f"{name} must have rank 1 and at least one value; received shape {values.shape}."
+        )
     require_finite(values, name)
     return values
 
@@ -46,7 +50,9 @@ def as_float_array(values: Any, name: str) -> Array:
         try:
             values = np.asarray(values)
         except ValueError as error:
-            raise TypeError(f"{name} must be a rectangular array of floats; received rows of different lengths.") from error
+            raise TypeError(
+                f"{name} must be a rectangular array of floats; received rows of different lengths."
+            ) from error
         if values.dtype == np.float64:
             values = values.astype(jax.dtypes.canonicalize_dtype(np.float64))
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -60,7 +66,9 @@ def require_finite(values: Array, name: str) -> None:
     # On the host: inside a trace jnp would stage the check of a concrete array too, and give no answer.
     if is_concrete(values) and not np.all(finite := np.isfinite(np.asarray(values))):
         count = int(np.sum(~finite))
-        raise ValueError(f"{name} must be finite; {count} of {values.size} entries are NaN or infinite. Remove or replace them.")
+        raise ValueError(
+            f"{name} must be finite; {count} of {values.size} entries are NaN or infinite. Remove or replace them."
+        )
 
 
 def as_weights(weights: Any, count: int, name: str) -> Array | None:
@@ -69,13 +77,19 @@ def as_weights(weights: Any, count: int, name: str) -> Array | None:
         return None
     weights = as_float_array(weights, name)
     if weights.shape != (count,):
-        raise ValueError(f"{name} must have one weight for each point, shape ({count},); received shape {weights.shape}.")
+        raise ValueError(
+            f"{name} must have one weight for each point, shape ({count},); received shape {weights.shape}."
+        )
     if is_concrete(weights):
         host = np.asarray(weights, dtype=np.float64)
         if not np.all(np.isfinite(host)) or host.min() < 0:
-            raise ValueError(f"{name} must be finite and nonnegative; received a smallest weight of {host.min()}.")
+            raise ValueError(
+                f"{name} must be finite and nonnegative; received a smallest weight of {host.min()}."
+            )
         if abs(host.sum() - 1.0) > WEIGHT_SUM_TOLERANCE:
-            raise ValueError(f"{name} must sum to one; received a sum of {host.sum():.6g}. Divide by it: {name} / {name}.sum().")
+            raise ValueError(
+                f"{name} must sum to one; received a sum of {host.sum():.6g}. Divide by it: {name} / {name}.sum()."
+            )
     return weights
 
 
@@ -113,7 +127,9 @@ def as_count(value: Any, name: str, minimum: int = 1) -> int:
     try:
         count = operator.index(value)
     except TypeError as error:
-        raise TypeError(f"{name} must be a static integer; received {value!r} of type {type(value).__name__}.") from error
+        raise TypeError(
+            f"{name} must be a static integer; received {value!r} of type {type(value).__name__}."
+        ) from error
     if count < minimum:
         raise ValueError(f"{name} must be at least {minimum}; received {count}.")
     return count
@@ -122,7 +138,9 @@ def as_count(value: Any, name: str, minimum: int = 1) -> int:
 def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     """One of a few words."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; received {value!r}.")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}; received {value!r}."
+        )
     return value
 
 
@@ -138,7 +156,9 @@ def as_nonnegative(value: Any, name: str) -> Array:
     """A number of at least zero as a float leaf, in the manner of ``as_positive``."""
     array = _as_numbers(value, name)
     if array.ndim != 0:
-        raise ValueError(f"{name} must be one number; received shape {array.shape}. To sweep it, vmap over the scheme's leaf.")
+        raise ValueError(
+            f"{name} must be one number; received shape {array.shape}. To sweep it, vmap over the scheme's leaf."
+        )
     if is_concrete(array) and not bool((array >= 0) & jnp.isfinite(array)):
         raise ValueError(f"{name} must be at least 0 and finite; received {value}.")
     return array
@@ -148,7 +168,9 @@ def _as_numbers(value: Any, name: str) -> Array:
     try:
         array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number; received {value!r} of type {type(value).__name__}.") from error
+        raise TypeError(
+            f"{name} must be a number; received {value!r} of type {type(value).__name__}."
+        ) from error
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
@@ -159,7 +181,9 @@ def as_fraction(value: Any, name: str, what: str) -> float:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a static number, {what}; received {value!r}.") from error
     if not 0.0 < fraction < 1.0:
-        raise ValueError(f"{name} must be above 0 and below 1, {what}; received {value}. Leave it out for the default.")
+        raise ValueError(
+            f"{name} must be above 0 and below 1, {what}; received {value}. Leave it out for the default."
+        )
     return fraction
 
 
@@ -167,7 +191,9 @@ def as_step_size(value: Any) -> Array:
     """A positive scalar; a sweep is a vmap over schemes, not an array here."""
     step_size = as_positive(value, "step_size")
     if step_size.ndim != 0:
-        raise ValueError(f"step_size must be one number; received shape {step_size.shape}. To sweep it, vmap over the scheme's leaf.")
+        raise ValueError(
+            f"step_size must be one number; received shape {step_size.shape}. To sweep it, vmap over the scheme's leaf."
+        )
     return step_size
 
 
@@ -175,7 +201,9 @@ def as_square(matrix: Any, dim: int, name: str, *, definite: bool = False) -> Ar
     """The argument as a float array [dim dim]; symmetric, and positive definite or semidefinite, when concrete."""
     matrix = as_float_array(matrix, name)
     if matrix.shape != (dim, dim):
-        raise ValueError(f"{name} must have shape ({dim}, {dim}), the dimension of the mean; received shape {matrix.shape}.")
+        raise ValueError(
+            f"{name} must have shape ({dim}, {dim}), the dimension of the mean; received shape {matrix.shape}."
+        )
     require_finite(matrix, name)
     if is_concrete(matrix):
         host = np.asarray(matrix, np.float64)
@@ -187,7 +215,9 @@ def as_square(matrix: Any, dim: int, name: str, *, definite: bool = False) -> Ar
         smallest = np.linalg.eigvalsh(host).min()
         if smallest < -tolerance or (definite and smallest <= 0):
             kind = "definite" if definite else "semidefinite"
-            raise ValueError(f"{name} must be positive {kind}; received a smallest eigenvalue of {smallest:.3g}.")
+            raise ValueError(
+                f"{name} must be positive {kind}; received a smallest eigenvalue of {smallest:.3g}."
+            )
     return matrix
 
 
@@ -196,12 +226,16 @@ def as_start(dim: int, init_mean: Any, init_scale: Any) -> tuple[Array, Array]:
     try:
         mean = jnp.asarray(init_mean, float)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"init_mean must be a number or one for each coordinate; received {init_mean!r}.") from error
+        raise TypeError(
+            f"init_mean must be a number or one for each coordinate; received {init_mean!r}."
+        ) from error
     require_finite(mean, "init_mean")
     scale = as_positive(init_scale, "init_scale")
     for name, value in (("init_mean", mean), ("init_scale", scale)):
         if value.shape not in ((), (dim,)):
-            raise ValueError(f"{name} must be a number or one for each of {dim} coordinates; received shape {value.shape}.")
+            raise ValueError(
+                f"{name} must be a number or one for each of {dim} coordinates; received shape {value.shape}."
+            )
     return jnp.broadcast_to(mean, (dim,)), jnp.broadcast_to(scale.astype(mean.dtype), (dim,))
 
 
@@ -209,15 +243,21 @@ def as_power(p: Any) -> float:
     try:
         power = float(p)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"p must be a static number, the order of the Wasserstein distance; received {p!r}.") from error
+        raise TypeError(
+            f"p must be a static number, the order of the Wasserstein distance; received {p!r}."
+        ) from error
     if not 1.0 <= power < float("inf"):
-        raise ValueError(f"p must be at least 1 and finite; received {p}. Below 1 the sorted coupling is not optimal.")
+        raise ValueError(
+            f"p must be at least 1 and finite; received {p}. Below 1 the sorted coupling is not optimal."
+        )
     return power
 
 
 def require_callable(function: Any, name: str, signature: str) -> Callable[..., Any]:
     if not callable(function):
-        raise TypeError(f"{name} must be a function {signature}; received {function!r} of type {type(function).__name__}.")
+        raise TypeError(
+            f"{name} must be a function {signature}; received {function!r} of type {type(function).__name__}."
+        )
     return function
 
 

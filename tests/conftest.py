@@ -7,14 +7,20 @@ import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 # Nearly all of the time of the tests is compilation. With these, and without LLVM's optimisations as set below, it takes a quarter, and
 # programs have the same operations. The older emitters go with jaxlib 0.10: an unknown flag ends the process.
 os.environ["XLA_FLAGS"] += (
     ""
     if os.environ.get("SWJKO_TEST_OPTIMISED") == "1"
     else " --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
-    + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else "")
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if importlib.metadata.version("jaxlib").startswith("0.10.")
+        else ""
+    )
 )
 
 import hypothesis

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.tree_util import Partial
 
 import swjko
 from swjko import flows
@@ -12,14 +14,20 @@ from swjko import flows
 # Constructors and not values: a family is made under the dtype that its test runs in.
 FAMILIES: dict[str, Callable[[], swjko.Family]] = {
     "particles": lambda: swjko.particles(jnp.linspace(-1.0, 1.0, 24).reshape(12, 2)),
-    "grid": lambda: swjko.grid(jnp.stack(jnp.meshgrid(jnp.arange(4.0), jnp.arange(3.0)), -1).reshape(12, 2), 1.0),
+    "grid": lambda: swjko.grid(
+        jnp.stack(jnp.meshgrid(jnp.arange(4.0), jnp.arange(3.0)), -1).reshape(12, 2), 1.0
+    ),
     "gaussian": lambda: swjko.gaussian(2, init_mean=0.5, init_scale=1.5),
     "gaussian_mixture": lambda: swjko.gaussian_mixture(2, 3, init_mean=0.5, init_scale=1.5),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
-    "coupling with LU": lambda: flows.coupling(2, num_layers=3, width=8, mixing="lu", init_mean=0.5, init_scale=1.5),
+    "coupling with LU": lambda: flows.coupling(
+        2, num_layers=3, width=8, mixing="lu", init_mean=0.5, init_scale=1.5
+    ),
     "spline": lambda: flows.spline(2, num_layers=2, width=8, init_mean=0.5, init_scale=1.5),
     # As many steps as the laws of densities need to hold to 1e-9.
-    "cnf": lambda: flows.cnf(2, width=8, num_layers=1, num_integration_steps=128, init_mean=0.5, init_scale=1.5),
+    "cnf": lambda: flows.cnf(
+        2, width=8, num_layers=1, num_integration_steps=128, init_mean=0.5, init_scale=1.5
+    ),
     "icnn": lambda: flows.icnn(2, width=8, rank=2, init_mean=0.5, init_scale=1.5),
     "mlp": lambda: flows.mlp(2, 2, width=8, init_mean=0.5, init_scale=1.5),
     "generator": lambda: flows.mlp(3, 2, width=8),
@@ -32,8 +40,12 @@ FUNCTIONALS: dict[str, Callable[[], swjko.Functional]] = {
     "negative_entropy": swjko.negative_entropy,
     "kl_divergence": lambda: swjko.kl_divergence(lambda x: -jnp.sum(x**2) / 2),
     "sw_to_target": lambda: swjko.sw_to_target(jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), 5),
-    "mmd_to_target": lambda: swjko.mmd_to_target(jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), lambda x: jnp.exp(-jnp.sum(x**2) / 2)),
-    "weighted_sum": lambda: swjko.weighted_sum((0.5, swjko.potential(jnp.sum)), (2.0, swjko.potential(lambda x: jnp.sum(x**4)))),
+    "mmd_to_target": lambda: swjko.mmd_to_target(
+        jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), lambda x: jnp.exp(-jnp.sum(x**2) / 2)
+    ),
+    "weighted_sum": lambda: swjko.weighted_sum(
+        (0.5, swjko.potential(jnp.sum)), (2.0, swjko.potential(lambda x: jnp.sum(x**4)))
+    ),
 }
 
 
@@ -42,7 +54,9 @@ def random_weights(rng: np.random.Generator, n: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def central_difference(function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-6) -> np.ndarray:
+def central_difference(
+    function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-6
+) -> np.ndarray:
     """The gradient of a scalar function by symmetric differences, entry by entry."""
     at = np.asarray(at, np.float64)
     gradient = np.zeros_like(at)
@@ -59,7 +73,9 @@ def constant_bytes(function: Callable, *args) -> list[int]:
 
     def visit(jaxpr):
         for equation in jaxpr.eqns:
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+            ):
                 if hasattr(value, "consts"):
                     sizes.extend(jnp.asarray(constant).nbytes for constant in value.consts)
                     visit(value.jaxpr)
@@ -72,3 +88,108 @@ def constant_bytes(function: Callable, *args) -> list[int]:
     sizes.extend(jnp.asarray(constant).nbytes for constant in closed.consts)
     visit(closed.jaxpr)
     return sizes
+
+
+def perturbed(family, key, size=0.2):
+    """Parameters away from the start, where the identity would hide mistakes. The noise is NumPy's, which compiles nothing."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf + size * rng.normal(size=leaf.shape), leaf.dtype),
+        jax.device_get(jax.jit(family.init)(key)),
+    )
+
+
+TOLERANCES = [("float32", 1e-5, 1e-4), ("float64", 1e-10, 1e-9)]
+
+
+def shifted_log_prob(x):
+    return -0.5 * jnp.sum(((x - jnp.asarray([1.0, -1.0])) / jnp.asarray([0.5, 1.5])) ** 2)
+
+
+def end_of_a_short_flow(family, exact, key):
+    """log10 of the symmetric KL divergence to N((1, -1), diag(0.5, 1.5)^2), with the density that ``exact`` gives the same parameters."""
+    scheme = swjko.sw_jko(
+        family,
+        swjko.kl_divergence(shifted_log_prob),
+        optax.adam(optax.cosine_decay_schedule(5e-3, 50)),
+        step_size=1.0,
+        num_inner_steps=50,
+        num_samples=128,
+        num_projections=16,
+    )
+    state, _ = jax.jit(swjko.run, static_argnames=("num_steps", "record"))(
+        key, scheme, scheme.init(key), num_steps=5, record=swjko.infos
+    )
+    target = jnp.asarray([[1.0, -1.0]]) + jnp.asarray([[0.5, 1.5]]) * jax.random.normal(
+        key, (500, 2)
+    )
+    measure = jax.jit(
+        lambda params: (
+            swjko.symmetric_kl(key, exact, params, shifted_log_prob, target, num_samples=500).value
+        )
+    )
+    return np.log10(measure(state.params))
+
+
+jitted_run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
+
+
+def quadratic_log_prob(precision, center, x):
+    return -0.5 * (x - center) @ precision @ (x - center)
+
+
+def gaussian_scheme(
+    family,
+    *,
+    precision=None,
+    center=None,
+    inner=150,
+    rate=5e-2,
+    samples=512,
+    projections=32,
+    step_size=0.1,
+    **options,
+):
+    dim = family.dim
+    precision = jnp.eye(dim) if precision is None else jnp.asarray(precision)
+    center = jnp.zeros(dim) if center is None else jnp.asarray(center)
+    return swjko.sw_jko(
+        family,
+        swjko.kl_divergence(Partial(quadratic_log_prob, precision, center)),
+        optax.adam(optax.cosine_decay_schedule(rate, inner)),
+        step_size=step_size,
+        num_inner_steps=inner,
+        num_samples=samples,
+        num_projections=projections,
+        **options,
+    )
+
+
+def tiny_scheme(name="gaussian", functional="potential", **options):
+    defaults = {"step_size": 0.1, "num_inner_steps": 4, "num_samples": 12, "num_projections": 5}
+    return swjko.sw_jko(
+        FAMILIES[name](),
+        FUNCTIONALS[functional](),
+        optax.adam(1e-2),
+        **(defaults | options),
+    )
+
+
+def exact_directions(dim):
+    """Directions for the oracle: a regular grid of angles in the plane, orthogonal blocks elsewhere."""
+    if dim == 2:
+        angles = (np.arange(2000) + 0.5) * np.pi / 2000
+        return jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    return swjko.orthogonal_directions(jax.random.key(1), 40_000, dim)
+
+
+def failing_scheme():
+    return swjko.sw_jko(
+        swjko.gaussian(2),
+        swjko.potential(lambda x: jnp.sum(jnp.where(x > -jnp.inf, jnp.nan, x))),
+        optax.adam(1e-2),
+        step_size=0.1,
+        num_inner_steps=2,
+        num_samples=4,
+        num_projections=2,
+    )

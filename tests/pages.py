@@ -11,7 +11,15 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 # Counts of which a few are enough to see that a program runs: their name, followed by a number, in a call or on a line of its own.
-_COUNTS = {"num_steps": 2, "num_inner_steps": 3, "num_samples": 32, "num_projections": 4, "width": 8, "num_repeats": 2, "stop_steps": 2}
+_COUNTS = {
+    "num_steps": 2,
+    "num_inner_steps": 3,
+    "num_samples": 32,
+    "num_projections": 4,
+    "width": 8,
+    "num_repeats": 2,
+    "stop_steps": 2,
+}
 _COUNT = re.compile(rf"\b({'|'.join(_COUNTS)})( ?= ?)(\d+)")
 _SMALLER = {
     "flows.coupling(dim=2)": "flows.coupling(dim=2, num_layers=2, width=8)",
@@ -28,14 +36,19 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(match["code"], tuple((match["needs"] or "").split()), match["output"]) for match in _BLOCK.finditer(text)]
+    return [
+        Block(match["code"], tuple((match["needs"] or "").split()), match["output"])
+        for match in _BLOCK.finditer(text)
+    ]
 
 
 def shrunk(code: str) -> str:
     """The same program with counts that take seconds."""
     for large, small in _SMALLER.items():
         code = code.replace(large, small)
-    return _COUNT.sub(lambda match: f"{match[1]}{match[2]}{min(int(match[3]), _COUNTS[match[1]])}", code)
+    return _COUNT.sub(
+        lambda match: f"{match[1]}{match[2]}{min(int(match[3]), _COUNTS[match[1]])}", code
+    )
 
 
 def run(codes: list[str], page: str) -> dict:

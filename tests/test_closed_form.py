@@ -14,8 +14,14 @@ from swjko import closed_form, orthogonal_directions
 
 # Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
 w2_pow, sw2_pow = jax.jit(closed_form.gaussian_w2_pow), jax.jit(closed_form.gaussian_sw2_pow)
-sw_jko_step, sw_bdf2_step = jax.jit(closed_form.gaussian_sw_jko_step), jax.jit(closed_form.gaussian_sw_bdf2_step)
-jko_step, isotropic_step = jax.jit(closed_form.gaussian_jko_step), jax.jit(closed_form.isotropic_sw_jko_step)
+sw_jko_step, sw_bdf2_step = (
+    jax.jit(closed_form.gaussian_sw_jko_step),
+    jax.jit(closed_form.gaussian_sw_bdf2_step),
+)
+jko_step, isotropic_step = (
+    jax.jit(closed_form.gaussian_jko_step),
+    jax.jit(closed_form.isotropic_sw_jko_step),
+)
 ornstein_uhlenbeck = jax.jit(closed_form.ornstein_uhlenbeck)
 directions_of = jax.jit(orthogonal_directions, static_argnums=(1, 2))
 
@@ -40,7 +46,9 @@ def arrays(*values):
 def test_w2_against_scipy(d):
     (mean0, cov0), (mean1, cov1) = gaussian(0, d), gaussian(1, d)
     root = scipy.linalg.sqrtm(cov0)
-    expected = np.sum((mean0 - mean1) ** 2) + np.trace(cov0 + cov1 - 2 * scipy.linalg.sqrtm(root @ cov1 @ root).real)
+    expected = np.sum((mean0 - mean1) ** 2) + np.trace(
+        cov0 + cov1 - 2 * scipy.linalg.sqrtm(root @ cov1 @ root).real
+    )
     np.testing.assert_allclose(w2_pow(*arrays(mean0, cov0, mean1, cov1)), expected, rtol=1e-10)
 
 
@@ -61,7 +69,10 @@ def test_sw2_is_the_mean_of_one_dimensional_distances(d):
     def quantiles(mean, cov, theta):
         return theta @ mean + np.sqrt(theta @ cov @ theta) * nodes
 
-    costs = [masses @ (quantiles(mean0, cov0, theta) - quantiles(mean1, cov1, theta)) ** 2 for theta in directions]
+    costs = [
+        masses @ (quantiles(mean0, cov0, theta) - quantiles(mean1, cov1, theta)) ** 2
+        for theta in directions
+    ]
     value = sw2_pow(*arrays(mean0, cov0, mean1, cov1), jnp.asarray(directions))
     np.testing.assert_allclose(value, np.mean(costs), rtol=1e-10)
 
@@ -75,10 +86,16 @@ def test_sw2_against_w2_on_the_line():
 @jax.jit
 @functools.partial(jax.value_and_grad, argnums=(0, 1))
 def sw_jko_objective(new_mean, new_cov, mean, cov, precision, center, step_size, directions):
-    sigma, old_sigma = (jnp.sqrt(jnp.sum((directions @ matrix) * directions, axis=1)) for matrix in (new_cov, cov))
-    proximity = jnp.mean((directions @ (new_mean - mean)) ** 2 + (sigma - old_sigma) ** 2) / (2 * step_size)
+    sigma, old_sigma = (
+        jnp.sqrt(jnp.sum((directions @ matrix) * directions, axis=1)) for matrix in (new_cov, cov)
+    )
+    proximity = jnp.mean((directions @ (new_mean - mean)) ** 2 + (sigma - old_sigma) ** 2) / (
+        2 * step_size
+    )
     away = new_mean - center
-    energy = (away @ precision @ away + jnp.trace(precision @ new_cov)) / 2 - jnp.linalg.slogdet(new_cov)[1] / 2
+    energy = (away @ precision @ away + jnp.trace(precision @ new_cov)) / 2 - jnp.linalg.slogdet(
+        new_cov
+    )[1] / 2
     return proximity + energy
 
 
@@ -87,7 +104,11 @@ def sw_jko_objective(new_mean, new_cov, mean, cov, precision, center, step_size,
 def test_the_step_is_stationary(d, step_size):
     mean, cov = gaussian(6, d)
     center, precision = gaussian(7, d)
-    inputs = (*arrays(mean, cov, precision, center), step_size, directions_of(jax.random.key(1), 16 * d, d))
+    inputs = (
+        *arrays(mean, cov, precision, center),
+        step_size,
+        directions_of(jax.random.key(1), 16 * d, d),
+    )
     new = jax.device_get(sw_jko_step(*inputs))
     least, (mean_gradient, cov_gradient) = jax.device_get(sw_jko_objective(*new, *inputs))
     # The terms that cancel are of the size of 1 / step_size and of the inverse covariance.
@@ -122,7 +143,9 @@ def test_ten_steps_in_the_plane():
         state = isotropic_step(state.mean, state.scale, jnp.zeros((d,)), step_size)
         mean = mean / (1 + h)
         previous = scale
-        scale = scipy.optimize.brentq(lambda s, previous=previous: s * (1 + h) - previous - h / s, 1e-3, 10.0, xtol=1e-14)
+        scale = scipy.optimize.brentq(
+            lambda s, previous=previous: s * (1 + h) - previous - h / s, 1e-3, 10.0, xtol=1e-14
+        )
     np.testing.assert_allclose(state.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(state.scale, scale, rtol=1e-10)
     np.testing.assert_allclose([state.mean[0], state.scale], [0.3230, 1.0460], atol=5e-5)
@@ -135,7 +158,10 @@ def test_ornstein_uhlenbeck_against_scipy(d, time):
     (mean, cov), (center, precision) = gaussian(8, d), gaussian(9, d)
     decay = scipy.linalg.expm(-time * precision)
     nodes, masses = np.polynomial.legendre.leggauss(60)
-    noise = sum(mass * time * scipy.linalg.expm(-time * (1 + node) * precision) for node, mass in zip(nodes, masses, strict=True))
+    noise = sum(
+        mass * time * scipy.linalg.expm(-time * (1 + node) * precision)
+        for node, mass in zip(nodes, masses, strict=True)
+    )
     law = ornstein_uhlenbeck(*arrays(mean, cov, precision, center), time)
     np.testing.assert_allclose(law.mean, center + decay @ (mean - center), atol=1e-10)
     np.testing.assert_allclose(law.cov, decay @ cov @ decay + noise, atol=1e-10)
@@ -162,7 +188,9 @@ def test_under_jit_and_vmap():
     directions = directions_of(jax.random.key(4), 8, 2)
     inputs = arrays(mean, cov, precision, center)
     sizes = jnp.asarray([0.05, 0.5])
-    batched = jax.jit(jax.vmap(lambda step_size: closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)))(sizes)
+    batched = jax.jit(
+        jax.vmap(lambda step_size: closed_form.gaussian_sw_jko_step(*inputs, step_size, directions))
+    )(sizes)
     for index, step_size in enumerate(sizes):
         one = closed_form.gaussian_sw_jko_step(*inputs, step_size, directions)
         np.testing.assert_allclose(batched.mean[index], one.mean, rtol=1e-12)
@@ -183,12 +211,20 @@ def sw_limit(mean, cov, precision, center, time, directions):
 
     def velocity(_, state):
         s = np.einsum("k,kij->ij", state[d:], basis)
-        metric = probes.T @ (probes / (4 * np.einsum("li,ij,lj->l", theta, s, theta))[:, None]) / len(theta)
+        metric = (
+            probes.T
+            @ (probes / (4 * np.einsum("li,ij,lj->l", theta, s, theta))[:, None])
+            / len(theta)
+        )
         force = np.einsum("ij,kij->k", np.linalg.inv(s) - precision, basis) / 2
-        return np.concatenate([-d * precision @ (state[:d] - center), np.linalg.solve(metric, force)])
+        return np.concatenate(
+            [-d * precision @ (state[:d] - center), np.linalg.solve(metric, force)]
+        )
 
     start = np.concatenate([mean, cov[rows, columns]])
-    end = scipy.integrate.solve_ivp(velocity, (0, time), start, method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
+    end = scipy.integrate.solve_ivp(
+        velocity, (0, time), start, method="DOP853", rtol=1e-11, atol=1e-12
+    ).y[:, -1]
     return end[:d], np.einsum("k,kij->ij", end[d:], basis)
 
 
@@ -201,7 +237,12 @@ def spread(rng, d, low, high):
 @pytest.mark.parametrize("d", [2, 3])
 def test_orders_of_convergence_in_time(d):
     rng = np.random.default_rng(d)
-    precision, center, mean, cov = spread(rng, d, 0.5, 2.0), rng.normal(size=d), rng.normal(size=d), spread(rng, d, 0.6, 1.5)
+    precision, center, mean, cov = (
+        spread(rng, d, 0.5, 2.0),
+        rng.normal(size=d),
+        rng.normal(size=d),
+        spread(rng, d, 0.6, 1.5),
+    )
     directions = directions_of(jax.random.key(0), 12 * d, d)
     exact_mean, exact_cov = sw_limit(mean, cov, precision, center, 0.3, directions)
 
@@ -225,7 +266,9 @@ def test_orders_of_convergence_in_time(d):
     def error(law):
         return np.hypot(np.linalg.norm(law.mean - exact_mean), np.linalg.norm(law.cov - exact_cov))
 
-    errors = np.asarray([[error(law) for law in ends(num_steps)] for num_steps in (16, 32, 64, 128, 256)])
+    errors = np.asarray(
+        [[error(law) for law in ends(num_steps)] for num_steps in (16, 32, 64, 128, 256)]
+    )
     orders = np.log2(errors[:-1] / errors[1:])
     assert np.all(np.abs(orders[:, 0] - 1.0) < 0.1)
     assert np.all(orders[:, 1] >= 1.8)
@@ -237,11 +280,22 @@ def test_the_second_order_step_on_the_line():
     tau, a, mean, scale, previous_mean, previous_scale = 0.3, 1.7, 0.4, 1.2, 0.9, 2.0
     step = 2 * tau / 3
     extrapolated = (4 * scale - previous_scale) / 3
-    new_scale = scipy.optimize.brentq(lambda s: (s - extrapolated) / step + a * s - 1 / s, 1e-3, 10.0, xtol=1e-14)
-    line = [np.full((1,), mean), np.full((1, 1), scale**2), np.full((1,), previous_mean), np.full((1, 1), previous_scale**2)]
-    law = sw_bdf2_step(*arrays(*line, np.full((1, 1), a), np.full((1,), -0.5)), tau, jnp.ones((1, 1)))
+    new_scale = scipy.optimize.brentq(
+        lambda s: (s - extrapolated) / step + a * s - 1 / s, 1e-3, 10.0, xtol=1e-14
+    )
+    line = [
+        np.full((1,), mean),
+        np.full((1, 1), scale**2),
+        np.full((1,), previous_mean),
+        np.full((1, 1), previous_scale**2),
+    ]
+    law = sw_bdf2_step(
+        *arrays(*line, np.full((1, 1), a), np.full((1,), -0.5)), tau, jnp.ones((1, 1))
+    )
     np.testing.assert_allclose(law.cov, [[new_scale**2]], rtol=1e-10)
-    np.testing.assert_allclose(law.mean, [((4 * mean - previous_mean) / 3 - 0.5 * step * a) / (1 + step * a)], rtol=1e-10)
+    np.testing.assert_allclose(
+        law.mean, [((4 * mean - previous_mean) / 3 - 0.5 * step * a) / (1 + step * a)], rtol=1e-10
+    )
 
 
 def test_the_flow_of_second_order_is_its_steps_in_turn():
@@ -266,7 +320,9 @@ def test_the_wasserstein_step_satisfies_its_equations(d, step_size):
     back = np.eye(d) + step_size * (precision - np.linalg.inv(new.cov))
     np.testing.assert_allclose(back @ new.cov @ back, cov, atol=1e-10)
     assert np.linalg.eigvalsh((back + back.T) / 2).min() > 0
-    np.testing.assert_allclose(new.mean + step_size * precision @ (new.mean - center), mean, atol=1e-10)
+    np.testing.assert_allclose(
+        new.mean + step_size * precision @ (new.mean - center), mean, atol=1e-10
+    )
 
 
 def test_the_wasserstein_step_is_a_minimum():
@@ -275,7 +331,9 @@ def test_the_wasserstein_step_is_a_minimum():
 
     def objective(law):
         away = law.mean - center
-        energy = (away @ precision @ away + jnp.sum(precision * law.cov) - jnp.linalg.slogdet(law.cov)[1]) / 2
+        energy = (
+            away @ precision @ away + jnp.sum(precision * law.cov) - jnp.linalg.slogdet(law.cov)[1]
+        ) / 2
         return closed_form.gaussian_w2_pow(*law, *arrays(mean, cov)) / 0.6 + energy
 
     new = jko_step(*inputs, 0.3)
@@ -290,7 +348,12 @@ def test_the_wasserstein_step_in_commuting_cases():
     mean, center = np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.5, 0.5])
     new = jko_step(*arrays(mean, np.diag(scales**2), np.diag(rates), center), tau)
     pairs = zip(scales, rates, strict=True)
-    roots = [scipy.optimize.brentq(lambda x, s=s, a=a: x * (1 + tau * a) - s - tau / x, 1e-3, 10.0, xtol=1e-14) for s, a in pairs]
+    roots = [
+        scipy.optimize.brentq(
+            lambda x, s=s, a=a: x * (1 + tau * a) - s - tau / x, 1e-3, 10.0, xtol=1e-14
+        )
+        for s, a in pairs
+    ]
     np.testing.assert_allclose(new.cov, np.diag(np.square(roots)), atol=1e-12)
     isotropic = isotropic_step(*arrays(mean, 1.7, center), tau / 3)
     alike = jko_step(*arrays(mean, 1.7**2 * np.eye(3), np.eye(3), center), tau)
@@ -314,7 +377,9 @@ def test_wasserstein_steps_come_to_ornstein_uhlenbeck_at_first_order():
         flow = closed_form.gaussian_jko_flow(*inputs, 0.8 / num_steps, num_steps)
         assert flow.mean.shape == (num_steps + 1, 3)
         np.testing.assert_array_equal(flow.cov[0], cov)
-        return np.hypot(np.linalg.norm(flow.mean[-1] - exact.mean), np.linalg.norm(flow.cov[-1] - exact.cov))
+        return np.hypot(
+            np.linalg.norm(flow.mean[-1] - exact.mean), np.linalg.norm(flow.cov[-1] - exact.cov)
+        )
 
     errors = np.array([error(num_steps) for num_steps in (100, 200, 400)])
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.05)

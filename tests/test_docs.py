@@ -17,10 +17,22 @@ from benchmarks import tables
 from swjko import closed_form, flows, plots, problems
 
 DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+PAGES = {
+    str(path.relative_to(DOCS)): path.read_text(encoding="utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+}
 # The front page has the first example of the README, which the README's own tests run.
-WITH_CODE = [name for name, text in PAGES.items() if name != "index.md" and any(not block.needs for block in blocks(text))]
-WITH_NEEDS = [(name, number) for name, text in PAGES.items() for number, block in enumerate(blocks(text)) if block.needs]
+WITH_CODE = [
+    name
+    for name, text in PAGES.items()
+    if name != "index.md" and any(not block.needs for block in blocks(text))
+]
+WITH_NEEDS = [
+    (name, number)
+    for name, text in PAGES.items()
+    for number, block in enumerate(blocks(text))
+    if block.needs
+]
 _PUBLIC_MODULES = {"closed_form": closed_form, "flows": flows, "plots": plots, "problems": problems}
 
 
@@ -52,28 +64,43 @@ def test_code_for_other_packages_runs(name, number, as_a_user):
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
     # A block that imports JAX begins anew; another one goes on from those before it.
-    before = [other.code for other in blocks(PAGES[name])[:number] if not other.needs] if "import jax" not in block.code else []
+    before = (
+        [other.code for other in blocks(PAGES[name])[:number] if not other.needs]
+        if "import jax" not in block.code
+        else []
+    )
     run([shrunk(code) for code in (*before, block.code)], name)
 
 
 def test_map_of_the_guide_has_the_density_of_its_gaussian(as_a_user):
     """x = shift + exp(log_scale) z has the law N(shift, exp(2 log_scale)), and so says the change of variables."""
-    (code,) = [block.code for block in blocks(PAGES["howto/own.md"]) if "def transform(params, z)" in block.code and not block.needs]
+    (code,) = [
+        block.code
+        for block in blocks(PAGES["howto/own.md"])
+        if "def transform(params, z)" in block.code and not block.needs
+    ]
     names = run(["import jax.numpy as jnp, swjko\n" + code], "howto/own.md")
     params = {"shift": jnp.array([0.5, -1.0]), "log_scale": jnp.array([0.3, -0.2])}
     x = np.array([[0.2, 0.4], [-1.0, 2.0]])
     scaled = (x - np.array([0.5, -1.0])) / np.exp([0.3, -0.2])
     expected = -0.5 * np.sum(scaled**2, axis=1) - np.log(2 * np.pi) - 0.1
-    np.testing.assert_allclose(names["diagonal"].log_prob(params, jnp.asarray(x, float)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        names["diagonal"].log_prob(params, jnp.asarray(x, float)), expected, rtol=1e-5
+    )
 
 
 def test_there_is_code_on_the_pages_that_teach():
-    assert {"tutorial.md", "oracles.md"} | {f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")} <= set(WITH_CODE)
+    assert {"tutorial.md", "oracles.md"} | {
+        f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")
+    } <= set(WITH_CODE)
 
 
 def test_counts_become_small_and_nothing_else():
     code = "flow(num_steps=30, num_samples=16)\nnum_inner_steps = 150\nsolve(step_size=0.1, num_steps=num_steps)"
-    assert shrunk(code) == "flow(num_steps=2, num_samples=16)\nnum_inner_steps = 3\nsolve(step_size=0.1, num_steps=num_steps)"
+    assert (
+        shrunk(code)
+        == "flow(num_steps=2, num_samples=16)\nnum_inner_steps = 3\nsolve(step_size=0.1, num_steps=num_steps)"
+    )
 
 
 def test_front_page_shows_the_example_of_the_readme():
@@ -95,11 +122,15 @@ def test_pictures_of_results_are_there():
 # Names are defined in modules, of which a page shows the objects by their full names.
 def test_reference_has_each_public_name_once():
     shown = re.findall(
-        r"^::: swjko\.([\w.]+)$", "".join(text for name, text in PAGES.items() if name.startswith("reference")), re.MULTILINE
+        r"^::: swjko\.([\w.]+)$",
+        "".join(text for name, text in PAGES.items() if name.startswith("reference")),
+        re.MULTILINE,
     )
     assert len(shown) == len(set(shown))
     objects = [name for name in shown if isinstance(found(name), types.ModuleType) is False]
-    public = [name for name in swjko.__all__ if not isinstance(getattr(swjko, name), types.ModuleType)]
+    public = [
+        name for name in swjko.__all__ if not isinstance(getattr(swjko, name), types.ModuleType)
+    ]
     assert set(public) - {name.rpartition(".")[2] for name in objects} == set()
     for module_name, module in _PUBLIC_MODULES.items():
         assert {f"{module_name}.{name}" for name in public_names(module)} - set(objects) == set()
@@ -107,23 +138,35 @@ def test_reference_has_each_public_name_once():
 
 def found(name: str):
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(f"swjko.{module}"), attribute) if module else importlib.import_module(f"swjko.{name}")
+    return (
+        getattr(importlib.import_module(f"swjko.{module}"), attribute)
+        if module
+        else importlib.import_module(f"swjko.{name}")
+    )
 
 
 def public_names(module: types.ModuleType) -> list[str]:
     """What is defined there for others."""
     return [
-        name for name, value in vars(module).items() if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
 
 
 def test_result_codes_are_explained():
-    assert [name for name in swjko.Result.__members__ if f"`{name}`" not in PAGES["howto/resume.md"]] == []
+    assert [
+        name for name in swjko.Result.__members__ if f"`{name}`" not in PAGES["howto/resume.md"]
+    ] == []
 
 
 def test_numbers_in_pages_are_those_of_the_results():
     results = tables.committed_results(tables.RESULTS)
-    outdated = [page.name for page in tables.pages() if tables.fill(text := page.read_text(), results, page.name) != text]
+    outdated = [
+        page.name
+        for page in tables.pages()
+        if tables.fill(text := page.read_text(), results, page.name) != text
+    ]
     assert outdated == [], "python -m benchmarks.tables brings them up to date"
 
 
@@ -134,20 +177,36 @@ def test_no_number_of_a_measurement_outside_of_the_tables():
     assert re.findall(r"\d+\.\d+|\d+ ?(?:%|ms\b|s\b|\N{MULTIPLICATION SIGN})", text) == []
 
 
-@pytest.mark.parametrize("name", [name for name, (needed, _) in tables.TABLES.items() if (tables.RESULTS / f"{needed[0]}.json").exists()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, (needed, _) in tables.TABLES.items()
+        if (tables.RESULTS / f"{needed[0]}.json").exists()
+    ],
+)
 def test_tables_are_rectangular(name):
     needed, _ = tables.TABLES[name]
-    content = {result: json.loads((tables.RESULTS / f"{result}.json").read_text()) for result in needed}
+    content = {
+        result: json.loads((tables.RESULTS / f"{result}.json").read_text()) for result in needed
+    }
     rows = [line for line in tables.render(name, content) if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1
     assert len(rows) != 2, "a table without rows"
 
 
 def test_pages_are_filled_and_what_is_wrong_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "TABLES", {"one": (("result",), lambda result: [f"**{result['value']}**"])})
-    text = "a <!-- begin: one -->old<!-- end: one --> b\n<!-- begin: one -->\nold\n<!-- end: one -->\n"
+    monkeypatch.setattr(
+        tables, "TABLES", {"one": (("result",), lambda result: [f"**{result['value']}**"])}
+    )
+    text = (
+        "a <!-- begin: one -->old<!-- end: one --> b\n<!-- begin: one -->\nold\n<!-- end: one -->\n"
+    )
     filled = tables.fill(text, {"result": {"value": 3}}, "page")
-    assert filled == "a <!-- begin: one -->**3**<!-- end: one --> b\n<!-- begin: one -->\n\n**3**\n\n<!-- end: one -->\n"
+    assert (
+        filled
+        == "a <!-- begin: one -->**3**<!-- end: one --> b\n<!-- begin: one -->\n\n**3**\n\n<!-- end: one -->\n"
+    )
     assert tables.fill(filled, {"result": {"value": 3}}, "page") == filled
     assert "python -m benchmarks result" in tables.fill(text, {}, "page")
     with pytest.raises(ValueError, match="page: no table is called 'two'; there are one"):
@@ -172,5 +231,9 @@ def test_results_that_git_does_not_know_do_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     assert set(tables.committed_results(tmp_path)) == {"made"}
     monkeypatch.setattr(tables, "_has_git", lambda: True)
-    monkeypatch.setattr(tables.subprocess, "run", lambda *args, **kwargs: types.SimpleNamespace(returncode=0, stdout="other.json\n"))
+    monkeypatch.setattr(
+        tables.subprocess,
+        "run",
+        lambda *args, **kwargs: types.SimpleNamespace(returncode=0, stdout="other.json\n"),
+    )
     assert set(tables.committed_results(tmp_path)) == set()

@@ -22,15 +22,23 @@ def public() -> dict[str, Any]:
             for name, value in vars(module).items()
             if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
         ]
-        objects |= {f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name) for name in names}
-    return {name: value for name, value in objects.items() if not isinstance(value, types.ModuleType) and value is not swjko.DirectionFn}
+        objects |= {
+            f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name) for name in names
+        }
+    return {
+        name: value
+        for name, value in objects.items()
+        if not isinstance(value, types.ModuleType) and value is not swjko.DirectionFn
+    }
 
 
 PUBLIC = public()
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(value)]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 # What a docstring may leave to another one of which it says so, and where that is.
-_REFERENCE = re.compile(r"(?:[Aa]rg(?:ument)?s|[Oo]ptions)[^.]*?(?:as of|as for|as|of) (?:``)?(?P<name>\w+)")
+_REFERENCE = re.compile(
+    r"(?:[Aa]rg(?:ument)?s|[Oo]ptions)[^.]*?(?:as of|as for|as|of) (?:``)?(?P<name>\w+)"
+)
 _ARRAY = re.compile(r"""\w+\[\w*Array, ?["'](?P<shape>[^"']*)["']\]""")
 # Letters of shapes, as they stand in brackets.
 _SHAPE = re.compile(r"\[[a-z][\w+ ]*(?: \.\.\.)?\]|\[\.\.\.\]")
@@ -80,7 +88,11 @@ def whole(name: str) -> str:
 
 
 def docstrings_called(name: str) -> str:
-    return "\n".join(inspect.getdoc(value) or "" for full, value in PUBLIC.items() if full.rpartition(".")[2] == name)
+    return "\n".join(
+        inspect.getdoc(value) or ""
+        for full, value in PUBLIC.items()
+        if full.rpartition(".")[2] == name
+    )
 
 
 def with_module(name: str) -> str:
@@ -91,7 +103,9 @@ def with_module(name: str) -> str:
 def test_says_what_it_is(name):
     first, *rest = docstring(name).split("\n\n")
     assert first, f"{name} has no docstring"
-    assert first.rstrip().endswith((".", ":", "::")), f"{name}: the first sentence of the docstring does not end"
+    assert first.rstrip().endswith((".", ":", "::")), (
+        f"{name}: the first sentence of the docstring does not end"
+    )
     assert not re.search(r"TODO|FIXME|XXX", first + "".join(rest))
     # That of a dataclass or a NamedTuple without one is its signature, and that of Exception is Python's.
     assert not first.startswith(f"{name.rpartition('.')[2]}(")
@@ -105,32 +119,54 @@ def parameters(function: Callable) -> list[str]:
 def test_mentions_each_parameter(name):
     text = whole(name)
     # A key is a key wherever it stands, and `functional` and `family` are what their types say.
-    missing = [parameter for parameter in parameters(PUBLIC[name]) if parameter != "key" and not re.search(rf"\b{parameter}\b", text)]
+    missing = [
+        parameter
+        for parameter in parameters(PUBLIC[name])
+        if parameter != "key" and not re.search(rf"\b{parameter}\b", text)
+    ]
     assert missing == [], f"{name} says nothing of {missing}"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_says_the_shapes_of_arrays(name):
-    annotations = [str(parameter.annotation) for parameter in inspect.signature(PUBLIC[name]).parameters.values()]
-    shapes = [match["shape"] for annotation in annotations for match in _ARRAY.finditer(annotation) if match["shape"].strip()]
+    annotations = [
+        str(parameter.annotation)
+        for parameter in inspect.signature(PUBLIC[name]).parameters.values()
+    ]
+    shapes = [
+        match["shape"]
+        for annotation in annotations
+        for match in _ARRAY.finditer(annotation)
+        if match["shape"].strip()
+    ]
     if [shape for shape in shapes if shape != "..."]:
-        assert _SHAPE.search(whole(name)), f"{name} takes arrays of {shapes} and says no shape in the style of [n d]"
+        assert _SHAPE.search(whole(name)), (
+            f"{name} takes arrays of {shapes} and says no shape in the style of [n d]"
+        )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_names_the_errors_that_it_raises(name):
     source = inspect.getsource(PUBLIC[name])
-    if re.search(r"\braise \w|validation\.|require_|\bas_(?:count|points|positive|weights)", source):
-        assert re.search(r"[Rr]aises|[Ee]rrors|Error\b", whole(name)), f"{name} checks its arguments and names no error"
+    if re.search(
+        r"\braise \w|validation\.|require_|\bas_(?:count|points|positive|weights)", source
+    ):
+        assert re.search(r"[Rr]aises|[Ee]rrors|Error\b", whole(name)), (
+            f"{name} checks its arguments and names no error"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(OF_A_PAPER))
 def test_names_its_source(name):
-    assert re.search(r"\((?:\d{4}|[A-Z][\w, ]+\d{4})\)|\b(?:19|20)\d\d\b", with_module(name)), f"{name} names no source with a year"
+    assert re.search(r"\((?:\d{4}|[A-Z][\w, ]+\d{4})\)|\b(?:19|20)\d\d\b", with_module(name)), (
+        f"{name} names no source with a year"
+    )
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_says_what_each_field_is(name):
-    fields = getattr(PUBLIC[name], "_fields", None) or getattr(PUBLIC[name], "__dataclass_fields__", {})
+    fields = getattr(PUBLIC[name], "_fields", None) or getattr(
+        PUBLIC[name], "__dataclass_fields__", {}
+    )
     missing = [field for field in fields if not re.search(rf"\b{field}\b", docstring(name))]
     assert missing == [], f"{name} says nothing of its fields {missing}"

@@ -8,14 +8,18 @@ import pytest
 import scipy.signal
 import scipy.stats
 from flax import linen, nnx
-from test_families import perturbed
+from helpers import perturbed
 
 import swjko
-from swjko import convolutional, couplings, flows
+from swjko import flows
+from swjko.networks import convolutional
+from swjko.networks import coupling as couplings
 
 COUPLINGS = {
     "coupling": lambda dim, num_layers: flows.coupling(dim, num_layers=num_layers, width=16),
-    "coupling with LU": lambda dim, num_layers: flows.coupling(dim, num_layers=max(3, num_layers), width=16, mixing="lu"),
+    "coupling with LU": lambda dim, num_layers: flows.coupling(
+        dim, num_layers=max(3, num_layers), width=16, mixing="lu"
+    ),
     "coupling with fixed coordinates": lambda dim, num_layers: flows.coupling(
         dim, num_layers=num_layers, width=16, num_fixed=min(2, dim - 2)
     ),
@@ -25,8 +29,13 @@ COUPLINGS = {
 
 @pytest.mark.parametrize("name", COUPLINGS)
 @pytest.mark.parametrize(("dim", "num_layers"), [(2, 4), (3, 3), (5, 1), (10, 4)])
-@pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), [("float32", 1e-5, 1e-4), ("float64", 1e-10, 1e-9)])
-def test_couplings_invert_with_opposite_log_dets(name, dim, num_layers, dtype, inverse_tolerance, log_det_tolerance, key):
+@pytest.mark.parametrize(
+    ("dtype", "inverse_tolerance", "log_det_tolerance"),
+    [("float32", 1e-5, 1e-4), ("float64", 1e-10, 1e-9)],
+)
+def test_couplings_invert_with_opposite_log_dets(
+    name, dim, num_layers, dtype, inverse_tolerance, log_det_tolerance, key
+):
     """The family is standardised and the model in it is not: at mean 0 and scale 1 they are one."""
     with jax.enable_x64(dtype == "float64"):
         family = COUPLINGS[name](dim, num_layers)
@@ -38,7 +47,9 @@ def test_couplings_invert_with_opposite_log_dets(name, dim, num_layers, dtype, i
         back, log_det = jax.jit(family.log_prob.args[2].args[0])(params, cloud.points)
         np.testing.assert_allclose(back, z, rtol=inverse_tolerance, atol=inverse_tolerance * 4)
         base = scipy.stats.norm.logpdf(z).sum(axis=1)
-        np.testing.assert_allclose(base + log_det, cloud.log_density, rtol=log_det_tolerance, atol=log_det_tolerance)
+        np.testing.assert_allclose(
+            base + log_det, cloud.log_density, rtol=log_det_tolerance, atol=log_det_tolerance
+        )
 
 
 @pytest.mark.parametrize("dim", [2, 3, 7, 16, 33])
@@ -49,12 +60,17 @@ def test_interleaving_parts_every_pair_of_coordinates(dim):
         together[np.ix_(first, second)] = together[np.ix_(second, first)] = False
         row = couplings._interleave(*couplings._halves(row))
     np.testing.assert_array_equal(together, np.eye(dim, dtype=bool))
-    np.testing.assert_array_equal(jnp.concatenate(couplings._deal(couplings._interleave(*couplings._halves(row))), axis=1), row)
+    np.testing.assert_array_equal(
+        jnp.concatenate(couplings._deal(couplings._interleave(*couplings._halves(row))), axis=1),
+        row,
+    )
 
 
 def test_splines_leave_points_beyond_their_bound_alone(key):
     family = flows.spline(2, num_layers=2, width=8, bound=2.0, init_mean=1.0, init_scale=3.0)
-    params = jax.tree.map(lambda leaf: leaf + 0.3, family.init(key)) | {"affine": family.init(key)["affine"]}
+    params = jax.tree.map(lambda leaf: leaf + 0.3, family.init(key)) | {
+        "affine": family.init(key)["affine"]
+    }
     z = jnp.array([[-2.5, 2.5], [0.6, -0.8], [9.0, -9.0]])
     cloud = family.push(params, z)
     np.testing.assert_allclose(cloud.points[0::2], 1.0 + 3.0 * z[0::2], rtol=1e-6)
@@ -64,7 +80,11 @@ def test_splines_leave_points_beyond_their_bound_alone(key):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"num_bins": 1}, "num_bins must be at least 2"), ({"bound": 0.0}, "bound must be a positive number"), ({"bound": np.inf}, "bound")],
+    [
+        ({"num_bins": 1}, "num_bins must be at least 2"),
+        ({"bound": 0.0}, "bound must be a positive number"),
+        ({"bound": np.inf}, "bound"),
+    ],
 )
 def test_spline_settings_that_make_no_spline(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -75,7 +95,10 @@ def test_log_scales_are_bounded_by_construction(key):
     family = flows.coupling(2, num_layers=2, width=8)
     params = jax.tree.map(jnp.zeros_like, family.init(key))
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full_like(leaf, 1e6) if path[-1] == jax.tree_util.DictKey("bias_out") else leaf, params
+        lambda path, leaf: (
+            jnp.full_like(leaf, 1e6) if path[-1] == jax.tree_util.DictKey("bias_out") else leaf
+        ),
+        params,
     )
     log_density = family.push(params, jnp.zeros((1, 2))).log_density
     # Two layers move each coordinate once, by a log-scale of at most 2.
@@ -94,7 +117,9 @@ def test_mlp_of_other_dimensions_reaches_its_space(key):
     assert not family.has_density
 
 
-@pytest.mark.parametrize(("shape", "output"), [((8, 8, 1), "sigmoid"), ((5, 7, 3), "linear"), ((1, 2, 1), "linear")])
+@pytest.mark.parametrize(
+    ("shape", "output"), [((8, 8, 1), "sigmoid"), ((5, 7, 3), "linear"), ((1, 2, 1), "linear")]
+)
 def test_convolutional_generator_of_any_height_and_width(shape, output, key):
     family = flows.convolutional(4, shape, width=3, output=output, init_mean=-1.0, init_scale=0.5)
     params = family.init(key)
@@ -115,8 +140,14 @@ def test_convolutions_of_both_kinds_and_of_doubled_pictures_agree(key):
         one = convolutional._Convolution(3, 4, nnx.Rngs(0))
         kernel = one.kernel[...].astype(float)
         x = jax.random.normal(key, (2, 5, 4, 3), float)
-        reference = scipy.signal.correlate(np.pad(x[0], ((1, 1), (1, 1), (0, 0))), np.asarray(kernel[..., 1]), mode="valid")[..., 0]
-        for convolved in (convolutional._by_products, convolutional._by_library, convolutional._convolved):
+        reference = scipy.signal.correlate(
+            np.pad(x[0], ((1, 1), (1, 1), (0, 0))), np.asarray(kernel[..., 1]), mode="valid"
+        )[..., 0]
+        for convolved in (
+            convolutional._by_products,
+            convolutional._by_library,
+            convolutional._convolved,
+        ):
             np.testing.assert_allclose(convolved(x, kernel)[0, ..., 1], reference, rtol=1e-10)
         doubled = x.repeat(2, axis=1).repeat(2, axis=2)
         np.testing.assert_allclose(one.of_doubled(x), one(doubled), rtol=1e-5, atol=1e-6)
@@ -130,7 +161,9 @@ def test_convolutional_sides_are_checked_at_once(as_users_see_it):
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             flows.convolutional(4, shape)
-    with pytest.raises(ValueError, match="output must be one of 'linear', 'sigmoid'; received 'tanh'"):
+    with pytest.raises(
+        ValueError, match="output must be one of 'linear', 'sigmoid'; received 'tanh'"
+    ):
         flows.convolutional(4, (8, 8, 1), output="tanh")
 
 
@@ -192,7 +225,9 @@ def test_from_linen_with_and_without_a_density(key):
     params = family.init(key)
     cloud = swjko.sample(family, params, key, 6)
     z = family.latent(key, 6)
-    np.testing.assert_allclose(cloud.points[:, 1], z[:, 1] + params["amplitude"] * jnp.sin(z[:, 0]), rtol=1e-5)
+    np.testing.assert_allclose(
+        cloud.points[:, 1], z[:, 1] + params["amplitude"] * jnp.sin(z[:, 0]), rtol=1e-5
+    )
     np.testing.assert_allclose(family.log_prob(params, cloud.points), cloud.log_density, rtol=1e-5)
     generator = flows.from_linen(linen.Dense(2), dim=2, latent_dim=3)
     assert not generator.has_density
@@ -232,11 +267,17 @@ def test_from_distrax_against_the_autodiff_jacobian(make_bijector, key):
         params = family.init(key)
         z = 0.5 * jax.random.normal(key, (5, 3))
         cloud = jax.jit(family.push)(params, z)
-        jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0])))(z)
+        jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0])))(
+            z
+        )
         reference = scipy.stats.norm.logpdf(z).sum(axis=1) - np.linalg.slogdet(jacobians)[1]
         np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9)
-        np.testing.assert_allclose(jax.jit(family.log_prob)(params, cloud.points), reference, rtol=1e-8)
-        gradient = jax.jit(jax.grad(lambda params: jnp.sum(family.push(params, z).points ** 2)))(params)
+        np.testing.assert_allclose(
+            jax.jit(family.log_prob)(params, cloud.points), reference, rtol=1e-8
+        )
+        gradient = jax.jit(jax.grad(lambda params: jnp.sum(family.push(params, z).points ** 2)))(
+            params
+        )
         assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
 
 
@@ -263,7 +304,9 @@ def test_from_distrax_refuses_what_is_no_bijector():
 def test_affine_layers_between_couplings_need_couplings_on_both_sides():
     with pytest.raises(ValueError, match=r"mixing='lu' needs num_layers >= 3.*received 2"):
         flows.coupling(2, num_layers=2, mixing="lu")
-    with pytest.raises(ValueError, match="mixing must be one of 'permutation', 'lu'; received 'LU'"):
+    with pytest.raises(
+        ValueError, match="mixing must be one of 'permutation', 'lu'; received 'LU'"
+    ):
         flows.coupling(2, mixing="LU")
 
 
@@ -283,17 +326,29 @@ def test_every_affine_layer_between_couplings_moves_points(num_layers, num_mixin
 
 
 def test_fixed_coordinates_stay_and_all_couplings_see_them(key):
-    family = flows.coupling(5, num_layers=3, width=8, mixing="lu", num_fixed=2, init_mean=jnp.arange(5.0), init_scale=2.0)
+    family = flows.coupling(
+        5,
+        num_layers=3,
+        width=8,
+        mixing="lu",
+        num_fixed=2,
+        init_mean=jnp.arange(5.0),
+        init_scale=2.0,
+    )
     params = perturbed(family, key)
     z = family.latent(key, 7)
     push = jax.jit(family.push)
     points = push(params, z).points
-    np.testing.assert_allclose(points[:, 3:], jnp.arange(3.0, 5.0)[None, :] + 2.0 * z[:, 3:], rtol=1e-6)
+    np.testing.assert_allclose(
+        points[:, 3:], jnp.arange(3.0, 5.0)[None, :] + 2.0 * z[:, 3:], rtol=1e-6
+    )
     for half, pairs in (("second_given_first", 2), ("first_given_second", 1)):
         weights_in = params[half]["weights_in"]
         for index in range(pairs):
             for coordinate in (-2, -1):
-                blind = params | {half: params[half] | {"weights_in": weights_in.at[index, coordinate].set(0.0)}}
+                blind = params | {
+                    half: params[half] | {"weights_in": weights_in.at[index, coordinate].set(0.0)}
+                }
                 assert float(jnp.max(jnp.abs(push(blind, z).points - points))) > 1e-3
 
 
@@ -302,12 +357,16 @@ def test_flow_given_a_coordinate_finds_the_conditional_law_whatever_the_law_of_t
 
     def target(point):
         x, t = point[:2], point[2]
-        conditional = -jnp.sum((x - 0.8 * t) ** 2) * jnp.exp(-t / 2) / 2 - t / 2 - jnp.log(2 * jnp.pi)
+        conditional = (
+            -jnp.sum((x - 0.8 * t) ** 2) * jnp.exp(-t / 2) / 2 - t / 2 - jnp.log(2 * jnp.pi)
+        )
         return conditional - 2 * (t - 3.0) ** 2 - jnp.log(jnp.pi / 2) / 2
 
     family = flows.coupling(3, num_layers=4, width=32, num_fixed=1)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 600))
-    scheme = swjko.direct_minimization(family, swjko.kl_divergence(target), optimizer, num_inner_steps=600, num_samples=256)
+    scheme = swjko.direct_minimization(
+        family, swjko.kl_divergence(target), optimizer, num_inner_steps=600, num_samples=256
+    )
     state, _ = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
     cloud = swjko.sample(family, state.params, key, 20_000)
     t = cloud.points[:, 2]
@@ -320,7 +379,10 @@ def test_flow_given_a_coordinate_finds_the_conditional_law_whatever_the_law_of_t
 
 @pytest.mark.parametrize(("dim", "num_fixed"), [(3, 2), (2, 1), (4, 4)])
 def test_fixed_coordinates_must_leave_two(dim, num_fixed):
-    with pytest.raises(ValueError, match=f"num_fixed must leave two coordinates.*received num_fixed={num_fixed}, dim={dim}"):
+    with pytest.raises(
+        ValueError,
+        match=f"num_fixed must leave two coordinates.*received num_fixed={num_fixed}, dim={dim}",
+    ):
         flows.coupling(dim, num_fixed=num_fixed)
 
 
@@ -332,5 +394,7 @@ def test_scanned_layers_see_their_own_weights(key):
     whole = push(params, z).points
     for half in ("second_given_first", "first_given_second"):
         for pair in (0, 1):
-            silent = params | {half: jax.tree.map(lambda leaf, pair=pair: leaf.at[pair].set(0.0), params[half])}
+            silent = params | {
+                half: jax.tree.map(lambda leaf, pair=pair: leaf.at[pair].set(0.0), params[half])
+            }
             assert float(jnp.max(jnp.abs(push(silent, z).points - whole))) > 1e-3

@@ -1,4 +1,4 @@
-"""The order of the modules, what importing the package loads, and what its code never does: from the sources, or in a fresh process."""
+"""The ranks of the packages, what importing loads, and what the code never does."""
 
 import ast
 import os
@@ -9,136 +9,158 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "swjko"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-
-# From the pieces to the whole: a module imports only those before it.
-ORDER = [
-    "types",
-    "validation",
-    "directions",
-    "sorting",
-    "line",
-    "wasserstein",
-    "transport",
-    "estimates",
-    "closed_form",
-    "functionals",
-    "neighbours",
-    "triangular",
-    "families",
-    "preprocessing",
-    "couplings",
-    "probes",
-    "continuous",
-    "convex",
-    "convolutional",
-    "flows",
-    "scheme",
-    "sw_jko",
-    "sw_bdf2",
-    "direct",
-    "adaptive",
-    "icnn_jko",
-    "particle_flows",
-    "guards",
-    "layout",
-    "ensemble",
-    "configuration",
-    "lock",
-    "checkpoints",
-    "rendezvous",
-    "distributed",
-    "sharded_checkpoints",
-    "interrupts",
-    "programs",
-    "progress",
-    "driver",
-    "autoencoder",
-    "diagnostics",
-    "certificates",
-    "stopping",
-    "plots",
-    "datasets",
-    "image_files",
-    "images",
-    "problems",
-    "report",
-    "experiments",
-    "sweep",
-    "generation",
-    "__main__",
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+# A package imports packages of lower rank, and no other of its own rank.
+RANKS = [
+    {"_version", "types", "validation", "data"},
+    {"linalg"},
+    {"distances", "networks", "closed_form", "datasets", "images"},
+    {"functionals", "families"},
+    {"flows", "schemes", "problems"},
+    {"diagnostics", "checkpoints", "plots"},
+    {"running"},
+    {"distributed"},
+    {"cli"},
+    {"__main__"},
 ]
-# What starts programs of its own or speaks to a terminal: the driver and the command line. The rest leaves both to the caller.
-ON_THE_HOST = {"layout", "ensemble", "interrupts", "programs", "progress", "driver", "stopping"} | {
-    "problems",
-    "report",
-    "experiments",
-    "sweep",
-    "generation",
-    "__main__",
-}
+RANK = {package: rank for rank, packages in enumerate(RANKS) for package in packages}
+KNOWS_NETWORK_LIBRARIES = ("networks.", "families.adapters", "flows")
+ON_THE_HOST = ("checkpoints.", "running.", "data.", "plots", "cli.", "distributed", "__main__")
 
 
 def tree(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
-def imported(module: str) -> set[str]:
-    """Full names of modules, and of what is taken from them, wherever in the file the import stands."""
-    names = set()
+def imports(module: str) -> list[tuple[str, str | None]]:
+    """(module, name taken from it or None), wherever in the file the import stands."""
+    found: list[tuple[str, str | None]] = []
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names.update({node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names})
             assert node.level == 0, f"{module} has a relative import"
-    return names
+            found += [(node.module or "", alias.name) for alias in node.names]
+    return found
 
 
-def test_every_module_has_a_place():
-    assert set(MODULES) <= set(ORDER)
+def packages_used(module: str) -> set[str]:
+    """First parts of the swjko modules that a module imports."""
+    used = set()
+    for source, name in imports(module):
+        parts = source.split(".")
+        if parts[0] == "swjko":
+            used.add(parts[1] if len(parts) > 1 else name or "")
+    return used
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_upwards(module):
-    parts = {name.split(".")[1] for name in imported(module) if name.startswith("swjko.")}
-    assert parts & set(MODULES) <= set(ORDER[: ORDER.index(module)])
+def test_a_package_imports_lower_ranks_only(module):
+    own = module.split(".")[0]
+    assert {
+        used for used in packages_used(module) if used != own and RANK[used] >= RANK[own]
+    } == set()
 
 
-def test_only_flows_and_their_architectures_know_the_network_libraries():
-    users = {module for module in MODULES if {name.split(".")[0] for name in imported(module)} & {"flax", "distrax", "haiku", "equinox"}}
-    assert users <= {"couplings", "continuous", "convex", "convolutional", "flows", "autoencoder"}
+def test_no_circle_within_a_package():
+    graph = {
+        f"swjko.{module}": {
+            candidate
+            for source, name in imports(module)
+            for candidate in (source, f"{source}.{name}")
+            if candidate.removeprefix("swjko.") in MODULES
+        }
+        for module in MODULES
+    }
+    while ready := [module for module, needs in graph.items() if not needs & set(graph)]:
+        for module in ready:
+            del graph[module]
+    assert not graph
 
 
-def calls(module: str) -> list[str]:
-    return [ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+@pytest.mark.parametrize("module", MODULES)
+def test_no_private_name_of_another_module(module):
+    private = [
+        (source, name)
+        for source, name in imports(module)
+        if any(part.startswith("_") for part in (*source.split(".")[1:], name or ""))
+        and (source, name) != ("swjko._version", "__version__")
+    ]
+    assert private == []
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in ON_THE_HOST])
-def test_the_library_neither_prints_nor_compiles(module):
-    # jit as a decorator or as an argument is no call, so any mention counts.
-    mentions = {ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, (ast.Attribute, ast.Name))}
-    assert not mentions & {"print", "jax.jit", "jit", "jax.pmap", "pjit", "breakpoint"}
+@pytest.mark.parametrize("module", MODULES)
+def test_network_libraries_stay_in_their_rooms(module):
+    libraries = {source.split(".")[0] for source, _ in imports(module)}
+    if libraries & {"flax", "distrax", "haiku", "equinox"}:
+        assert module.startswith(KNOWS_NETWORK_LIBRARIES)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(ON_THE_HOST)])
+def test_host_effects_stay_in_their_rooms(module):
+    # jit as a decorator or as an argument is not a call, so any mention counts.
+    mentions = {
+        ast.unparse(node)
+        for node in ast.walk(tree(module))
+        if isinstance(node, (ast.Attribute, ast.Name))
+    }
+    assert not mentions & {"print", "open", "jax.jit", "jit", "jax.pmap", "pjit", "breakpoint"}
+    assert not {source for source, _ in imports(module)} & {"signal", "subprocess", "socket"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_assert_and_no_change_of_configuration(module):
-    assert not [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)]
-    assert not {"jax.config.update", "config.update", "np.random.seed", "random.seed", "warnings.filterwarnings"} & set(calls(module))
+    nodes = list(ast.walk(tree(module)))
+    assert not [node.lineno for node in nodes if isinstance(node, ast.Assert)]
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    forbidden = {
+        "jax.config.update",
+        "config.update",
+        "np.random.seed",
+        "random.seed",
+        "warnings.filterwarnings",
+    }
+    assert not forbidden & calls
 
 
 def in_a_fresh_process(code: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_ENABLE_X64")} | {
-        "JAX_PLATFORMS": "cpu"
-    }
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XLA_FLAGS", "JAX_ENABLE_X64")
+    } | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_importing_loads_nothing_heavy():
-    heavy = ["distrax", "sklearn", "matplotlib", "pandas", "flax", "diffrax", "orbax", "rich", "ot", "tensorflow_probability"]
-    loaded = in_a_fresh_process(f"import sys, swjko; print([name for name in {heavy} if name in sys.modules])")
+    heavy = [
+        "distrax",
+        "sklearn",
+        "matplotlib",
+        "pandas",
+        "flax",
+        "diffrax",
+        "orbax",
+        "rich",
+        "ot",
+        "tensorflow_probability",
+    ]
+    loaded = in_a_fresh_process(
+        f"import sys, swjko; print([name for name in {heavy} if name in sys.modules])"
+    )
     assert loaded.strip() == "[]"
 
 

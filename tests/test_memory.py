@@ -8,7 +8,7 @@ import pytest
 
 import swjko
 from benchmarks import kernel
-from swjko.wasserstein import BLOCK_BUDGET_BYTES, automatic_block_size
+from swjko.distances.sliced import BLOCK_BUDGET_BYTES, automatic_block_size
 
 
 def temporaries(n, m, dim, num_projections, weighted, block_size=None):
@@ -27,7 +27,10 @@ def temporaries(n, m, dim, num_projections, weighted, block_size=None):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n", "m", "dim", "num_projections"), [(1000, 1000, 2, 100), (5000, 7000, 10, 200), (60_000, 60_000, 4, 64)])
+@pytest.mark.parametrize(
+    ("n", "m", "dim", "num_projections"),
+    [(1000, 1000, 2, 100), (5000, 7000, 10, 200), (60_000, 60_000, 4, 64)],
+)
 def test_bytes_said_beforehand_bound_the_compiled_program(n, m, dim, num_projections, weighted):
     said = swjko.sliced_wasserstein_bytes(n, m, num_projections, weighted=weighted)
     assert said / 2.5 < temporaries(n, m, dim, num_projections, weighted) <= said
@@ -50,7 +53,9 @@ def test_automatic_blocks_are_balanced_and_within_the_budget(num_projections):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from /proc, as Linux has it")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="reads the peak from /proc, as Linux has it"
+)
 def test_a_million_points_fit_in_600_megabytes_whatever_the_number_of_directions():
     few, many = (kernel.peak_memory(1_000_000, num) for num in (16, 48))
     for measured in (few, many):

@@ -16,8 +16,22 @@ import swjko
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PUBLIC_MODULES = {module.name for module in pkgutil.iter_modules(swjko.__path__) if not module.name.startswith("_")}
-THIRD_PARTY = {"IPython", "blackjax", "jax", "matplotlib", "numpy", "optax", "scipy", "sklearn", "swjko"}
+PUBLIC_MODULES = {
+    module.name
+    for module in pkgutil.iter_modules(swjko.__path__)
+    if not module.name.startswith("_")
+}
+THIRD_PARTY = {
+    "IPython",
+    "blackjax",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "scipy",
+    "sklearn",
+    "swjko",
+}
 
 
 def by_name(path):
@@ -67,8 +81,12 @@ def test_outputs_are_those_of_a_whole_run_and_small(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
-    pictures = [output for output in outputs if {"image/png", "image/gif"} & set(output.get("data", {}))]
+    assert not any(
+        output.output_type == "error" or output.get("name") == "stderr" for output in outputs
+    )
+    pictures = [
+        output for output in outputs if {"image/png", "image/gif"} & set(output.get("data", {}))
+    ]
     assert pictures
 
 
@@ -91,7 +109,11 @@ def check_quickstart(printed):
 
 def check_fokker_planck(printed):
     # In the plane the directions are exact: slicing halves the cost of a shear, and doubles its rate, 8 instead of 4.
-    plane = [[float(word) for word in line.split()] for line in printed.splitlines() if line.split()[:1] == ["2"]]
+    plane = [
+        [float(word) for word in line.split()]
+        for line in printed.splitlines()
+        if line.split()[:1] == ["2"]
+    ]
     assert plane[0] == [2, 1.0, 0.5, 0.5]
     np.testing.assert_allclose(plane[1], [2, 4, 4, 8, 8], rtol=1e-3)
 
@@ -104,7 +126,10 @@ def check_many_flows(printed):
 
 def check_pipeline(printed):
     # A shift keeps all ranks, and jax.grad is the finite difference; a shear changes them, which jax.grad does not see.
-    shift, shear = ([float(word) for word in printed.split(name)[1].split()[:3]] for name in ("d mean_1 / d center_1", "d cov_12 / d tilt"))
+    shift, shear = (
+        [float(word) for word in printed.split(name)[1].split()[:3]]
+        for name in ("d mean_1 / d center_1", "d cov_12 / d tilt")
+    )
     assert abs(shift[0] - shift[1]) < 2e-3
     assert shear[1] < shear[0] < 0
 
@@ -128,7 +153,16 @@ def run_notebook(path: Path, monkeypatch) -> str:
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.delenv("PYTHONWARNINGS", raising=False)
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    nbclient.NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" for output in outputs)
-    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return "".join(
+        output.text
+        for output in outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )

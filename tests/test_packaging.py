@@ -19,12 +19,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_version_is_the_same_everywhere():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "swjko/__init__.py"
-    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [swjko.__version__]
-    assert re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == swjko.__version__
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [
+        swjko.__version__
+    ]
+    assert (
+        re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+        == swjko.__version__
+    )
 
 
 def test_all_that_the_sdist_names_exists():
-    assert [name for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"] if not (ROOT / name).exists()] == []
+    assert [
+        name
+        for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+        if not (ROOT / name).exists()
+    ] == []
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +52,13 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     (path,) = built.glob("*.whl")
     assert path.name == f"swjko-{swjko.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(path).namelist()
-    assert {name.split("/")[0] for name in names} == {"swjko", f"swjko-{swjko.__version__}.dist-info"}
-    tracked = subprocess.run(["git", "ls-files", "swjko"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert {name.split("/")[0] for name in names} == {
+        "swjko",
+        f"swjko-{swjko.__version__}.dist-info",
+    }
+    tracked = subprocess.run(
+        ["git", "ls-files", "swjko"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
     assert {"swjko/py.typed", "swjko/__main__.py", *tracked} <= set(names)
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if "test" in name or name.endswith((".ipynb", ".md"))]
@@ -55,7 +69,11 @@ def test_wheel_says_what_it_needs(built):
     (path,) = built.glob("*.whl")
     metadata = zipfile.ZipFile(path).read(f"swjko-{swjko.__version__}.dist-info/METADATA").decode()
     fields = dict(re.findall(r"^([\w-]+): (.*)$", metadata.split("\n\n")[0], re.MULTILINE))
-    assert (fields["Version"], fields["License-Expression"], fields["Requires-Python"]) == (swjko.__version__, "Apache-2.0", ">=3.11")
+    assert (fields["Version"], fields["License-Expression"], fields["Requires-Python"]) == (
+        swjko.__version__,
+        "Apache-2.0",
+        ">=3.11",
+    )
     extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE))
     assert {"cli", "cnf", "bench", "test", "docs", "dev"} <= extras
 
@@ -65,7 +83,15 @@ def test_sdist_holds_all_that_tests_and_site_need(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    whole = {"README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml", "pyproject.toml"}
+    whole = {
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "mkdocs.yml",
+        "pyproject.toml",
+    }
     parts = {
         ".ci/run",
         "docs/index.md",
@@ -76,4 +102,6 @@ def test_sdist_holds_all_that_tests_and_site_need(built):
         "swjko/py.typed",
     }
     assert whole | parts <= names
-    assert not [name for name in names if re.search(r"(^|/)(\.venv|site|runs|__pycache__)(/|$)", name)]
+    assert not [
+        name for name in names if re.search(r"(^|/)(\.venv|site|runs|__pycache__)(/|$)", name)
+    ]

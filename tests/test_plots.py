@@ -12,13 +12,20 @@ from PIL import Image
 
 import swjko
 from swjko import plots
-from swjko.scheme import Info
+from swjko.schemes.base import Info
 
 
 @pytest.fixture
 def history():
     time = np.array([0.1, 0.2, 0.3])
-    return Info(time, np.array([3.0, 2.0, 1.5]), np.array([0.5, 0.2, 0.1]), np.array([3.5, 2.2, 1.6]), time, np.zeros(3, np.int32))
+    return Info(
+        time,
+        np.array([3.0, 2.0, 1.5]),
+        np.array([0.5, 0.2, 0.1]),
+        np.array([3.5, 2.2, 1.6]),
+        time,
+        np.zeros(3, np.int32),
+    )
 
 
 def _log_prob(x):
@@ -35,7 +42,9 @@ def _is_drawn(figure, tmp_path):
     return (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [{}, {"log_prob": _log_prob}, {"target": _points(30, 3), "target_name": "data"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"log_prob": _log_prob}, {"target": _points(30, 3), "target_name": "data"}]
+)
 def test_cloud_shows_its_points(options, tmp_path):
     points = _points(50, 3)
     figure = plots.cloud(points, names=("a", "b"), **options)
@@ -56,7 +65,11 @@ def test_contours_stand_where_the_density_does():
 
 
 def test_cloud_of_one_dimension_is_a_histogram(tmp_path):
-    figure = plots.cloud(_points(500, 1), target=_points(200, 1), log_prob=lambda x: _log_prob(x) - 0.5 * jnp.log(2 * jnp.pi))
+    figure = plots.cloud(
+        _points(500, 1),
+        target=_points(200, 1),
+        log_prob=lambda x: _log_prob(x) - 0.5 * jnp.log(2 * jnp.pi),
+    )
     assert figure.axes[0].get_ylabel() == "density"
     (line,) = figure.axes[0].lines
     x, y = line.get_data()
@@ -71,7 +84,10 @@ def test_clouds_name_their_times(tmp_path):
     assert _is_drawn(figure, tmp_path)
 
 
-@pytest.mark.parametrize(("exact", "levels"), [(1.0, [1, 1, 1, 1]), (np.array([4.0, 2.5, 1.8, 1.2]), [4.0, 2.5, 1.8, 1.2])])
+@pytest.mark.parametrize(
+    ("exact", "levels"),
+    [(1.0, [1, 1, 1, 1]), (np.array([4.0, 2.5, 1.8, 1.2]), [4.0, 2.5, 1.8, 1.2])],
+)
 def test_energy_draws_history_and_exact_values(history, exact, levels):
     axis = plots.energy(history, start=4.0, exact=exact, unit="nats").axes[0]
     flow, line = axis.lines
@@ -83,7 +99,9 @@ def test_energy_draws_history_and_exact_values(history, exact, levels):
 
 def test_energy_has_a_band_of_two_standard_errors(history):
     estimate = swjko.Estimate(np.array([3.1, 2.1, 1.4]), np.array([0.1, 0.2, 0.05]))
-    axis = plots.energy(history, estimate=estimate, start=swjko.Estimate(np.array(4.0), np.array(0.5)), exact=1.0).axes[0]
+    axis = plots.energy(
+        history, estimate=estimate, start=swjko.Estimate(np.array(4.0), np.array(0.5)), exact=1.0
+    ).axes[0]
     np.testing.assert_allclose(axis.lines[0].get_ydata(), [4.0, 3.1, 2.1, 1.4])
     (band,) = axis.collections
     vertices = band.get_paths()[0].vertices
@@ -105,7 +123,10 @@ def test_energies_of_several_flows_share_an_axis(history):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"estimate": swjko.Estimate(np.zeros(2), np.zeros(2))}, "estimate must have one value for each of 3 steps"),
+        (
+            {"estimate": swjko.Estimate(np.zeros(2), np.zeros(2))},
+            "estimate must have one value for each of 3 steps",
+        ),
         ({"exact": np.zeros(4)}, "exact must be one number, or have one for each of 3 times"),
     ],
 )
@@ -117,7 +138,12 @@ def test_energies_that_do_not_fit_are_refused(history, options, message):
 def test_movie_moves_its_points_and_holds_the_last(tmp_path):
     points = np.cumsum(_points(4, 30, 2), axis=0)
     figure = plots.movie(
-        points, np.array([0.0, 0.1, 0.2, 0.3]), tmp_path / "a.gif", frames_per_second=10.0, dpi=50.0, target=_points(20, 2)
+        points,
+        np.array([0.0, 0.1, 0.2, 0.3]),
+        tmp_path / "a.gif",
+        frames_per_second=10.0,
+        dpi=50.0,
+        target=_points(20, 2),
     )
     with Image.open(tmp_path / "a.gif") as picture:
         frames, durations = [], []
@@ -148,8 +174,18 @@ def test_movie_is_kept_small(tmp_path):
 @pytest.mark.parametrize(
     ("points", "times", "path", "message"),
     [
-        (np.zeros((5, 2)), np.zeros(5), "a.gif", r"points must have rank 3, .* received shape \(5, 2\)"),
-        (np.zeros((2, 5, 2)), np.zeros(3), "a.gif", "times must have one value for each of 2 clouds"),
+        (
+            np.zeros((5, 2)),
+            np.zeros(5),
+            "a.gif",
+            r"points must have rank 3, .* received shape \(5, 2\)",
+        ),
+        (
+            np.zeros((2, 5, 2)),
+            np.zeros(3),
+            "a.gif",
+            "times must have one value for each of 2 clouds",
+        ),
         (np.zeros((2, 5, 1)), np.zeros(2), "a.gif", "points must have at least two coordinates"),
         (np.zeros((2, 5, 2)), np.zeros(2), "a.mp4", "path must end in .gif; received 'a.mp4'"),
     ],

@@ -21,7 +21,9 @@ def test_gaussian_log_prob_matches_scipy():
     points = rng.standard_normal((20, 4))
     target = problems.gaussian(mean, cov)
     expected = scipy.stats.multivariate_normal(mean, cov).logpdf(points)
-    np.testing.assert_allclose(jax.vmap(target.log_prob)(jnp.asarray(points, float)), expected, rtol=2e-5)
+    np.testing.assert_allclose(
+        jax.vmap(target.log_prob)(jnp.asarray(points, float)), expected, rtol=2e-5
+    )
 
 
 def test_gaussian_sample_has_the_moments(key):
@@ -45,7 +47,9 @@ def test_gaussian_target_is_drawn_as_scikit_learn_draws_it():
     problem = problems.gaussian_target(3, 5)
     np.testing.assert_array_equal(problem.precision, make_spd_matrix(5, random_state=3))
     x = np.linspace(-1.0, 1.0, 5)
-    expected = scipy.stats.multivariate_normal(problem.center, np.linalg.inv(problem.precision)).logpdf(x)
+    expected = scipy.stats.multivariate_normal(
+        problem.center, np.linalg.inv(problem.precision)
+    ).logpdf(x)
     np.testing.assert_allclose(problem.target.log_prob(jnp.asarray(x, float)), expected, rtol=1e-4)
 
 
@@ -58,7 +62,9 @@ def test_mixture_is_normalised_and_sampled_from(key):
     assert density.sum() * (x[1] - x[0]) ** 2 == pytest.approx(1.0, abs=1e-4)
     points = np.asarray(target.sample(key, 30_000))
     np.testing.assert_allclose(points.mean(axis=0), centers.mean(axis=0), atol=0.06)
-    np.testing.assert_allclose(np.cov(points.T), np.eye(2) + np.cov(centers.T, bias=True), atol=0.15)
+    np.testing.assert_allclose(
+        np.cov(points.T), np.eye(2) + np.cov(centers.T, bias=True), atol=0.15
+    )
 
 
 def test_random_mixture_centers():
@@ -95,18 +101,24 @@ def test_functional_reaches_its_exact_energy_at_the_minimiser(make, key):
     square_key, angle_key = jax.random.split(key)
     num, repeats = (400, 16)
     low, high = (equilibrium.inner_radius**2, equilibrium.outer_radius**2)
-    radius = jnp.sqrt(jax.random.uniform(square_key, (repeats, num), minval=low, maxval=max(high, low + 1e-9)))
+    radius = jnp.sqrt(
+        jax.random.uniform(square_key, (repeats, num), minval=low, maxval=max(high, low + 1e-9))
+    )
     angle = jax.random.uniform(angle_key, (repeats, num), maxval=2 * math.pi)
     points = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
     values = np.asarray(jax.vmap(lambda x: equilibrium.functional(key, swjko.Cloud(x)))(points))
-    assert abs(values.mean() - equilibrium.exact_energy) < 4 * values.std(ddof=1) / math.sqrt(repeats)
+    assert abs(values.mean() - equilibrium.exact_energy) < 4 * values.std(ddof=1) / math.sqrt(
+        repeats
+    )
     assert values.std() < 0.02
 
 
 def test_posterior_log_density_matches_scipy():
     rng = np.random.default_rng(2)
     features, labels = (rng.standard_normal((50, 3)), rng.choice([-1.0, 1.0], 50))
-    log_prob = problems.logistic_regression(jnp.asarray(features, float), jnp.asarray(labels, float))
+    log_prob = problems.logistic_regression(
+        jnp.asarray(features, float), jnp.asarray(labels, float)
+    )
     points = np.concatenate([rng.standard_normal((10, 3)), rng.uniform(-9.0, 1.0, (10, 1))], axis=1)
     alpha = np.exp(points[:, 3])
     likelihood = np.sum(scipy.stats.logistic.logcdf(labels * (points[:, :3] @ features.T)), axis=1)
@@ -119,11 +131,20 @@ def test_posterior_log_density_matches_scipy():
 def test_prior_of_log_alpha_is_proper():
     """Without data, the density of (w, log alpha) integrates to one over both, log alpha far beyond [-8, 8] included."""
     log_prob = problems.logistic_regression(jnp.zeros((1, 1)), jnp.ones((1,)))
-    log_alpha, u = np.meshgrid(np.linspace(-16.0, -1.0, 601), np.linspace(-8.0, 8.0, 201), indexing="ij")
+    log_alpha, u = np.meshgrid(
+        np.linspace(-16.0, -1.0, 601), np.linspace(-8.0, 8.0, 201), indexing="ij"
+    )
     deviation = np.exp(-log_alpha / 2)
     points = np.stack([u * deviation, log_alpha], axis=-1).reshape(-1, 2)
-    density = np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(points, float)), np.float64)).reshape(u.shape) * deviation
-    total = scipy.integrate.trapezoid(scipy.integrate.trapezoid(density, u, axis=1), log_alpha[:, 0])
+    density = (
+        np.exp(np.asarray(jax.vmap(log_prob)(jnp.asarray(points, float)), np.float64)).reshape(
+            u.shape
+        )
+        * deviation
+    )
+    total = scipy.integrate.trapezoid(
+        scipy.integrate.trapezoid(density, u, axis=1), log_alpha[:, 0]
+    )
     # One row of zeros multiplies the density by sigmoid(0) = 1/2; P(log alpha < -16) = 1e-5.
     assert total == pytest.approx(0.5, abs=1e-3)
 
@@ -144,7 +165,10 @@ def test_logistic_regression_refuses(features, labels, message):
 
 def test_logistic_regression_kl_is_the_divergence_to_the_posterior(key):
     rng = np.random.default_rng(5)
-    features, labels = (jnp.asarray(rng.standard_normal((40, 3)), float), jnp.asarray(rng.choice([-1.0, 1.0], 40), float))
+    features, labels = (
+        jnp.asarray(rng.standard_normal((40, 3)), float),
+        jnp.asarray(rng.choice([-1.0, 1.0], 40), float),
+    )
     cloud = swjko.sample(swjko.gaussian(4), swjko.gaussian(4).init(key), key, 8)
     expected = swjko.kl_divergence(problems.logistic_regression(features, labels))(key, cloud)
     functional = problems.logistic_regression_kl(features, labels)
@@ -156,23 +180,35 @@ def test_logistic_regression_kl_is_the_divergence_to_the_posterior(key):
 
 def test_minibatches_are_unbiased_in_value_and_gradient(key):
     rng = np.random.default_rng(6)
-    features, labels = (jnp.asarray(rng.standard_normal((40, 3)), float), jnp.asarray(rng.choice([-1.0, 1.0], 40), float))
+    features, labels = (
+        jnp.asarray(rng.standard_normal((40, 3)), float),
+        jnp.asarray(rng.choice([-1.0, 1.0], 40), float),
+    )
     points = 0.5 * jax.random.normal(key, (6, 4))
     density = jnp.zeros(6)
 
     def values(functional, keys):
-        value_and_grad = jax.value_and_grad(lambda points, key: functional(key, swjko.Cloud(points, None, density)))
+        value_and_grad = jax.value_and_grad(
+            lambda points, key: functional(key, swjko.Cloud(points, None, density))
+        )
         value, gradient = jax.jit(jax.vmap(value_and_grad, in_axes=(None, 0)))(points, keys)
-        return np.concatenate([np.asarray(value)[:, None], np.asarray(gradient).reshape(len(keys), -1)], axis=1).astype(np.float64)
+        return np.concatenate(
+            [np.asarray(value)[:, None], np.asarray(gradient).reshape(len(keys), -1)], axis=1
+        ).astype(np.float64)
 
     exact = values(problems.logistic_regression_kl(features, labels), jax.random.split(key, 1))[0]
-    found = values(problems.logistic_regression_kl(features, labels, batch_size=7), jax.random.split(key, 4000))
+    found = values(
+        problems.logistic_regression_kl(features, labels, batch_size=7), jax.random.split(key, 4000)
+    )
     errors = found.std(axis=0, ddof=1) / np.sqrt(len(found))
     assert np.all(np.abs(found.mean(axis=0) - exact) < 4.5 * errors + 1e-4 * np.abs(exact))
     assert errors[0] > 0.01
 
 
-@pytest.mark.parametrize(("batch_size", "message"), [(4, "batch_size must not exceed the 3 rows"), (0, "batch_size must be at least 1")])
+@pytest.mark.parametrize(
+    ("batch_size", "message"),
+    [(4, "batch_size must not exceed the 3 rows"), (0, "batch_size must be at least 1")],
+)
 def test_minibatches_larger_than_the_data_are_refused(batch_size, message):
     with pytest.raises(ValueError, match=message):
         problems.logistic_regression_kl(jnp.ones((3, 2)), jnp.ones(3), batch_size=batch_size)

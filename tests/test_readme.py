@@ -28,15 +28,24 @@ def test_length():
 
 
 def test_commands_are_those_that_are_checked():
-    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE) for line in block.splitlines()]
+    commands = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
     assert commands == [RUN, TEST]
     # Quietness apart, which is for the log's sake.
-    checks = [line.replace("pip install -q ", "pip install ") for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    checks = [
+        line.replace("pip install -q ", "pip install ")
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+    ]
     assert TEST in checks
 
 
 def test_links_to_files_lead_somewhere():
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    targets = [
+        target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")
+    ]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
@@ -46,7 +55,10 @@ def test_picture_is_small():
 
 
 def test_tables_name_what_exists():
-    names = re.findall(r"`([\w.]+)\(", "\n".join(line.split("|")[1] for line in README.splitlines() if line.startswith("| `")))
+    names = re.findall(
+        r"`([\w.]+)\(",
+        "\n".join(line.split("|")[1] for line in README.splitlines() if line.startswith("| `")),
+    )
     assert {"potential", "flows.coupling"} <= set(names)
     for name in names:
         module, _, attribute = name.rpartition(".")
@@ -62,7 +74,12 @@ def test_first_example_runs_as_printed(as_a_user):
     # KL(mu | nu) at the end: the energy above its least value, -log of the integral of exp(-V), a product over coordinates.
     grid = np.linspace(-5.0, 5.0, 20_001)
     log_normaliser = 2 * np.log(np.trapezoid(np.exp(-((grid**2 - 1) ** 2)), grid))
-    divergence = np.mean(np.asarray(cloud.log_density) + np.sum((np.asarray(cloud.points) ** 2 - 1) ** 2, axis=1)) + log_normaliser
+    divergence = (
+        np.mean(
+            np.asarray(cloud.log_density) + np.sum((np.asarray(cloud.points) ** 2 - 1) ** 2, axis=1)
+        )
+        + log_normaliser
+    )
     assert -0.02 < divergence < 0.05
 
 
@@ -78,10 +95,18 @@ def test_other_examples_run_as_printed(as_a_user, capsys):
     out = capsys.readouterr().out
     assert out.count("OK") == 1
     # The estimate that is printed agrees with the value over other directions.
-    value, error = map(float, re.search(r"value=Array\(([\d.]+).*standard_error=Array\(([\d.]+)", out).groups())
+    value, error = map(
+        float, re.search(r"value=Array\(([\d.]+).*standard_error=Array\(([\d.]+)", out).groups()
+    )
     assert abs(value - float(names["value"])) < 5 * error
     assert names["gradient"].shape == (200, 2)
     # int rho^2 of N(0, I) in the plane is 1/(4 pi).
     standard = swjko.gaussian(2)
-    value, error = swjko.evaluate(jax.random.key(5), standard, names["renyi_energy"], standard.init(jax.random.key(6)), num_samples=1000)
+    value, error = swjko.evaluate(
+        jax.random.key(5),
+        standard,
+        names["renyi_energy"],
+        standard.init(jax.random.key(6)),
+        num_samples=1000,
+    )
     assert abs(float(value) - 1 / (4 * np.pi)) < 5 * float(error)

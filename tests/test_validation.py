@@ -73,10 +73,31 @@ BAD_DIRECTIONS = {
     "integers": np.asarray([[1, 0]]),
     "NaN": changed(GOOD_DIRECTIONS, (0, 0), np.nan),
 }
-BAD_COUNTS = {"zero": 0, "negative": -3, "fraction": 2.5, "text": "many", "boolean": True, "nothing": None}
+BAD_COUNTS = {
+    "zero": 0,
+    "negative": -3,
+    "fraction": 2.5,
+    "text": "many",
+    "boolean": True,
+    "nothing": None,
+}
 OPTIONAL_COUNTS = {name: value for name, value in BAD_COUNTS.items() if value is not None}
-BAD_POSITIVES = {"zero": 0.0, "negative": -0.1, "NaN": float("nan"), "infinite": float("inf"), "text": "small", "nothing": None}
-BAD_POWERS = {"below one": 0.5, "zero": 0, "infinite": float("inf"), "NaN": float("nan"), "text": "two", "nothing": None}
+BAD_POSITIVES = {
+    "zero": 0.0,
+    "negative": -0.1,
+    "NaN": float("nan"),
+    "infinite": float("inf"),
+    "text": "small",
+    "nothing": None,
+}
+BAD_POWERS = {
+    "below one": 0.5,
+    "zero": 0,
+    "infinite": float("inf"),
+    "NaN": float("nan"),
+    "text": "two",
+    "nothing": None,
+}
 BAD_SQUARES = {
     "wrong shape": np.eye(3, dtype=np.float32),
     "a vector": ONES,
@@ -94,7 +115,11 @@ BAD_VECTORS = {
 }
 BAD_WORDS = {"another": "approximate", "nothing": None, "a number": 1}
 BAD_FUNCTIONS = {"a number": 3.0, "nothing": None, "text": "f"}
-BAD_MESHES = {"a number": 8, "devices": jax.devices(), "no axis of flows": jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))}
+BAD_MESHES = {
+    "a number": 8,
+    "devices": jax.devices(),
+    "no axis of flows": jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,)),
+}
 BAD_FAMILIES = {"nothing": None, "an array": GOOD_X, "a function": flows.coupling}
 
 
@@ -111,9 +136,20 @@ def log_prob(x):
 
 
 def scheme(**changes):
-    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
-    inputs |= {"step_size": 0.1, "num_inner_steps": 1, "num_samples": 4, "num_projections": 2} | changes
-    return swjko.sw_jko(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+    inputs = {
+        "family": family(),
+        "functional": swjko.potential(jnp.sum),
+        "optimizer": optax.sgd(0.1),
+    }
+    inputs |= {
+        "step_size": 0.1,
+        "num_inner_steps": 1,
+        "num_samples": 4,
+        "num_projections": 2,
+    } | changes
+    return swjko.sw_jko(
+        inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs
+    )
 
 
 def sliced(function, **changes):
@@ -132,21 +168,41 @@ def w2(function, *more, **changes):
 
 
 def gaussian_step(**changes):
-    inputs = {"mean": ONES, "cov": EYE, "precision": EYE, "center": ONES, "step_size": 0.1, "directions": GOOD_DIRECTIONS} | changes
+    inputs = {
+        "mean": ONES,
+        "cov": EYE,
+        "precision": EYE,
+        "center": ONES,
+        "step_size": 0.1,
+        "directions": GOOD_DIRECTIONS,
+    } | changes
     return closed_form.gaussian_sw_jko_step(**inputs)
 
 
 def second_order_step(**changes):
-    inputs = {"mean": ONES, "cov": EYE, "previous_mean": ONES, "previous_cov": EYE, "precision": EYE, "center": ONES}
-    return closed_form.gaussian_sw_bdf2_step(**(inputs | {"step_size": 0.1, "directions": GOOD_DIRECTIONS} | changes))
+    inputs = {
+        "mean": ONES,
+        "cov": EYE,
+        "previous_mean": ONES,
+        "previous_cov": EYE,
+        "precision": EYE,
+        "center": ONES,
+    }
+    return closed_form.gaussian_sw_bdf2_step(
+        **(inputs | {"step_size": 0.1, "directions": GOOD_DIRECTIONS} | changes)
+    )
 
 
 def isotropic_step(**changes):
-    return closed_form.isotropic_sw_jko_step(**({"mean": ONES, "scale": 1.0, "center": ONES, "step_size": 0.1} | changes))
+    return closed_form.isotropic_sw_jko_step(
+        **({"mean": ONES, "scale": 1.0, "center": ONES, "step_size": 0.1} | changes)
+    )
 
 
 def ornstein_uhlenbeck(**changes):
-    return closed_form.ornstein_uhlenbeck(**({"mean": ONES, "cov": EYE, "precision": EYE, "center": ONES, "time": 1.0} | changes))
+    return closed_form.ornstein_uhlenbeck(
+        **({"mean": ONES, "cov": EYE, "precision": EYE, "center": ONES, "time": 1.0} | changes)
+    )
 
 
 def to_target(**changes):
@@ -155,19 +211,36 @@ def to_target(**changes):
 
 
 def pushed(**changes):
-    inputs = {"init": lambda key: jnp.zeros(D), "transform": lambda params, z: z + params[None, :], "dim": D} | changes
+    inputs = {
+        "init": lambda key: jnp.zeros(D),
+        "transform": lambda params, z: z + params[None, :],
+        "dim": D,
+    } | changes
     return swjko.pushforward(inputs.pop("init"), inputs.pop("transform"), **inputs)
 
 
 def evaluated(**changes):
-    inputs = {"family": family(), "functional": swjko.negative_entropy(), "num_samples": 4} | changes
+    inputs = {
+        "family": family(),
+        "functional": swjko.negative_entropy(),
+        "num_samples": 4,
+    } | changes
     one, functional = inputs.pop("family"), inputs.pop("functional")
     return swjko.evaluate(KEY, one, functional, family().init(KEY), **inputs)
 
 
 def symmetric_kl(**changes):
-    inputs = {"family": family(), "target_log_prob": log_prob, "target_sample": GOOD_X, "num_samples": 4} | changes
-    one, target, points = inputs.pop("family"), inputs.pop("target_log_prob"), inputs.pop("target_sample")
+    inputs = {
+        "family": family(),
+        "target_log_prob": log_prob,
+        "target_sample": GOOD_X,
+        "num_samples": 4,
+    } | changes
+    one, target, points = (
+        inputs.pop("family"),
+        inputs.pop("target_log_prob"),
+        inputs.pop("target_sample"),
+    )
     return swjko.symmetric_kl(KEY, one, family().init(KEY), target, points, **inputs)
 
 
@@ -178,9 +251,20 @@ def replayed(**changes):
 
 
 def second_order(**changes):
-    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
-    inputs |= {"step_size": 0.1, "num_inner_steps": 1, "num_samples": 4, "num_projections": 2} | changes
-    return swjko.sw_bdf2(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+    inputs = {
+        "family": family(),
+        "functional": swjko.potential(jnp.sum),
+        "optimizer": optax.sgd(0.1),
+    }
+    inputs |= {
+        "step_size": 0.1,
+        "num_inner_steps": 1,
+        "num_samples": 4,
+        "num_projections": 2,
+    } | changes
+    return swjko.sw_bdf2(
+        inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs
+    )
 
 
 def adapted(**changes):
@@ -194,19 +278,35 @@ def moved_by_langevin(**changes):
 
 
 def moved_by_slices(**changes):
-    inputs = {"points_init": GOOD_X, "target": GOOD_Y, "step_size": 0.1, "num_projections": 2} | changes
+    inputs = {
+        "points_init": GOOD_X,
+        "target": GOOD_Y,
+        "step_size": 0.1,
+        "num_projections": 2,
+    } | changes
     return swjko.sliced_flow(inputs.pop("points_init"), inputs.pop("target"), **inputs)
 
 
 def minimised(**changes):
-    inputs = {"family": family(), "functional": swjko.potential(jnp.sum), "optimizer": optax.sgd(0.1)}
+    inputs = {
+        "family": family(),
+        "functional": swjko.potential(jnp.sum),
+        "optimizer": optax.sgd(0.1),
+    }
     inputs |= {"num_inner_steps": 1, "num_samples": 4} | changes
-    return swjko.direct_minimization(inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs)
+    return swjko.direct_minimization(
+        inputs.pop("family"), inputs.pop("functional"), inputs.pop("optimizer"), **inputs
+    )
 
 
 def certified(**changes):
     trajectory = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), family().init(KEY))
-    inputs = {"scheme": scheme(), "trajectory": trajectory, "num_samples": 4, "num_repeats": 2} | changes
+    inputs = {
+        "scheme": scheme(),
+        "trajectory": trajectory,
+        "num_samples": 4,
+        "num_repeats": 2,
+    } | changes
     return swjko.certificate(KEY, inputs.pop("scheme"), inputs.pop("trajectory"), **inputs)
 
 
@@ -222,7 +322,9 @@ def until_certified(**changes):
 
 def ran(**changes):
     inputs = {"scheme": scheme(), "state": scheme().init(KEY), "num_steps": 1} | changes
-    return swjko.run(KEY, inputs.pop("scheme"), inputs.pop("state"), inputs.pop("num_steps"), **inputs)
+    return swjko.run(
+        KEY, inputs.pop("scheme"), inputs.pop("state"), inputs.pop("num_steps"), **inputs
+    )
 
 
 def solved(**changes):
@@ -236,7 +338,9 @@ def solved_many(**changes):
 
 def ran_many(**changes):
     inputs = {"keys": jax.random.split(KEY, 2), "scheme": scheme(), "num_steps": 1} | changes
-    return swjko.run_many(inputs.pop("keys"), inputs.pop("scheme"), inputs.pop("num_steps"), **inputs)
+    return swjko.run_many(
+        inputs.pop("keys"), inputs.pop("scheme"), inputs.pop("num_steps"), **inputs
+    )
 
 
 def swept():
@@ -263,23 +367,73 @@ class _Affine(nnx.Module):
 
 def both_functions(name, values):
     for function in (swjko.sliced_wasserstein_pow, swjko.sliced_wasserstein):
-        yield function.__name__, lambda value, function=function: sliced(function, **{name: value}), name, values
+        yield (
+            function.__name__,
+            lambda value, function=function: sliced(function, **{name: value}),
+            name,
+            values,
+        )
 
 
 # (what is called, a function of the bad value, the name that the message must hold, the bad values)
 TABLE: list[tuple[str, Callable, str, dict]] = [
-    ("uniform_directions", lambda value: swjko.uniform_directions(KEY, value, 2), "num", BAD_COUNTS),
-    ("uniform_directions", lambda value: swjko.uniform_directions(KEY, 2, value), "dim", BAD_COUNTS),
-    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, value, 2), "num", BAD_COUNTS),
-    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(KEY, 2, value), "dim", BAD_COUNTS),
-    ("recommended_directions", lambda value: swjko.recommended_directions(KEY, value, 2), "num", BAD_COUNTS),
-    ("recommended_directions", lambda value: swjko.recommended_directions(KEY, 2, value), "dim", BAD_COUNTS),
-    ("uniform_directions", lambda value: swjko.uniform_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
-    ("orthogonal_directions", lambda value: swjko.orthogonal_directions(value, 2, 2), "key", {"a seed": 0, "nothing": None}),
+    (
+        "uniform_directions",
+        lambda value: swjko.uniform_directions(KEY, value, 2),
+        "num",
+        BAD_COUNTS,
+    ),
+    (
+        "uniform_directions",
+        lambda value: swjko.uniform_directions(KEY, 2, value),
+        "dim",
+        BAD_COUNTS,
+    ),
+    (
+        "orthogonal_directions",
+        lambda value: swjko.orthogonal_directions(KEY, value, 2),
+        "num",
+        BAD_COUNTS,
+    ),
+    (
+        "orthogonal_directions",
+        lambda value: swjko.orthogonal_directions(KEY, 2, value),
+        "dim",
+        BAD_COUNTS,
+    ),
+    (
+        "recommended_directions",
+        lambda value: swjko.recommended_directions(KEY, value, 2),
+        "num",
+        BAD_COUNTS,
+    ),
+    (
+        "recommended_directions",
+        lambda value: swjko.recommended_directions(KEY, 2, value),
+        "dim",
+        BAD_COUNTS,
+    ),
+    (
+        "uniform_directions",
+        lambda value: swjko.uniform_directions(value, 2, 2),
+        "key",
+        {"a seed": 0, "nothing": None},
+    ),
+    (
+        "orthogonal_directions",
+        lambda value: swjko.orthogonal_directions(value, 2, 2),
+        "key",
+        {"a seed": 0, "nothing": None},
+    ),
     ("wasserstein_1d_pow", lambda value: line(u=value), "u", BAD_VALUES),
     ("wasserstein_1d_pow", lambda value: line(v=value), "v", BAD_VALUES),
     ("wasserstein_1d_pow", lambda value: line(u_weights=value), "u_weights", BAD_WEIGHTS),
-    ("wasserstein_1d_pow", lambda value: line(v=GOOD_X[:, 0], v_weights=value), "v_weights", BAD_WEIGHTS),
+    (
+        "wasserstein_1d_pow",
+        lambda value: line(v=GOOD_X[:, 0], v_weights=value),
+        "v_weights",
+        BAD_WEIGHTS,
+    ),
     ("wasserstein_1d_pow", lambda value: line(p=value), "p", BAD_POWERS),
     *both_functions("x", BAD_POINTS),
     *both_functions("y", BAD_POINTS),
@@ -287,7 +441,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     *both_functions("x_weights", BAD_WEIGHTS),
     *both_functions("p", BAD_POWERS),
     *both_functions("block_size", OPTIONAL_COUNTS),
-    ("sliced_wasserstein_pow", lambda value: sliced(swjko.sliced_wasserstein_pow, y=GOOD_X, y_weights=value), "y_weights", BAD_WEIGHTS),
+    (
+        "sliced_wasserstein_pow",
+        lambda value: sliced(swjko.sliced_wasserstein_pow, y=GOOD_X, y_weights=value),
+        "y_weights",
+        BAD_WEIGHTS,
+    ),
     (
         "sliced_wasserstein_pow",
         lambda value: sliced(swjko.sliced_wasserstein_pow, y=value),
@@ -295,14 +454,41 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"dimension": np.ones((M, 3), np.float32)},
     ),
     *(
-        ("gaussian_w2_pow", lambda value, name=name: w2(closed_form.gaussian_w2_pow, **{name: value}), name, bad)
-        for name, bad in {"mean0": BAD_VECTORS, "mean1": BAD_VECTORS, "cov0": BAD_SQUARES, "cov1": BAD_SQUARES}.items()
+        (
+            "gaussian_w2_pow",
+            lambda value, name=name: w2(closed_form.gaussian_w2_pow, **{name: value}),
+            name,
+            bad,
+        )
+        for name, bad in {
+            "mean0": BAD_VECTORS,
+            "mean1": BAD_VECTORS,
+            "cov0": BAD_SQUARES,
+            "cov1": BAD_SQUARES,
+        }.items()
     ),
     *(
-        ("gaussian_sw2_pow", lambda value, name=name: w2(closed_form.gaussian_sw2_pow, GOOD_DIRECTIONS, **{name: value}), name, bad)
-        for name, bad in {"mean0": BAD_VECTORS, "mean1": BAD_VECTORS, "cov0": BAD_SQUARES, "cov1": BAD_SQUARES}.items()
+        (
+            "gaussian_sw2_pow",
+            lambda value, name=name: w2(
+                closed_form.gaussian_sw2_pow, GOOD_DIRECTIONS, **{name: value}
+            ),
+            name,
+            bad,
+        )
+        for name, bad in {
+            "mean0": BAD_VECTORS,
+            "mean1": BAD_VECTORS,
+            "cov0": BAD_SQUARES,
+            "cov1": BAD_SQUARES,
+        }.items()
     ),
-    ("gaussian_sw2_pow", lambda value: w2(closed_form.gaussian_sw2_pow, value), "directions", BAD_DIRECTIONS),
+    (
+        "gaussian_sw2_pow",
+        lambda value: w2(closed_form.gaussian_sw2_pow, value),
+        "directions",
+        BAD_DIRECTIONS,
+    ),
     *(
         ("gaussian_sw_jko_step", lambda value, name=name: gaussian_step(**{name: value}), name, bad)
         for name, bad in {
@@ -315,7 +501,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         }.items()
     ),
     *(
-        ("gaussian_sw_bdf2_step", lambda value, name=name: second_order_step(**{name: value}), name, bad)
+        (
+            "gaussian_sw_bdf2_step",
+            lambda value, name=name: second_order_step(**{name: value}),
+            name,
+            bad,
+        )
         for name, bad in {
             "mean": BAD_VECTORS,
             "previous_mean": BAD_VECTORS,
@@ -325,11 +516,26 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         }.items()
     ),
     *(
-        ("isotropic_sw_jko_step", lambda value, name=name: isotropic_step(**{name: value}), name, bad)
-        for name, bad in {"mean": BAD_VECTORS, "center": BAD_VECTORS, "scale": BAD_POSITIVES, "step_size": BAD_POSITIVES}.items()
+        (
+            "isotropic_sw_jko_step",
+            lambda value, name=name: isotropic_step(**{name: value}),
+            name,
+            bad,
+        )
+        for name, bad in {
+            "mean": BAD_VECTORS,
+            "center": BAD_VECTORS,
+            "scale": BAD_POSITIVES,
+            "step_size": BAD_POSITIVES,
+        }.items()
     ),
     *(
-        ("ornstein_uhlenbeck", lambda value, name=name: ornstein_uhlenbeck(**{name: value}), name, bad)
+        (
+            "ornstein_uhlenbeck",
+            lambda value, name=name: ornstein_uhlenbeck(**{name: value}),
+            name,
+            bad,
+        )
         for name, bad in {
             "mean": BAD_VECTORS,
             "center": BAD_VECTORS,
@@ -340,10 +546,25 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
     ("potential", swjko.potential, "v", BAD_FUNCTIONS),
     ("internal_energy", swjko.internal_energy, "f", BAD_FUNCTIONS),
-    ("mmd_to_target", lambda value: swjko.mmd_to_target(np.ones((3, 2)), value), "kernel", BAD_FUNCTIONS),
+    (
+        "mmd_to_target",
+        lambda value: swjko.mmd_to_target(np.ones((3, 2)), value),
+        "kernel",
+        BAD_FUNCTIONS,
+    ),
     ("interaction", swjko.interaction, "w", BAD_FUNCTIONS),
-    ("interaction", lambda value: swjko.interaction(jnp.sum, block_size=value), "block_size", OPTIONAL_COUNTS),
-    ("nearest_neighbour_negative_entropy", swjko.nearest_neighbour_negative_entropy, "num_neighbours", BAD_COUNTS),
+    (
+        "interaction",
+        lambda value: swjko.interaction(jnp.sum, block_size=value),
+        "block_size",
+        OPTIONAL_COUNTS,
+    ),
+    (
+        "nearest_neighbour_negative_entropy",
+        swjko.nearest_neighbour_negative_entropy,
+        "num_neighbours",
+        BAD_COUNTS,
+    ),
     (
         "nearest_neighbour_negative_entropy",
         lambda value: swjko.nearest_neighbour_negative_entropy(block_size=value),
@@ -353,7 +574,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("kl_divergence", swjko.kl_divergence, "target_log_prob", BAD_FUNCTIONS),
     ("sw_to_target", lambda value: to_target(target=value), "target", BAD_POINTS),
     ("sw_to_target", lambda value: to_target(num_projections=value), "num_projections", BAD_COUNTS),
-    ("sw_to_target", lambda value: to_target(batch_size=value), "batch_size", OPTIONAL_COUNTS | {"too many": M + 1}),
+    (
+        "sw_to_target",
+        lambda value: to_target(batch_size=value),
+        "batch_size",
+        OPTIONAL_COUNTS | {"too many": M + 1},
+    ),
     ("sw_to_target", lambda value: to_target(direction_fn=value), "direction_fn", BAD_FUNCTIONS),
     (
         "weighted_sum",
@@ -369,11 +595,24 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         },
     ),
     ("particles", swjko.particles, "points", BAD_POINTS),
-    *((make.__name__, make, "dim", BAD_COUNTS) for make in (swjko.gaussian, flows.coupling, flows.cnf, flows.icnn)),
-    ("coupling", flows.coupling, "dim", {"one": 1}),
-    ("gaussian_mixture", lambda value: swjko.gaussian_mixture(D, value), "num_components", BAD_COUNTS),
     *(
-        (name, lambda value, make=make: make(init_scale=value), "init_scale", BAD_POSITIVES | {"too many": ONES.repeat(2)})
+        (make.__name__, make, "dim", BAD_COUNTS)
+        for make in (swjko.gaussian, flows.coupling, flows.cnf, flows.icnn)
+    ),
+    ("coupling", flows.coupling, "dim", {"one": 1}),
+    (
+        "gaussian_mixture",
+        lambda value: swjko.gaussian_mixture(D, value),
+        "num_components",
+        BAD_COUNTS,
+    ),
+    *(
+        (
+            name,
+            lambda value, make=make: make(init_scale=value),
+            "init_scale",
+            BAD_POSITIVES | {"too many": ONES.repeat(2)},
+        )
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
             "gaussian_mixture": lambda **more: swjko.gaussian_mixture(D, 3, **more),
@@ -384,7 +623,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         }.items()
     ),
     *(
-        (name, lambda value, make=make: make(init_mean=value), "init_mean", {"too many": np.ones(3), "NaN": float("nan"), "text": "a"})
+        (
+            name,
+            lambda value, make=make: make(init_mean=value),
+            "init_mean",
+            {"too many": np.ones(3), "NaN": float("nan"), "text": "a"},
+        )
         for name, make in {
             "gaussian": lambda **more: swjko.gaussian(D, **more),
             "gaussian_mixture": lambda **more: swjko.gaussian_mixture(D, 3, **more),
@@ -396,10 +640,25 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
     ("coupling", lambda value: flows.coupling(D, num_layers=value), "num_layers", BAD_COUNTS),
     ("coupling", lambda value: flows.coupling(D, width=value), "width", BAD_COUNTS),
-    ("coupling", lambda value: flows.coupling(D, mixing=value), "mixing", BAD_WORDS | {"in capitals": "LU"}),
-    ("coupling", lambda value: flows.coupling(D, mixing="lu", num_layers=value), "num_layers", {"too few": 2, "zero": 0, "text": "a"}),
+    (
+        "coupling",
+        lambda value: flows.coupling(D, mixing=value),
+        "mixing",
+        BAD_WORDS | {"in capitals": "LU"},
+    ),
+    (
+        "coupling",
+        lambda value: flows.coupling(D, mixing="lu", num_layers=value),
+        "num_layers",
+        {"too few": 2, "zero": 0, "text": "a"},
+    ),
     *(
-        (make.__name__, lambda value, make=make, name=name: make(D, **{name: value}), name, BAD_COUNTS)
+        (
+            make.__name__,
+            lambda value, make=make, name=name: make(D, **{name: value}),
+            name,
+            BAD_COUNTS,
+        )
         for make, names in {
             flows.cnf: ("width", "num_layers", "num_integration_steps", "num_probes"),
             flows.icnn: ("width", "num_layers", "rank", "num_probes"),
@@ -407,7 +666,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         for name in names
     ),
     *(
-        (make.__name__, lambda value, make=make: make(D, seed=value), "seed", {"negative": -1, "a key": KEY})
+        (
+            make.__name__,
+            lambda value, make=make: make(D, seed=value),
+            "seed",
+            {"negative": -1, "a key": KEY},
+        )
         for make in (flows.cnf, flows.icnn)
     ),
     ("cnf", lambda value: flows.cnf(D, divergence=value), "divergence", BAD_WORDS),
@@ -423,9 +687,19 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ("mlp", lambda value: flows.mlp(D, value), "dim", BAD_COUNTS),
     ("mlp", lambda value: flows.mlp(D, D, num_layers=value), "num_layers", BAD_COUNTS),
     ("mlp", lambda value: flows.mlp(D, D, width=value), "width", BAD_COUNTS),
-    ("from_nnx", lambda value: flows.from_nnx(value, dim=D), "make_model", BAD_FUNCTIONS | {"other state": _BatchNormalised}),
+    (
+        "from_nnx",
+        lambda value: flows.from_nnx(value, dim=D),
+        "make_model",
+        BAD_FUNCTIONS | {"other state": _BatchNormalised},
+    ),
     ("from_nnx", lambda value: flows.from_nnx(_Affine, dim=value), "dim", BAD_COUNTS),
-    ("from_nnx", lambda value: flows.from_nnx(value, dim=D), "family of dimension 2", {"three coordinates": _Affine}),
+    (
+        "from_nnx",
+        lambda value: flows.from_nnx(value, dim=D),
+        "family of dimension 2",
+        {"three coordinates": _Affine},
+    ),
     ("pushforward", lambda value: pushed(dim=value), "dim", BAD_COUNTS),
     ("pushforward", lambda value: pushed(latent_dim=value), "latent_dim", OPTIONAL_COUNTS),
     ("pushforward", lambda value: pushed(init=value), "init", BAD_FUNCTIONS),
@@ -437,20 +711,42 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"rank 1": lambda params, z: z[:, 0], "wide": lambda params, z: jnp.ones((len(z), 3))},
     ),
     ("pushforward", lambda value: pushed(inverse=value), "inverse", {"a number": 3.0, "text": "f"}),
-    ("pushforward", lambda value: pushed(inverse=value, latent_dim=3), "inverse", {"wider latents": lambda params, x: (x, x[:, 0])}),
     (
         "pushforward",
-        lambda value: pushed(transform=lambda params, z: value(z), inverse=lambda params, x: (x, x[:, 0])),
-        "transform",
-        {"rank 2": lambda z: (z, z), "rank 0": lambda z: (z, jnp.zeros(())), "no pair": lambda z: z},
-    ),
-    (
-        "pushforward",
-        lambda value: pushed(transform=lambda params, z: (z, z[:, 0]), inverse=lambda params, x: value(x)),
+        lambda value: pushed(inverse=value, latent_dim=3),
         "inverse",
-        {"rank 2": lambda x: (x, x), "rank 0": lambda x: (x, jnp.zeros(())), "no pair": lambda x: x},
+        {"wider latents": lambda params, x: (x, x[:, 0])},
     ),
-    ("sample", lambda value: swjko.sample(family(), family().init(KEY), KEY, value), "num", BAD_COUNTS),
+    (
+        "pushforward",
+        lambda value: pushed(
+            transform=lambda params, z: value(z), inverse=lambda params, x: (x, x[:, 0])
+        ),
+        "transform",
+        {
+            "rank 2": lambda z: (z, z),
+            "rank 0": lambda z: (z, jnp.zeros(())),
+            "no pair": lambda z: z,
+        },
+    ),
+    (
+        "pushforward",
+        lambda value: pushed(
+            transform=lambda params, z: (z, z[:, 0]), inverse=lambda params, x: value(x)
+        ),
+        "inverse",
+        {
+            "rank 2": lambda x: (x, x),
+            "rank 0": lambda x: (x, jnp.zeros(())),
+            "no pair": lambda x: x,
+        },
+    ),
+    (
+        "sample",
+        lambda value: swjko.sample(family(), family().init(KEY), KEY, value),
+        "num",
+        BAD_COUNTS,
+    ),
     ("sample", lambda value: swjko.sample(value, None, KEY, 3), "family", BAD_FAMILIES),
     ("sw_jko", lambda value: scheme(family=value), "family", BAD_FAMILIES),
     ("sw_jko", lambda value: scheme(functional=value), "functional", BAD_FUNCTIONS),
@@ -464,10 +760,30 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "a sum": swjko.weighted_sum((1.0, swjko.negative_entropy())),
         },
     ),
-    ("sw_jko", lambda value: scheme(functional=value), "functional must return a scalar", {"a vector": lambda key, cloud: cloud.points[0]}),
-    ("sw_jko", lambda value: scheme(functional=swjko.potential(value)), "v must map one point", {"a vector": lambda x: x}),
-    ("sw_jko", lambda value: scheme(optimizer=value), "optimizer", {"nothing": None, "a rate": 1e-3, "a class": optax.adam}),
-    ("sw_jko", lambda value: scheme(step_size=value), "step_size", BAD_POSITIVES | {"a list": [0.1, 0.2]}),
+    (
+        "sw_jko",
+        lambda value: scheme(functional=value),
+        "functional must return a scalar",
+        {"a vector": lambda key, cloud: cloud.points[0]},
+    ),
+    (
+        "sw_jko",
+        lambda value: scheme(functional=swjko.potential(value)),
+        "v must map one point",
+        {"a vector": lambda x: x},
+    ),
+    (
+        "sw_jko",
+        lambda value: scheme(optimizer=value),
+        "optimizer",
+        {"nothing": None, "a rate": 1e-3, "a class": optax.adam},
+    ),
+    (
+        "sw_jko",
+        lambda value: scheme(step_size=value),
+        "step_size",
+        BAD_POSITIVES | {"a list": [0.1, 0.2]},
+    ),
     (
         "sw_jko",
         lambda value: scheme(inner_tolerance=value),
@@ -493,9 +809,24 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
     ("sw_bdf2", lambda value: second_order(step_size=value), "step_size", BAD_POSITIVES),
     ("sw_bdf2", lambda value: second_order(num_samples=value), "num_samples", BAD_COUNTS),
-    ("adaptive", lambda value: adapted(scheme=value), "scheme", {"nothing": None, "a family": family(), "of second order": second_order()}),
-    ("adaptive", lambda value: adapted(min_step_size=value), "min_step_size", BAD_POSITIVES | {"above the step size": 0.5}),
-    ("adaptive", lambda value: adapted(max_step_size=value), "max_step_size", BAD_POSITIVES | {"below the step size": 0.05}),
+    (
+        "adaptive",
+        lambda value: adapted(scheme=value),
+        "scheme",
+        {"nothing": None, "a family": family(), "of second order": second_order()},
+    ),
+    (
+        "adaptive",
+        lambda value: adapted(min_step_size=value),
+        "min_step_size",
+        BAD_POSITIVES | {"above the step size": 0.5},
+    ),
+    (
+        "adaptive",
+        lambda value: adapted(max_step_size=value),
+        "max_step_size",
+        BAD_POSITIVES | {"below the step size": 0.05},
+    ),
     *(
         ("adaptive", lambda value, name=name: adapted(**{name: value}), name, bad)
         for name, bad in {
@@ -522,7 +853,13 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "target": BAD_POINTS | {"dimension": np.ones((M, 3), np.float32)},
             "step_size": BAD_POSITIVES,
             "num_projections": BAD_COUNTS,
-            "temperature": {"negative": -0.1, "NaN": float("nan"), "infinite": float("inf"), "text": "a", "a list": [0.1, 0.2]},
+            "temperature": {
+                "negative": -0.1,
+                "NaN": float("nan"),
+                "infinite": float("inf"),
+                "text": "a",
+                "a list": [0.1, 0.2],
+            },
             "direction_fn": BAD_FUNCTIONS,
             "num_inner_steps": BAD_COUNTS,
         }.items()
@@ -537,10 +874,25 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "num_samples": BAD_COUNTS,
         }.items()
     ),
-    ("certificate", lambda value: certified(scheme=value), "scheme", {"nothing": None, "of second order": second_order()}),
+    (
+        "certificate",
+        lambda value: certified(scheme=value),
+        "scheme",
+        {"nothing": None, "of second order": second_order()},
+    ),
     ("certificate", lambda value: certified(num_samples=value), "num_samples", BAD_COUNTS),
-    ("certificate", lambda value: certified(num_repeats=value), "num_repeats", BAD_COUNTS | {"one": 1}),
-    ("certificate", lambda value: certified(gradient_tolerance=value), "gradient_tolerance", BAD_POSITIVES),
+    (
+        "certificate",
+        lambda value: certified(num_repeats=value),
+        "num_repeats",
+        BAD_COUNTS | {"one": 1},
+    ),
+    (
+        "certificate",
+        lambda value: certified(gradient_tolerance=value),
+        "gradient_tolerance",
+        BAD_POSITIVES,
+    ),
     (
         "certificate",
         lambda value: certified(trajectory=value),
@@ -548,7 +900,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"nothing": None, "points": GOOD_X, "no times": family().init(KEY)},
     ),
     ("certificate", lambda value: certified(start=value), "start", {"points": GOOD_X}),
-    ("run", lambda value: ran(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
+    (
+        "run",
+        lambda value: ran(scheme=value),
+        "scheme",
+        {"nothing": None, "a family": swjko.gaussian},
+    ),
     ("run", lambda value: ran(state=value), "state", {"nothing": None, "points": GOOD_X}),
     ("run", lambda value: ran(num_steps=value), "num_steps", BAD_COUNTS),
     ("run", lambda value: ran(record=value), "record", BAD_FUNCTIONS),
@@ -556,21 +913,42 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "run_many",
         lambda value: ran_many(keys=value),
         "keys",
-        {"nothing": None, "one key": KEY, "a number": 3, "none": jax.random.split(KEY, 0), "rank 2": jax.random.split(KEY, (2, 2))},
+        {
+            "nothing": None,
+            "one key": KEY,
+            "a number": 3,
+            "none": jax.random.split(KEY, 0),
+            "rank 2": jax.random.split(KEY, (2, 2)),
+        },
     ),
-    ("run_many", lambda value: ran_many(scheme=value), "scheme", {"nothing": None, "a list": [scheme()]}),
+    (
+        "run_many",
+        lambda value: ran_many(scheme=value),
+        "scheme",
+        {"nothing": None, "a list": [scheme()]},
+    ),
     ("run_many", lambda value: ran_many(num_steps=value), "num_steps", BAD_COUNTS),
     ("run_many", lambda value: ran_many(record=value), "record", BAD_FUNCTIONS),
     (
         "run_many",
         lambda value: ran_many(axes=value),
         "axes",
-        {"one": 1, "minus one": -1, "boolean": False, "a name": "step_size", "a tuple": (0, None), "the scheme": scheme()},
+        {
+            "one": 1,
+            "minus one": -1,
+            "boolean": False,
+            "a name": "step_size",
+            "a tuple": (0, None),
+            "the scheme": scheme(),
+        },
     ),
     ("run_many", lambda value: ran_many(scheme=value), "axes", {"not said to be stacked": swept()}),
     (
         "run_many",
-        lambda value: ran_many(scheme=value, axes=dataclasses.replace(jax.tree.map(lambda leaf: None, value), step_size=0)),
+        lambda value: ran_many(
+            scheme=value,
+            axes=dataclasses.replace(jax.tree.map(lambda leaf: None, value), step_size=0),
+        ),
         "step_size",
         {"of another length": swept(), "not stacked": scheme()},
     ),
@@ -580,10 +958,20 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "stack_flows",
         swjko.stack_flows,
         "schemes",
-        {"nothing": None, "one scheme": scheme(), "none": [], "two kinds": [scheme(), second_order()]},
+        {
+            "nothing": None,
+            "one scheme": scheme(),
+            "none": [],
+            "two kinds": [scheme(), second_order()],
+        },
     ),
     ("stack_flows", lambda value: swjko.stack_flows([value]), "scheme", {"a family": family()}),
-    ("flow_mesh", swjko.flow_mesh, "devices", {"none": [], "a number": 8, "a name": "cpu", "numbers": [0, 1]}),
+    (
+        "flow_mesh",
+        swjko.flow_mesh,
+        "devices",
+        {"none": [], "a number": 8, "a name": "cpu", "numbers": [0, 1]},
+    ),
     (
         "flow_mesh",
         lambda value: swjko.flow_mesh(projection_devices=value),
@@ -595,7 +983,12 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "shard_flows",
         lambda value: swjko.shard_flows(value, swjko.flow_mesh()),
         "tree",
-        {"no multiple": jnp.ones(6), "no flows": jnp.ones((0, 2)), "a scalar": jnp.ones(()), "two lengths": (jnp.ones(8), jnp.ones(16))},
+        {
+            "no multiple": jnp.ones(6),
+            "no flows": jnp.ones((0, 2)),
+            "a scalar": jnp.ones(()),
+            "two lengths": (jnp.ones(8), jnp.ones(16)),
+        },
     ),
     *(
         ("guarded", lambda value, name=name: guarded(**{name: value}), name, bad)
@@ -608,7 +1001,14 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
                 "direct": minimised(),
             },
             "max_retries": BAD_COUNTS,
-            "factor": {"zero": 0.0, "one": 1.0, "negative": -0.5, "NaN": float("nan"), "text": "half", "nothing": None},
+            "factor": {
+                "zero": 0.0,
+                "one": 1.0,
+                "negative": -0.5,
+                "NaN": float("nan"),
+                "text": "half",
+                "nothing": None,
+            },
             "recovery": BAD_COUNTS,
         }.items()
     ),
@@ -618,12 +1018,21 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         "scale_updates",
         {"no optimizer": moved_by_langevin(points_init=jnp.asarray(GOOD_X))},
     ),
-    ("until_stationary", lambda value: swjko.until_stationary(num_standard_errors=value), "num_standard_errors", BAD_POSITIVES),
+    (
+        "until_stationary",
+        lambda value: swjko.until_stationary(num_standard_errors=value),
+        "num_standard_errors",
+        BAD_POSITIVES,
+    ),
     *(
         ("until_certified", lambda value, name=name: until_certified(**{name: value}), name, bad)
         for name, bad in {
             "key": {"a seed": 0, "nothing": None, "rank 2": jax.random.split(KEY, (2, 2))},
-            "scheme": {"nothing": None, "of second order": second_order(), "guarded": swjko.guarded(scheme())},
+            "scheme": {
+                "nothing": None,
+                "of second order": second_order(),
+                "guarded": swjko.guarded(scheme()),
+            },
             "num_samples": BAD_COUNTS,
             "num_repeats": BAD_COUNTS | {"one": 1},
             "axes": {"for one key": 0},
@@ -631,13 +1040,33 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
             "num_standard_errors": BAD_POSITIVES | {"a list": [0.1, 0.2]},
         }.items()
     ),
-    ("until_certified", lambda value: until_certified(key=jax.random.split(KEY, 2), axes=value), "axes", {"one": 1, "a name": "step_size"}),
-    ("solve", lambda value: solved(key=value), "key", {"a seed": 0, "nothing": None, "rank 2": jax.random.split(KEY, (2, 2))}),
+    (
+        "until_certified",
+        lambda value: until_certified(key=jax.random.split(KEY, 2), axes=value),
+        "axes",
+        {"one": 1, "a name": "step_size"},
+    ),
+    (
+        "solve",
+        lambda value: solved(key=value),
+        "key",
+        {"a seed": 0, "nothing": None, "rank 2": jax.random.split(KEY, (2, 2))},
+    ),
     ("solve", lambda value: solved(key=value), "keys", {"none": jax.random.split(KEY, 0)}),
     ("solve", lambda value: solved(axes=value), "axes", {"for one key": 0}),
-    ("solve", lambda value: solved(mesh=value), "mesh", {"for one key": jax.make_mesh((8,), ("flow",), axis_types=(AxisType.Auto,))}),
+    (
+        "solve",
+        lambda value: solved(mesh=value),
+        "mesh",
+        {"for one key": jax.make_mesh((8,), ("flow",), axis_types=(AxisType.Auto,))},
+    ),
     ("solve", lambda value: solved(batch_size=value), "batch_size", {"for one key": 2}),
-    ("solve", lambda value: solved_many(axes=value), "axes", {"one": 1, "a name": "step_size", "the scheme": scheme()}),
+    (
+        "solve",
+        lambda value: solved_many(axes=value),
+        "axes",
+        {"one": 1, "a name": "step_size", "the scheme": scheme()},
+    ),
     ("solve", lambda value: solved_many(scheme=value), "axes", {"not said to be stacked": swept()}),
     ("solve", lambda value: solved_many(mesh=value), "mesh", BAD_MESHES),
     ("solve", lambda value: solved_many(batch_size=value), "batch_size", OPTIONAL_COUNTS),
@@ -649,12 +1078,27 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"a number": 1.0, "nothing": None, "two": np.asarray([True, False])},
     ),
     ("solve", lambda value: solved(stop_steps=value), "stop_steps", BAD_COUNTS),
-    ("solve", lambda value: solved(stop=swjko.until_stationary(), stop_steps=value), "stop_steps", {"too few": 1}),
-    ("solve", lambda value: solved(scheme=value), "scheme", {"nothing": None, "a family": swjko.gaussian}),
+    (
+        "solve",
+        lambda value: solved(stop=swjko.until_stationary(), stop_steps=value),
+        "stop_steps",
+        {"too few": 1},
+    ),
+    (
+        "solve",
+        lambda value: solved(scheme=value),
+        "scheme",
+        {"nothing": None, "a family": swjko.gaussian},
+    ),
     ("solve", lambda value: solved(num_steps=value), "num_steps", BAD_COUNTS),
     ("solve", lambda value: solved(chunk_size=value), "chunk_size", OPTIONAL_COUNTS),
     ("solve", lambda value: solved(record=value), "record", BAD_FUNCTIONS),
-    ("solve", lambda value: solved(checkpoint_dir=value), "checkpoint_dir", {"a number": 3, "nothing": "", "bytes": b"runs"}),
+    (
+        "solve",
+        lambda value: solved(checkpoint_dir=value),
+        "checkpoint_dir",
+        {"a number": 3, "nothing": "", "bytes": b"runs"},
+    ),
     ("solve", lambda value: solved(checkpoint_seconds=value), "checkpoint_seconds", BAD_POSITIVES),
     ("solve", lambda value: solved(checkpoint_steps=value), "checkpoint_steps", OPTIONAL_COUNTS),
     ("evaluate", lambda value: evaluated(family=value), "family", BAD_FAMILIES),
@@ -666,21 +1110,40 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
         {"particles": swjko.particles(jnp.asarray(GOOD_X))},
     ),
     ("evaluate", lambda value: evaluated(num_samples=value), "num_samples", BAD_COUNTS),
-    ("evaluate", lambda value: evaluated(num_repeats=value), "num_repeats", BAD_COUNTS | {"one": 1}),
+    (
+        "evaluate",
+        lambda value: evaluated(num_repeats=value),
+        "num_repeats",
+        BAD_COUNTS | {"one": 1},
+    ),
     (
         "symmetric_kl",
         lambda value: symmetric_kl(family=value),
         "family",
         BAD_FAMILIES | {"no density": swjko.particles(jnp.asarray(GOOD_X))},
     ),
-    ("symmetric_kl", lambda value: symmetric_kl(target_log_prob=value), "target_log_prob", BAD_FUNCTIONS),
+    (
+        "symmetric_kl",
+        lambda value: symmetric_kl(target_log_prob=value),
+        "target_log_prob",
+        BAD_FUNCTIONS,
+    ),
     (
         "symmetric_kl",
         lambda value: symmetric_kl(target_sample=value),
         "target_sample",
-        BAD_POINTS | {"dimension": np.ones((M, 3), np.float32), "a function": lambda key, num: jnp.ones((num, 3))},
+        BAD_POINTS
+        | {
+            "dimension": np.ones((M, 3), np.float32),
+            "a function": lambda key, num: jnp.ones((num, 3)),
+        },
     ),
-    ("symmetric_kl", lambda value: symmetric_kl(num_samples=value), "num_samples", BAD_COUNTS | {"one": 1}),
+    (
+        "symmetric_kl",
+        lambda value: symmetric_kl(num_samples=value),
+        "num_samples",
+        BAD_COUNTS | {"one": 1},
+    ),
     ("replay", lambda value: replayed(family=value), "family", BAD_FAMILIES),
     ("replay", lambda value: replayed(num=value), "num", BAD_COUNTS),
     (
@@ -691,7 +1154,9 @@ TABLE: list[tuple[str, Callable, str, dict]] = [
     ),
 ]
 CASES = [
-    pytest.param(call, value, name, id=f"{function}-{name}-{what}") for function, call, name, bad in TABLE for what, value in bad.items()
+    pytest.param(call, value, name, id=f"{function}-{name}-{what}")
+    for function, call, name, bad in TABLE
+    for what, value in bad.items()
 ]
 
 
@@ -700,7 +1165,11 @@ def test_a_bad_input_is_named(call, value, name):
     with pytest.raises((ValueError, TypeError), match=rf"(^|[^\w]){name}($|[^\w])") as caught:
         call(value)
     # The package's own words, or one line of JAX: no page of XLA, and no failure of the shape checks of the tests.
-    assert type(caught.value).__name__ not in ("TypeCheckError", "XlaRuntimeError", "JaxRuntimeError")
+    assert type(caught.value).__name__ not in (
+        "TypeCheckError",
+        "XlaRuntimeError",
+        "JaxRuntimeError",
+    )
 
 
 def test_there_are_enough_cases():
@@ -742,15 +1211,24 @@ def test_the_good_inputs_are_accepted():
 
 
 def test_messages_say_what_was_received_and_the_cure():
-    with pytest.raises(ValueError, match=r"x must have rank 2.*received shape \(4,\).*x\[:, None\]"):
+    with pytest.raises(
+        ValueError, match=r"x must have rank 2.*received shape \(4,\).*x\[:, None\]"
+    ):
         sliced(swjko.sliced_wasserstein_pow, x=GOOD_X[:, 0])
-    with pytest.raises(ValueError, match=r"x_weights must sum to one; received a sum of 2\. .*x_weights / x_weights\.sum\(\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"x_weights must sum to one; received a sum of 2\. .*x_weights / x_weights\.sum\(\)",
+    ):
         sliced(swjko.sliced_wasserstein_pow, x_weights=np.full(N, 0.5))
     with pytest.raises(ValueError, match=r"x must be finite; 1 of 8 entries"):
         sliced(swjko.sliced_wasserstein_pow, x=NAN_X)
-    with pytest.raises(ValueError, match=r"unit vectors; received norms between 2 and 2.*swjko\.uniform_directions"):
+    with pytest.raises(
+        ValueError, match=r"unit vectors; received norms between 2 and 2.*swjko\.uniform_directions"
+    ):
         sliced(swjko.sliced_wasserstein_pow, directions=2 * GOOD_DIRECTIONS)
-    with pytest.raises(TypeError, match=r"x must be real floating point; received dtype int.*astype"):
+    with pytest.raises(
+        TypeError, match=r"x must be real floating point; received dtype int.*astype"
+    ):
         sliced(swjko.sliced_wasserstein_pow, x=np.ones((N, D), int))
 
 
@@ -758,16 +1236,26 @@ def test_shapes_are_checked_inside_jit_and_values_are_not():
     with pytest.raises(ValueError, match="x and y must have the same dimension"):
         jax.jit(swjko.sliced_wasserstein_pow)(GOOD_X, np.ones((M, 3), np.float32), GOOD_DIRECTIONS)
     with pytest.raises(ValueError, match="x_weights must have one weight"):
-        jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(np.ones(2, np.float32))
+        jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(
+            np.ones(2, np.float32)
+        )
     # Traced weights are divided by their sum.
-    doubled = jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(np.full(N, 0.5, np.float32))
+    doubled = jax.jit(lambda weights: sliced(swjko.sliced_wasserstein_pow, x_weights=weights))(
+        np.full(N, 0.5, np.float32)
+    )
     np.testing.assert_allclose(doubled, sliced(swjko.sliced_wasserstein_pow), rtol=1e-6)
-    assert np.isnan(jax.jit(lambda x: sliced(swjko.sliced_wasserstein_pow, x=x))(NAN_X.astype(np.float32)))
+    assert np.isnan(
+        jax.jit(lambda x: sliced(swjko.sliced_wasserstein_pow, x=x))(NAN_X.astype(np.float32))
+    )
 
 
 def test_step_sizes_may_be_swept_where_they_are_leaves():
-    sweep = jax.vmap(lambda step_size: isotropic_step(step_size=step_size).scale)(jnp.asarray([0.1, 0.2]))
-    np.testing.assert_allclose(sweep, [isotropic_step(step_size=0.1).scale, isotropic_step(step_size=0.2).scale], rtol=1e-6)
+    sweep = jax.vmap(lambda step_size: isotropic_step(step_size=step_size).scale)(
+        jnp.asarray([0.1, 0.2])
+    )
+    np.testing.assert_allclose(
+        sweep, [isotropic_step(step_size=0.1).scale, isotropic_step(step_size=0.2).scale], rtol=1e-6
+    )
 
 
 def test_numpy_lists_and_wide_floats_are_welcome():

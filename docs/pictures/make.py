@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 import swjko
-from swjko import experiments, flows, plots, problems
+from swjko import flows, plots, problems
+from swjko.cli import problems as experiments
 
 FOLDER = Path(__file__).parent
 MAX_BYTES = 390_000
@@ -32,7 +33,14 @@ def fokker_planck() -> None:
     target = problems.gaussian_target(0, outcome.dim).target
     # The latents of the command line's own figure.
     replay_key = jax.random.split(jax.random.split(jax.random.key(0), 3)[0], 4)[3]
-    movie("fokker_planck", replay_key, flows.coupling(outcome.dim), outcome.solution.history, target.log_prob, "stationary law")
+    movie(
+        "fokker_planck",
+        replay_key,
+        flows.coupling(outcome.dim),
+        outcome.solution.history,
+        target.log_prob,
+        "stationary law",
+    )
 
 
 def double_well() -> None:
@@ -45,7 +53,9 @@ def double_well() -> None:
         num_samples=512,
         num_projections=64,
     )
-    solution = swjko.solve(jax.random.key(0), scheme, num_steps=30, progress=False, record=swjko.both)
+    solution = swjko.solve(
+        jax.random.key(0), scheme, num_steps=30, progress=False, record=swjko.both
+    )
     movie("double_well", jax.random.key(1), scheme.family, solution.history, wells, "target")
 
 
@@ -57,11 +67,23 @@ def movie(name, key, family, history, log_prob, target_name) -> None:
     states, _ = history
     # Whatever the key, a family starts at mu_0.
     start = family.init(jax.random.key(0))
-    trajectory = jax.tree.map(lambda first, rest: np.concatenate([np.asarray(first)[None], np.asarray(rest)]), start, states.params)
+    trajectory = jax.tree.map(
+        lambda first, rest: np.concatenate([np.asarray(first)[None], np.asarray(rest)]),
+        start,
+        states.params,
+    )
     clouds = swjko.replay(key, family, trajectory, 1000)
     times = np.concatenate([[0.0], states.time])
     path = FOLDER / f"{name}.gif"
-    plots.movie(clouds.points, times, path, dpi=100.0, max_bytes=MAX_BYTES, log_prob=log_prob, target_name=target_name)
+    plots.movie(
+        clouds.points,
+        times,
+        path,
+        dpi=100.0,
+        max_bytes=MAX_BYTES,
+        log_prob=log_prob,
+        target_name=target_name,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Judging a result: values with standard errors, and certificates of steps."""

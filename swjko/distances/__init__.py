@@ -1,0 +1,1 @@
+"""Wasserstein distances on the line and their averages over directions."""

@@ -1,0 +1,157 @@
+"""Optimal transport on the line, for rows that are sorted already: costs, slopes, potentials and the merge of two weightings.
+
+Every array has a leading axis of independent problems, one for each direction in ``wasserstein.py``. The cost |x - y|^p is convex, so the
+monotone coupling is optimal and everything here is a walk along two sorted rows.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from swjko.distances.sorting import sort_rows_with_permutation
+
+
+class Rows(NamedTuple):
+    """W_p^p of each row; where wanted, its derivative in the sorted positions and the Kantorovich potentials at them, [l n] and [l m]."""
+
+    cost: Float[Array, " l"]
+    u: Any = None
+    v: Any = None
+    u_potential: Any = None
+    v_potential: Any = None
+
+
+def couple_uniform(u, v, p, need_u: bool, need_v: bool) -> Rows:
+    n, m = u.shape[-1], v.shape[-1]
+    if n == m:
+        difference = u - v
+        cost, slope = jnp.mean(_power(difference, p), axis=-1), _slope(difference, p) / n
+        return Rows(cost, slope if need_u else None, -slope if need_v else None)
+    if not need_v:
+        return Rows(*_couple_to_pieces(u, v, p, need_u))
+    cost, v_slope = _couple_to_pieces(v, u, p, True)
+    return Rows(cost, _couple_to_pieces(u, v, p, True)[1] if need_u else None, v_slope)
+
+
+def _couple_to_pieces(u, v, p, need_slope: bool):
+    """Uniform weights, n != m: point i of u covers the levels [i/n, (i+1)/n], which a run of at most ceil(m/n) + 1 points of v shares.
+
+    The overlaps are exact integers over the common denominator n m; they depend on the sizes alone and are computed once for all rows.
+    """
+    n, m = u.shape[-1], v.shape[-1]
+    with jax.enable_x64(True):
+        i = lax.broadcasted_iota(jnp.int64, (n, _num_pieces(n, m)), 0)
+        j = i * m // n + lax.broadcasted_iota(jnp.int64, i.shape, 1)
+        overlap = jnp.minimum((i + 1) * m, (j + 1) * n) - jnp.maximum(i * m, j * n)
+        mass = (jnp.maximum(overlap, 0).astype(jnp.float64) / (n * m)).astype(u.dtype)
+        partner = jnp.minimum(j, m - 1).astype(jnp.int32)
+    difference = u[:, :, None] - v[:, partner]
+    cost = jnp.sum(mass[None] * _power(difference, p), axis=(-2, -1))
+    return cost, jnp.sum(mass[None] * _slope(difference, p), axis=-1) if need_slope else None
+
+
+def _num_pieces(n: int, m: int) -> int:
+    """The largest number of points of v that one point of u meets; with g = gcd, (m/g) levels start at offsets that are multiples of g."""
+    g = math.gcd(n, m)
+    n, m = n // g, m // g
+    return (m + n - 2) // n + 1
+
+
+def couple_weighted(u, v, u_weights, v_weights, p) -> Rows:
+    """The quantile coupling on the merged cumulative weights, and potentials along its staircase.
+
+    Sorting the levels of both sides together, the k-th piece couples the points i and j whose levels have not been passed before it. When
+    the path steps from i to i + 1 beside j, complementary slackness moves the potential of u by c(i+1, j) - c(i, j); alike for v.
+    """
+    n, m = u.shape[-1], v.shape[-1]
+    i, j, mass, from_u = merge_weights(u_weights, v_weights)
+    # A padded point may be anything, infinite too; it has no mass and must not reach the sums as 0 * inf.
+    difference = jnp.where(
+        mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0
+    )
+    cost = jnp.sum(mass * _power(difference, p), axis=-1)
+    slope = mass * _slope(difference, p)
+    u_potential, v_potential = _staircase_potentials(u, v, i, j, from_u, p)
+    return Rows(
+        cost,
+        _sum_by_index(slope, i, n),
+        -_sum_by_index(slope, j, m),
+        _centred(u_potential, u_weights),
+        _centred(v_potential, v_weights),
+    )
+
+
+def merge_weights(
+    u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]
+) -> tuple[Array, Array, Array, Array]:
+    """The pieces of the quantile coupling, n + m for each row: ranks i in u and j in v, mass, and whether the piece ends a point of u."""
+    n, m = u_weights.shape[-1], v_weights.shape[-1]
+    levels, source = sort_rows_with_permutation(
+        jnp.concatenate([_cumulative(u_weights), _cumulative(v_weights)], axis=-1)
+    )
+    from_u = source < n
+    passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u
+    passed_v = lax.broadcasted_iota(jnp.int32, source.shape, source.ndim - 1) - passed_u
+    mass = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
+    return jnp.minimum(passed_u, n - 1), jnp.minimum(passed_v, m - 1), mass, from_u
+
+
+def _staircase_potentials(
+    u, v, i: Int[Array, "l k"], j: Int[Array, "l k"], from_u, p
+) -> tuple[Array, Array]:
+    n, m = u.shape[-1], v.shape[-1]
+    take = functools.partial(jnp.take_along_axis, axis=-1)
+    here = _power(take(u, i) - take(v, j), p)
+    beyond_u = _power(take(u, jnp.minimum(i + 1, n - 1)) - take(v, j), p)
+    beyond_v = _power(take(u, i) - take(v, jnp.minimum(j + 1, m - 1)), p)
+    step_u = _sum_by_index(jnp.where(from_u, beyond_u - here, 0.0), jnp.minimum(i + 1, n), n + 1)[
+        :, :n
+    ]
+    step_v = _sum_by_index(jnp.where(from_u, 0.0, beyond_v - here), jnp.minimum(j + 1, m), m + 1)[
+        :, :m
+    ]
+    return jnp.cumsum(step_u, axis=-1), jnp.cumsum(step_v, axis=-1)
+
+
+def _centred(potential: Float[Array, "l n"], weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
+    """Potentials are defined up to a constant; with mean zero under the weights they are the derivative of the normalised problem."""
+    return potential - jnp.sum(
+        jnp.where(weights > 0, potential * weights, 0.0), axis=-1, keepdims=True
+    )
+
+
+def _cumulative(weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
+    levels = jnp.cumsum(weights, axis=-1)
+    return levels / levels[:, -1:]
+
+
+def _sum_by_index(
+    values: Float[Array, "l k"], index: Int[Array, "l k"], size: int
+) -> Float[Array, "l n"]:
+    add = jax.vmap(
+        lambda row, at: (
+            jnp.zeros((size,), row.dtype)
+            .at[at]
+            .add(row, indices_are_sorted=True, mode="promise_in_bounds")
+        )
+    )
+    return add(values, index)
+
+
+def _power(difference: Array, p: float) -> Array:
+    return difference * difference if p == 2.0 else jnp.abs(difference) ** p
+
+
+def _slope(difference: Array, p: float) -> Array:
+    """d/dx |x|^p, zero at zero."""
+    if p == 2.0:
+        return 2.0 * difference
+    if p == 1.0:
+        return jnp.sign(difference)
+    magnitude = jnp.where(difference == 0, 1.0, jnp.abs(difference))
+    return jnp.where(difference == 0, 0.0, p * jnp.sign(difference) * magnitude ** (p - 1.0))

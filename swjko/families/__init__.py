@@ -1,0 +1,1 @@
+"""Families of measures: what a scheme minimises over."""

@@ -1,0 +1,1 @@
+"""Functionals F(mu) of a probability measure, estimated on clouds."""

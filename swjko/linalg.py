@@ -1,0 +1,62 @@
+"""Small linear algebra: the inverse of a triangular matrix, and random signs that estimate traces."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from swjko.types import Key
+
+
+def inverse_of_lower_triangular(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Returns the inverse of a lower triangular matrix, by matrix products alone.
+
+    Neighbouring diagonal blocks are joined until one is left, log2(d) times:
+
+        [A 0; C B]^{-1} = [A^{-1} 0; -B^{-1} C A^{-1}  B^{-1}].
+
+    LAPACK's solves wake the threads of BLAS beside those of XLA, which costs milliseconds on a
+    busy CPU, and accelerators run them one row after the other. Entries above the diagonal are
+    not read. A zero on the diagonal gives infinities, not an error.
+    """
+    dim = matrix.shape[0]
+    padded = 1 << (dim - 1).bit_length()
+    matrix = jnp.pad(matrix, ((0, padded - dim), (0, padded - dim)))
+    diagonal = jnp.where(jnp.arange(padded) < dim, jnp.diagonal(matrix), 1.0)
+    inverses = (1.0 / diagonal)[:, None, None]
+    size = 1
+    while size < padded:
+        pairs = padded // (2 * size)
+        at = jnp.arange(pairs)
+        below = matrix.reshape(pairs, 2 * size, pairs, 2 * size)[at, size:, at, :size]
+        first, second = inverses[0::2], inverses[1::2]
+        upper_half = jnp.concatenate([first, jnp.zeros_like(first)], axis=2)
+        lower_half = jnp.concatenate([-second @ below @ first, second], axis=2)
+        inverses = jnp.concatenate([upper_half, lower_half], axis=1)
+        size *= 2
+    return inverses[0, :dim, :dim]
+
+
+def hadamard_signs(
+    key: Key, num_rows: int, num_probes: int, dim: int, dtype: DTypeLike
+) -> Float[Array, "m n d"]:
+    """Returns random signs [num_probes num_rows dim] for trace estimates, tr A = E[v^T A v].
+
+    Probe j of row i is vector number i num_probes + j of a fixed sequence: row i of a batch takes
+    row i mod D of a Hadamard matrix, D the smallest power of two that is at least d, times d
+    random signs that all rows share. Each v is then uniform on {-1, 1}^d over the keys, and the
+    mean of v v^T over D rows is the identity, so noise that is the same for all points cancels
+    within a batch. An optimiser would learn one v shared by all points, or kept for a point from
+    one update to the next: it would raise v^T A v in place of the trace.
+
+    References:
+      Hutchinson (1990), doi 10.1080/03610919008812866.
+    """
+    signs = jax.random.rademacher(key, (dim,), dtype)
+    number = (
+        jnp.arange(num_rows)[None, :, None] * num_probes + jnp.arange(num_probes)[:, None, None]
+    )
+    # Entry (i, j) of a Hadamard matrix is the parity of the bits that i and j have in common; bits beyond those of D meet none in j.
+    parity = lax.population_count(number & jnp.arange(dim)[None, None, :]) % 2
+    return signs[None, None, :] * (1 - 2 * parity).astype(dtype)

@@ -1,0 +1,1 @@
+"""Network architectures, in flax; ``swjko.flows`` makes families of them."""

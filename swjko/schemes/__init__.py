@@ -1,0 +1,1 @@
+"""Time-stepping schemes: SW-JKO, its relatives, and the comparators."""

@@ -1,0 +1,488 @@
+"""The command line in tiny settings: what it prints, writes, refuses and returns."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+from PIL import Image
+
+from swjko import Cloud, problems
+from swjko.cli import problems as experiments
+from swjko.cli.main import main
+
+_TINY = [
+    "--steps",
+    "2",
+    "--inner-steps",
+    "2",
+    "--samples",
+    "16",
+    "--projections",
+    "4",
+    "--no-progress",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Nearly all of the time here is compilation, and nothing here is about speed."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """All three problems in one directory: (directory, exit code)."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, main([*_TINY, "--seed", "3", "--out", str(out)])
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((60, 2)) * [1.0, 50.0] + [3.0, 0.0]
+    labels = np.where(features[:, 0] + rng.standard_normal(60) > 3.0, "sick", "well")
+    path = tmp_path / "patients.csv"
+    rows = [f"{a},{label},{b}" for (a, b), label in zip(features, labels, strict=True)]
+    path.write_text("\n".join(["age,state,dose", *rows]) + "\n")
+    return path
+
+
+def test_without_subcommand_all_three_run_and_report(whole_run):
+    out, code = whole_run
+    assert code == 0
+    for name, dim in (("fokker-planck", 2), ("posterior", 31), ("match", 2)):
+        report = json.loads((out / name / "report.json").read_text())
+        assert (report["problem"], report["dim"], report["result"]) == (name, dim, "OK")
+        assert report["config"]["seed"] == 3
+        assert report["config"]["samples"] == 16
+        assert report["config"]["inner_steps"] == 2
+        assert set(report["versions"]) == {"swjko", "jax", "python"}
+        assert report["versions"]["jax"] == jax.__version__
+        assert report["device"]
+        np.testing.assert_allclose(
+            report["history"]["time"], report["config"]["step_size"] * np.array([1, 2]), rtol=1e-5
+        )
+        assert all(
+            len(report["history"][field]) == 2
+            for field in ("energy", "proximity", "objective", "gradient_norm")
+        )
+        assert report["error"] == pytest.approx(
+            report["energy_end"]["value"] - report["reference"]["value"]
+        )
+        for figure in ("clouds", "energy"):
+            assert (out / name / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert sorted(path.name for path in (out / name).iterdir()) == [
+            "clouds.png",
+            "energy.png",
+            "report.json",
+        ]
+
+
+def test_divergences_are_reported(whole_run):
+    figures = json.loads((whole_run[0] / "fokker-planck" / "report.json").read_text())["figures"]
+    for law in ("the stationary law", "the exact SW-JKO step"):
+        estimate = figures[f"SymKL against {law}"]
+        logarithm = figures[f"log10 SymKL against {law}, or of its standard error where larger"]
+        assert logarithm == pytest.approx(np.log10(estimate["value"]), abs=1e-3)
+
+
+def test_energy_at_the_start_is_that_of_a_standard_normal(whole_run):
+    report = json.loads((whole_run[0] / "fokker-planck" / "report.json").read_text())
+    problem = problems.gaussian_target(3, 2)
+    a, c = (problem.precision, problem.center)
+    exact = (np.trace(a) + c @ a @ c - 2 - np.linalg.slogdet(a)[1]) / 2
+    # 16 clouds of 16 points: the standard error itself is known to a fifth.
+    assert (
+        abs(report["energy_start"]["value"] - exact) < 5 * report["energy_start"]["standard_error"]
+    )
+
+
+def test_results_are_not_overwritten_in_silence(whole_run, capsys):
+    out, _ = whole_run
+    before = (out / "match" / "report.json").stat().st_mtime_ns
+    for arguments in ([], ["match"]):
+        capsys.readouterr()
+        assert main([*arguments, *_TINY, "--out", str(out)]) == 2
+        _expect_one_line(capsys, "pass --overwrite, or another --out")
+    assert (out / "match" / "report.json").stat().st_mtime_ns == before
+
+
+def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
+    """With options before the subcommand, and points in one dimension."""
+    out, _ = whole_run
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).exponential(3.0, (40, 1)) + 100.0)
+    assert (
+        main(
+            [
+                *_TINY,
+                "--seed",
+                "1",
+                "--out",
+                str(out),
+                "--overwrite",
+                "match",
+                "--data",
+                str(tmp_path / "x.npy"),
+            ]
+        )
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "SW_2^2/2 of the held-out points to the target: " in printed
+    assert printed.splitlines()[-4].split()[:3] == ["problem", "dim", "steps"]
+    assert printed.splitlines()[-3].split()[:3] == ["match", "1", "2"]
+    report = json.loads((out / "match" / "report.json").read_text())
+    assert (report["dim"], report["config"]["seed"]) == (1, 1)
+    assert (report["figures"]["points of the target"], report["figures"]["points held out"]) == (
+        32,
+        8,
+    )
+    assert (out / "match" / "clouds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_posterior_of_a_table(table, tmp_path, capsys):
+    assert (
+        main(
+            [
+                "posterior",
+                "--data",
+                str(table),
+                "--label",
+                "state",
+                *_TINY,
+                "--out",
+                str(tmp_path / "runs"),
+            ]
+        )
+        == 0
+    )
+    report = json.loads((tmp_path / "runs" / "posterior" / "report.json").read_text())
+    assert list(report["figures"]["posterior marginals"]) == ["age", "dose", "log alpha"]
+    assert (report["figures"]["rows for training"], report["figures"]["rows held out"]) == (48, 12)
+    printed = capsys.readouterr().out
+    for shown in (
+        "held-out accuracy:",
+        "held-out log-likelihood:",
+        "log-likelihood of LogisticRegressionCV:",
+        "standard_deviation",
+    ):
+        assert shown in printed
+
+
+def test_help_is_shown(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("fokker-planck", "posterior", "match", "generate", "--overwrite", "report.json"):
+        assert word in shown
+    assert main(["match", "--help"]) == 0
+    assert "--projections" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fokker-planck", "--dim", "0"], "--dim: must be a whole number from 1"),
+        (["fokker-planck", "--steps", "0"], "--steps: must be a whole number"),
+        (["match", "--step-size", "-1"], "--step-size: must be a positive number"),
+        (["--step-size", "nan"], "--step-size: must be a positive number"),
+        (["--samples", "many"], "--samples: must be a whole number"),
+        (["--seed", "-1"], "--seed: must be a whole number from 0"),
+        (["swim"], "invalid choice: 'swim'"),
+        (["posterior", "--wings"], "unrecognized arguments: --wings"),
+        (["posterior", "--data", "x.csv"], "--data FILE.csv and --label COLUMN go together"),
+        (["posterior", "--data", "missing.csv", "--label", "y"], "missing.csv: cannot be read"),
+        (["posterior", "--data", "patients.csv", "--label", "height"], "no column 'height'"),
+        (["posterior", "--data", "patients.csv", "--label", "dose"], "two classes"),
+        (["posterior", "--data", "patients.csv", "--label", "age"], "column 'age'"),
+        (["match", "--data", "patients.csv"], "line 2, column 'state'"),
+        (["match", "--data", "missing.npy"], "missing.npy"),
+        (["match", "--data", "pickled.npy"], "pickled.npy: not a readable .npy"),
+        (["match", "--dim", "65"], "--dim 65 principal components"),
+        (["match", "--out", "patients.csv"], "not a writable directory"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(
+    arguments, message, table, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("pickled.npy", np.array([{}]), allow_pickle=True)
+    assert main([*arguments, "--no-progress"]) == 2
+    _expect_one_line(capsys, message)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "sklearn"])
+def test_a_missing_extra_is_named(module, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["fokker-planck", "--out", str(tmp_path)]) == 2
+    _expect_one_line(capsys, f"needs {module}; get them with: pip install 'swjko[cli]'")
+
+
+def test_a_failed_flow_is_one_line_and_code_1(tmp_path, capsys):
+    assert (
+        main(
+            [
+                "fokker-planck",
+                "--dim",
+                "1",
+                *_TINY[:-1],
+                "--no-progress",
+                "--step-size",
+                "1e-37",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 1
+    )
+    _expect_one_line(capsys, "the flow stopped after step 0")
+
+
+_SHEET = [*_TINY, "--grid", "3"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 30 pictures of 5 x 4 pixels, dark at the left."""
+    folder = tmp_path_factory.mktemp("pictures")
+    levels = np.clip(
+        np.linspace(0, 255, 4) + np.random.default_rng(0).normal(0, 20, (30, 5, 4)), 0, 255
+    ).astype(np.uint8)
+    for at, picture in enumerate(levels):
+        Image.fromarray(picture).save(folder / f"{at:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generated(pictures, tmp_path_factory):
+    """A sheet of these, of a run with checkpoints: (directory, exit code)."""
+    out = tmp_path_factory.mktemp("generated")
+    arguments = [
+        "generate",
+        "--data",
+        str(pictures),
+        "--checkpoint-dir",
+        str(out / "kept"),
+        "--out",
+        str(out / "new" / "sheet.png"),
+    ]
+    return out, main([*arguments, *_SHEET])
+
+
+def test_generate_draws_samples_beside_their_nearest_images(generated, pictures):
+    out, code = generated
+    assert code == 0
+    assert sorted(path.name for path in (out / "new").iterdir()) == ["report.json", "sheet.png"]
+    report = json.loads((out / "new" / "report.json").read_text())
+    assert (report["problem"], report["dim"], report["result"]) == ("generate", 20, "OK")
+    assert report["config"]["shape"] == [5, 4, 1]
+    assert (
+        report["config"]["batch_size"],
+        report["figures"]["images for the flow"],
+        report["figures"]["images held out"],
+    ) == (24, 24, 6)
+    assert len(report["history"]["energy"]) == 2
+    sheet = np.asarray(Image.open(out / "new" / "sheet.png"))
+    factor, gap = (8, 4)
+    height, width = (5 * factor + gap, 4 * factor + gap)
+    assert sheet.shape == (gap + 3 * height, gap + 6 * width + 2 * gap)
+    # Each picture of the right block is one of the folder, seen through the enlargement, and the nearest to the one at its left.
+    folder = np.stack([np.asarray(Image.open(path)) for path in sorted(pictures.iterdir())]).astype(
+        float
+    )
+    distances = []
+    for row, column in np.ndindex(3, 3):
+        top, left = (gap + row * height, gap + column * width)
+        shown, near = (
+            sheet[top : top + 5 * factor : factor, at : at + 4 * factor : factor]
+            for at in (left, left + 3 * width + 2 * gap)
+        )
+        assert np.any(np.all(folder == near, axis=(1, 2)))
+        distances.append(np.sqrt(np.sum((shown - near.astype(float)) ** 2)) / 255)
+    mean = report["figures"]["distance of a sample to the nearest image, mean"]
+    assert mean == pytest.approx(np.mean(distances), rel=0.02)
+
+
+def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, capsys):
+    out, _ = generated
+    arguments = ["generate", "--data", str(pictures), "--checkpoint-dir", str(out / "kept")]
+    assert main([*arguments, *_SHEET, "--out", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").read_bytes() == (out / "new" / "sheet.png").read_bytes()
+    assert json.loads((tmp_path / "report.json").read_text())["seconds"]["run"] == 0.0
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                *arguments,
+                *_SHEET,
+                "--steps",
+                "3",
+                "--overwrite",
+                "--out",
+                str(tmp_path / "other.png"),
+            ]
+        )
+        == 2
+    )
+    _expect_one_line(capsys, "holds another run")
+
+
+def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, capsys):
+    out, _ = generated
+    before = (out / "new" / "sheet.png").read_bytes()
+    assert main(["generate", "--out", str(out / "new" / "sheet.png"), "--no-progress"]) == 2
+    _expect_one_line(capsys, "sheet.png exists; pass --overwrite, or another --out")
+    assert main(["generate", "--out", str(out / "new" / "other.png"), "--no-progress"]) == 2
+    _expect_one_line(capsys, "report.json exists; pass --overwrite, or another --out")
+    assert (out / "new" / "sheet.png").read_bytes() == before
+    # Options before the subcommand.
+    (tmp_path / "s.png").write_bytes(b"")
+    assert (
+        main(
+            [
+                "--out",
+                str(tmp_path / "s.png"),
+                "--overwrite",
+                "generate",
+                "--data",
+                str(pictures),
+                *_SHEET,
+            ]
+        )
+        == 0
+    )
+    assert (tmp_path / "s.png").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_generate_by_the_convolutional_generator(pictures, tmp_path):
+    out = tmp_path / "s.png"
+    assert (
+        main(
+            [
+                "generate",
+                "--data",
+                str(pictures),
+                "--family",
+                "convolutional",
+                *_SHEET,
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    assert Image.open(out).mode == "L"
+    assert json.loads((tmp_path / "report.json").read_text())["config"]["family"] == "convolutional"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--data", "mnist"], "--data-dir"),
+        (["--data", "mnist", "--data-dir", "."], "no file train-images-idx3-ubyte"),
+        (["--data", "few.npy"], "few.npy: 9 images are too few to flow to; at least 10"),
+        (
+            ["--data", "some.npy", "--batch-size", "17"],
+            "some.npy: 16 images for the flow are fewer than a batch of 17",
+        ),
+        (
+            ["--data", "some.npy", "--family", "spline"],
+            "argument --family: invalid choice: 'spline'",
+        ),
+        (["--data", "some.npy", "--grid", "101"], "--grid: must be a whole number from 1 to 100"),
+        (["--data", "sizes"], "b.png: 3 x 3 pixels, and the first picture, a.png, has 4 x 4"),
+        (["--data", "empty"], "empty: no picture in it"),
+        (["--out", "sheet.jpg"], "--out sheet.jpg must be a file that ends in .png"),
+        (["--out", "some.npy/sheet.png"], "some.npy is not a writable directory"),
+        (["--data", "some.npy", "--checkpoint-dir", "few.npy"], "few.npy"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_in_one_line(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SWJKO_DATA", raising=False)
+    for name, count in (("few", 9), ("some", 20)):
+        np.save(f"{name}.npy", np.zeros((count, 2, 2), np.uint8))
+    for folder in ("sizes", "empty"):
+        (tmp_path / folder).mkdir()
+    for name, side in (("a", 4), ("b", 3)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(f"sizes/{name}.png")
+    assert main(["generate", *arguments, *_TINY]) == 2
+    _expect_one_line(capsys, message)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_exact_iterates_minimise_the_step():
+    """One iterate in one dimension, where SW_2 is W_2: against a direct minimisation over mean and standard deviation."""
+    problem = problems.gaussian_target(5, 1)
+    means, covs = problems.exact_sw_jko_flow(problem, 0.7, 1)
+    energies = [
+        experiments._gaussian_kl(mean, cov, problem.precision, problem.center)
+        for mean, cov in zip(means, covs, strict=True)
+    ]
+    a, c = (problem.precision[0, 0], problem.center[0])
+
+    def kl(mean, deviation):
+        return (a * deviation**2 + a * (mean - c) ** 2 - 1 - np.log(a * deviation**2)) / 2
+
+    def cost(x):
+        return (x[0] ** 2 + (np.exp(x[1]) - 1) ** 2) / 1.4 + kl(x[0], np.exp(x[1]))
+
+    best = scipy.optimize.minimize(cost, [0.0, 0.0], tol=1e-12).x
+    np.testing.assert_allclose(
+        [means[1, 0], np.sqrt(covs[1, 0, 0])], [best[0], np.exp(best[1])], rtol=1e-5
+    )
+    np.testing.assert_allclose(energies, [kl(0.0, 1.0), kl(best[0], np.exp(best[1]))], rtol=1e-5)
+
+
+def test_evidence_by_importance_sampling(key):
+    """The normalising constant of 3 exp(-x'x/2) in the plane is 6 pi, whatever Gaussian the draws come from."""
+    points = 1.3 * jax.random.normal(key, (4096, 2))
+    log_density = jnp.asarray(
+        scipy.stats.norm(0, 1.3).logpdf(np.asarray(points)).sum(axis=1), float
+    )
+    log_evidence, effective = experiments._importance(
+        Cloud(points, None, log_density), lambda x: jnp.log(3.0) - jnp.sum(x**2) / 2
+    )
+    assert log_evidence == pytest.approx(np.log(6 * np.pi), abs=0.05)
+    assert 0.6 * 4096 < effective < 4096
+
+
+def test_held_out_scores_average_over_draws():
+    """Two draws that disagree: the prediction is the mean of their probabilities."""
+    data = problems.Table(np.array([[2.0], [1.0]]), np.array([1.0, -1.0]), ("x",), ("no", "yes"))
+    scores = experiments.held_out_scores(np.array([[1.0], [-0.5]]), data)
+    sigmoid = scipy.stats.logistic.cdf
+    first, second = ((sigmoid(2.0) + sigmoid(-1.0)) / 2, (sigmoid(-1.0) + sigmoid(0.5)) / 2)
+    assert scores["held-out log-likelihood"] == pytest.approx((np.log(first) + np.log(second)) / 2)
+    assert scores["held-out accuracy"] == np.mean([first > 0.5, second > 0.5])
+
+
+def test_components_are_principal_and_scaled_by_one_number():
+    from sklearn.decomposition import PCA
+
+    points = np.random.default_rng(0).standard_normal((80, 4)) * [1.0, 5.0, 2.0, 0.1] + 7.0
+    projected, scale = experiments._standardised_components(points, 2, "points")
+    expected = PCA(2).fit_transform(points)
+    np.testing.assert_allclose(np.abs(projected * scale), np.abs(expected), rtol=1e-6, atol=1e-9)
+    assert np.sqrt(np.mean(projected**2)) == pytest.approx(1.0)
+
+
+def _expect_one_line(capsys, message: str) -> None:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("swjko: error: ")
+    assert message in lines[0]

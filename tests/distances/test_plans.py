@@ -1,0 +1,110 @@
+"""Displacements, plans and potentials against POT, brute force and linear programming."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ot
+import pytest
+import scipy.optimize
+
+import swjko
+
+
+def line_problem(seed, n, m, ties=False):
+    rng = np.random.default_rng(seed)
+    u, v = rng.normal(size=n), rng.normal(size=m) + 0.5
+    if ties:
+        u, v = np.round(u), np.round(v)
+    a, b = rng.uniform(0.1, 1.0, n), rng.uniform(0.1, 1.0, m)
+    return u, v, a / a.sum(), b / b.sum()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (6, 9), (1, 4)])
+def test_plan_has_the_marginals_and_the_cost(n, m, ties):
+    with jax.enable_x64(True):
+        u, v, a, b = line_problem(n + m, n, m, ties)
+        plan = swjko.wasserstein_1d_plan(
+            jnp.asarray(u), jnp.asarray(v), u_weights=jnp.asarray(a), v_weights=jnp.asarray(b)
+        )
+        dense = np.zeros((n, m))
+        np.add.at(
+            dense, (np.asarray(plan.u_index), np.asarray(plan.v_index)), np.asarray(plan.mass)
+        )
+        np.testing.assert_allclose(dense.sum(axis=1), a, atol=1e-14)
+        np.testing.assert_allclose(dense.sum(axis=0), b, atol=1e-14)
+        assert np.all(dense >= 0)
+        for p in (1.0, 2.0, 3.5):
+            cost = np.sum(dense * np.abs(u[:, None] - v[None, :]) ** p)
+            np.testing.assert_allclose(cost, ot.wasserstein_1d(u, v, a, b, p=p), rtol=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+def test_potentials_are_dual_optimal(p, ties):
+    with jax.enable_x64(True):
+        u, v, a, b = line_problem(3, 7, 5, ties)
+        potentials = swjko.wasserstein_1d_potentials(
+            jnp.asarray(u), jnp.asarray(v), p=p, u_weights=jnp.asarray(a), v_weights=jnp.asarray(b)
+        )
+        cost = np.abs(u[:, None] - v[None, :]) ** p
+        assert np.max(potentials.u[:, None] + potentials.v[None, :] - cost) < 1e-12
+        program = scipy.optimize.linprog(
+            -np.concatenate([a, b]),
+            A_ub=np.concatenate(
+                [np.kron(np.eye(7), np.ones((5, 1))), np.kron(np.ones((7, 1)), np.eye(5))], axis=1
+            ),
+            b_ub=cost.ravel(),
+            bounds=(None, None),
+        )
+        np.testing.assert_allclose(a @ potentials.u + b @ potentials.v, -program.fun, rtol=1e-9)
+        np.testing.assert_allclose(a @ potentials.u, 0.0, atol=1e-12)
+
+
+def test_displacement_in_one_dimension_is_the_monotone_map():
+    x, y = np.array([[0.0], [3.0], [1.0]]), np.array([[5.0], [4.0], [7.0]])
+    moved = swjko.sliced_displacement(
+        jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), jnp.ones((1, 1))
+    )
+    np.testing.assert_allclose(moved[:, 0], [4.0, 4.0, 4.0], rtol=1e-6)
+
+
+def test_displacement_against_brute_force(key):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 3)) + 1.0
+    directions = np.asarray(swjko.uniform_directions(key, 6, 3), np.float64)
+    reference = np.zeros_like(x)
+    for theta in directions:
+        source, target = x @ theta, np.sort(y @ theta)
+        reference += (
+            (target[np.argsort(np.argsort(source))] - source)[:, None]
+            * theta[None, :]
+            / len(directions)
+        )
+    as_float32 = [jnp.asarray(array, jnp.float32) for array in (x, y, directions)]
+    np.testing.assert_allclose(swjko.sliced_displacement(*as_float32), reference, atol=2e-6)
+
+
+def test_displacement_with_weights_is_barycentric_and_leaves_padding_alone(key):
+    x, y = (
+        jax.random.normal(key, (5, 2)),
+        jax.random.normal(jax.random.fold_in(key, 1), (10, 2)) + 2.0,
+    )
+    directions = swjko.uniform_directions(key, 7, 2)
+    displacement = jax.jit(swjko.sliced_displacement)
+    plain = displacement(x, y, directions)
+    padded = displacement(
+        jnp.concatenate([x, jnp.full((2, 2), 50.0)]),
+        y,
+        directions,
+        x_weights=jnp.array([0.2] * 5 + [0.0] * 2, x.dtype),
+    )
+    np.testing.assert_allclose(padded[:5], plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(padded[5:], 0.0)
+    # The mean displacement over directions is the shift of the means projected on them.
+    mean = np.mean(
+        np.asarray(directions)
+        * (np.asarray(directions) @ np.asarray(y.mean(0) - x.mean(0)))[:, None],
+        axis=0,
+    )
+    np.testing.assert_allclose(plain.mean(axis=0), mean, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,691 @@
+"""The 1-D cost and the sliced distance: against POT and SciPy, finite differences, metric axioms, and under JAX's transformations."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ot
+import pytest
+import scipy.optimize
+import scipy.stats
+from helpers import central_difference, constant_bytes, random_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import swjko
+from swjko import sliced_wasserstein, sliced_wasserstein_pow, wasserstein_1d_pow
+
+sw_pow = jax.jit(sliced_wasserstein_pow, static_argnames=("p", "block_size"))
+sw = jax.jit(sliced_wasserstein, static_argnames=("p", "block_size"))
+
+AXIOMS = settings(max_examples=200)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+def clouds(seed, n=7, m=5, d=3, num=6, dtype="float64"):
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(num, d))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    arrays = (
+        rng.normal(size=(n, d)),
+        rng.normal(size=(m, d)) + 0.5,
+        directions,
+        random_weights(rng, n),
+        random_weights(rng, m),
+    )
+    return tuple(jnp.asarray(array, dtype) for array in arrays)
+
+
+def by_pot(x, y, directions, x_weights, y_weights, p):
+    """Mean over directions of POT's 1-D transport cost."""
+    costs = [
+        ot.wasserstein_1d(x @ theta, y @ theta, x_weights, y_weights, p=p) for theta in directions
+    ]
+    return float(np.mean(costs))
+
+
+# --- exactness on the line
+
+
+def line_case(seed, n, m, weighted, tied):
+    rng = np.random.default_rng(seed)
+    u, v = rng.normal(size=n), rng.normal(size=m) * rng.uniform(0.3, 3.0) + rng.normal()
+    if tied:
+        u, v = np.round(u), np.round(v)
+    u_weights, v_weights = (
+        (random_weights(rng, n), random_weights(rng, m))
+        if weighted
+        else (np.full(n, 1 / n), np.full(m, 1 / m))
+    )
+    if weighted and tied:
+        # Equal levels of both sides: ties of the cumulative weights, and points without weight.
+        u_weights, v_weights = (
+            rng.multinomial(8, np.full(size, 1 / size)) / 8.0 for size in (n, m)
+        )
+    return u, v, u_weights, v_weights
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "p"),
+    [
+        ((1, 1), 2.0),
+        ((1, 9), 1.0),
+        ((8, 8), 2.0),
+        ((8, 8), 1.0),
+        ((8, 12), 2.0),
+        ((13, 5), 1.5),
+        ((12, 8), 3.0),
+    ],
+)
+def test_the_line_agrees_with_pot_and_scipy(dtype, weighted, sizes, p):
+    with jax.enable_x64(True):
+        cases = [line_case(case, *sizes, weighted, tied=case % 2 == 1) for case in range(20)]
+        u, v, u_weights, v_weights = (
+            np.asarray(arrays, dtype) for arrays in zip(*cases, strict=True)
+        )
+
+        @jax.jit
+        @jax.vmap
+        def cost(u, v, u_weights, v_weights):
+            weights = {"u_weights": u_weights, "v_weights": v_weights} if weighted else {}
+            return wasserstein_1d_pow(u, v, p=p, **weights)
+
+        values = cost(u, v, u_weights, v_weights)
+        assert values.dtype == jnp.dtype(dtype)
+    for value, *case in zip(values, u, v, u_weights, v_weights, strict=True):
+        u_one, v_one, u_weight, v_weight = (np.asarray(array, np.float64) for array in case)
+        oracle = u_one, v_one, u_weight / u_weight.sum(), v_weight / v_weight.sum()
+        # Rounding of the positions is relative to their range, which matters where the cost is nearly zero.
+        scale = 1e-2 * np.ptp(np.concatenate([u_one, v_one])) ** p
+        expected = float(ot.wasserstein_1d(*oracle, p=p))
+        assert abs(float(value) - expected) <= TOLERANCE[dtype] * max(expected, scale)
+        if p == 1.0:
+            expected = scipy.stats.wasserstein_distance(*oracle)
+            assert abs(float(value) - expected) <= TOLERANCE[dtype] * max(expected, scale)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 2.5])
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (6, 4), (4, 6), (7, 5)])
+def test_unequal_sizes_are_repetitions(n, m, p):
+    # Repeating each point of x m times and each of y n times changes neither measure and makes the sizes equal.
+    with jax.enable_x64(True):
+        x, y, directions, *_ = clouds(0, n, m)
+        repeated = np.sort(np.repeat(x, m, 0) @ directions.T, 0) - np.sort(
+            np.repeat(y, n, 0) @ directions.T, 0
+        )
+        np.testing.assert_allclose(
+            sw_pow(x, y, directions, p=p), np.mean(np.abs(repeated) ** p), rtol=1e-13
+        )
+
+
+@pytest.mark.parametrize(
+    ("p", "weighted"), [(2.0, "neither"), (2.0, "x"), (1.0, "y"), (3.0, "both")]
+)
+def test_sliced_is_the_mean_of_pot_over_directions(p, weighted):
+    with jax.enable_x64(True):
+        x, y, directions, x_weights, y_weights = clouds(1)
+        x_weights = x_weights if weighted in ("x", "both") else None
+        y_weights = y_weights if weighted in ("y", "both") else None
+        arrays = [
+            None if array is None else np.asarray(array)
+            for array in (x, y, directions, x_weights, y_weights)
+        ]
+        expected = by_pot(*arrays, p)
+        np.testing.assert_allclose(
+            sw_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights),
+            expected,
+            rtol=1e-12,
+        )
+        root = sw(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
+        np.testing.assert_allclose(root, expected ** (1 / p), rtol=1e-12)
+
+
+def test_translation_costs_its_square_over_the_dimension():
+    # Exact with orthonormal directions: their second moment is I / d.
+    with jax.enable_x64(True):
+        x, *_ = clouds(2, d=3)
+        shift = jnp.asarray([1.0, -2.0, 0.5])
+        directions = swjko.orthogonal_directions(jax.random.key(0), 12, 3)
+        np.testing.assert_allclose(
+            sw_pow(x, x + shift[None, :], directions), float(shift @ shift) / 3, rtol=1e-12
+        )
+
+
+# --- metric axioms
+
+
+def point_arrays(dtype, *shapes):
+    elements = st.floats(-8, 8, width=32).map(lambda value: round(value, 2))
+    return st.tuples(*(hnp.arrays(dtype, shape, elements=elements) for shape in shapes))
+
+
+def drawn(data, dtype, *shapes):
+    return [jnp.asarray(array) for array in data.draw(point_arrays(dtype, *shapes))]
+
+
+@functools.cache
+def fixed_directions(dtype, d=2, num=5):
+    return clouds(3, d=d, num=num, dtype=dtype)[2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+class TestAxioms:
+    """Distances have the size of the points, so the tolerance is absolute: eps times their range, or its root where a root is taken."""
+
+    @AXIOMS
+    @given(data=st.data())
+    def test_zero_on_itself_and_under_permutation(self, dtype, data):
+        with jax.enable_x64(True):
+            (x,) = drawn(data, dtype, (6, 2))
+            order = np.asarray(data.draw(st.permutations(range(6))))
+            directions = fixed_directions(dtype)
+            assert float(sw_pow(x, x, directions)) == 0.0
+            # The same rows in another order give the same projections up to the rounding of a matrix product.
+            assert float(sw(x, x[order], directions)) <= 16 * float(jnp.finfo(dtype).eps) * 16
+
+    @AXIOMS
+    @given(data=st.data())
+    def test_symmetric(self, dtype, data):
+        with jax.enable_x64(True):
+            x, y = drawn(data, dtype, (6, 2), (4, 2))
+            directions = fixed_directions(dtype)
+            there, back = float(sw(x, y, directions)), float(sw(y, x, directions))
+            assert there >= 0.0
+            assert abs(there - back) <= TOLERANCE[dtype] * max(there, 1.0)
+
+    @AXIOMS
+    @given(data=st.data(), p=st.sampled_from([1.0, 2.0, 3.0]))
+    def test_triangle(self, dtype, data, p):
+        with jax.enable_x64(True):
+            x, y, z = drawn(data, dtype, (6, 2), (4, 2), (6, 2))
+            distance = functools.partial(sw, directions=fixed_directions(dtype), p=p)
+            direct, around = float(distance(x, z)), float(distance(x, y)) + float(distance(y, z))
+            assert direct <= around + TOLERANCE[dtype] * max(around, 1.0)
+
+    @AXIOMS
+    @given(data=st.data())
+    def test_translation_of_both_changes_nothing(self, dtype, data):
+        with jax.enable_x64(True):
+            x, y, shift = drawn(data, dtype, (6, 2), (4, 2), (1, 2))
+            directions = fixed_directions(dtype)
+            before, after = float(sw(x, y, directions)), float(sw(x + shift, y + shift, directions))
+            assert abs(before - after) <= TOLERANCE[dtype] * max(before, 1.0)
+
+    @AXIOMS
+    @given(
+        data=st.data(), factor=st.floats(0.125, 8.0, width=32), p=st.sampled_from([1.0, 2.0, 3.0])
+    )
+    def test_homogeneous(self, dtype, data, factor, p):
+        with jax.enable_x64(True):
+            x, y = drawn(data, dtype, (6, 2), (4, 2))
+            directions = fixed_directions(dtype)
+            factor = jnp.asarray(factor, dtype)
+            before, after = (
+                float(factor) * float(sw(x, y, directions, p=p)),
+                float(sw(factor * x, factor * y, directions, p=p)),
+            )
+            assert abs(before - after) <= TOLERANCE[dtype] * max(before, 1.0)
+
+
+# --- gradients
+
+
+def objective(x, y, directions, x_weights, y_weights, p):
+    return sliced_wasserstein_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
+
+
+# One compilation for each shape in the whole module; most of the time of these tests is spent in the compiler.
+value_and_gradients = jax.jit(
+    jax.value_and_grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5
+)
+value_and_point_gradients = jax.jit(jax.value_and_grad(objective, argnums=(0, 1)), static_argnums=5)
+all_gradients = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "p"), [(5, 5, 2.0), (5, 5, 1.0), (5, 3, 1.5), (3, 5, 2.0), (5, 3, 3.0)]
+)
+def test_gradients_in_points_and_directions(n, m, p):
+    with jax.enable_x64(True):
+        x, y, directions, *_ = clouds(4, n, m)
+        gradients = jax.jit(jax.grad(objective, argnums=(0, 1, 2)), static_argnums=5)(
+            x, y, directions, None, None, p
+        )
+        # Directions off the sphere are refused when concrete; traced ones are just numbers.
+        value = jax.jit(lambda *inputs: objective(*inputs, None, None, p))
+        for index, gradient in enumerate(gradients):
+
+            def of_one(entry, index=index):
+                inputs = [x, y, directions]
+                inputs[index] = jnp.asarray(entry)
+                return value(*inputs)
+
+            np.testing.assert_allclose(
+                gradient,
+                central_difference(of_one, (x, y, directions)[index]),
+                atol=1e-6,
+                rtol=1e-6,
+            )
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+def test_gradients_with_weights(p):
+    with jax.enable_x64(True):
+        inputs = clouds(5)
+        value = jax.jit(lambda *inputs: objective(*inputs, p))
+        gradients = all_gradients(*inputs, p)
+        for index, gradient in enumerate(gradients):
+
+            def of_one(entry, index=index):
+                changed = list(inputs)
+                changed[index] = jnp.asarray(entry)
+                return value(*changed)
+
+            np.testing.assert_allclose(
+                gradient, central_difference(of_one, inputs[index]), atol=1e-6, rtol=1e-6
+            )
+
+
+@pytest.mark.parametrize("wanted", [(0,), (3,), (1, 2, 4)])
+def test_gradient_in_some_inputs_is_that_in_all(wanted):
+    with jax.enable_x64(True):
+        inputs = clouds(6)
+        everything = all_gradients(*inputs, 2.0)
+        some = jax.jit(jax.grad(objective, argnums=wanted), static_argnums=5)(*inputs, 2.0)
+        chex.assert_trees_all_close(
+            some, tuple(everything[index] for index in wanted), rtol=1e-12, atol=1e-14
+        )
+
+
+def one_sided(function, at, direction, step=1e-7):
+    here = float(function(at))
+    return (float(function(at + step * direction)) - here) / step, (
+        here - float(function(at - step * direction))
+    ) / step
+
+
+# Duplicate points inside a cloud, points shared by both, and equal cumulative weights: every kind of tie at once.
+TIED = {
+    "x": np.asarray([[0.0, 1.0], [0.0, 1.0], [2.0, -1.0], [1.0, 1.0]]),
+    "y": np.asarray([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0], [3.0, 0.0]]),
+    "x_weights": np.full((4,), 0.25),
+    "y_weights": np.full((4,), 0.25),
+}
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0])
+@pytest.mark.parametrize("which", ["x", "y", "x_weights", "y_weights"])
+def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
+    # In any direction: the cost is a minimum over couplings, smooth in the points, and a convex function of the weights.
+    with jax.enable_x64(True):
+        directions = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
+
+        @jax.jit
+        def value(at):
+            x, y, x_weights, y_weights = (
+                jnp.asarray(array) for array in (TIED | {which: at}).values()
+            )
+            return objective(x, y, directions, x_weights, y_weights, p)
+
+        at = jnp.asarray(TIED[which])
+        gradient = np.asarray(jax.grad(value)(at))
+        assert np.all(np.isfinite(gradient))
+        rng = np.random.default_rng(0)
+        kinks = 0
+        for direction in [*np.eye(gradient.size), *rng.normal(size=(30, gradient.size))]:
+            direction = direction.reshape(gradient.shape)
+            right, left = one_sided(value, at, jnp.asarray(direction))
+            lower, upper = (left, right) if which.endswith("weights") else (right, left)
+            # A power p < 2 has an unbounded second derivative: over the step its slope moves by step^(p - 1).
+            tolerance = 1e-5 if p >= 2 else 1e-2
+            assert lower - tolerance <= np.sum(gradient * direction) <= upper + tolerance
+            kinks += upper - lower > 10 * tolerance
+        assert kinks > 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighted):
+    # |x| has kinks of its own, so the coupling's minimum is no longer smooth: Clarke's subdifferential is the hull of gradients nearby.
+    with jax.enable_x64(True):
+        u, v = np.asarray([0.0, 0.0, 2.0, 1.0]), np.asarray([0.0, 1.0, 1.0, 3.0])
+        weights = (
+            {"u_weights": jnp.full((4,), 0.25), "v_weights": jnp.full((4,), 0.25)}
+            if weighted
+            else {}
+        )
+        gradient = np.asarray(
+            jax.grad(lambda u: wasserstein_1d_pow(u, jnp.asarray(v), p=1.0, **weights))(
+                jnp.asarray(u)
+            )
+        )
+        rng = np.random.default_rng(0)
+        nearby = [
+            central_difference(
+                lambda u: ot.wasserstein_1d(u, v, p=1), u + 1e-3 * rng.normal(size=4), step=1e-9
+            )
+            for _ in range(200)
+        ]
+        hull = np.vstack([np.asarray(nearby).T, np.ones(200)])
+        _, distance = scipy.optimize.nnls(hull, np.append(gradient, 1.0))
+        assert distance < 1e-5
+
+
+def test_weight_gradient_at_equal_levels_is_not_zero():
+    # W_2^2 of delta_0/2 + delta_1/2 against delta_0/2 + delta_3/2, when mass moves from 0 to 1 on the left.
+    with jax.enable_x64(True):
+        u, v, half = jnp.asarray([0.0, 1.0]), jnp.asarray([0.0, 3.0]), jnp.asarray([0.5, 0.5])
+
+        def value(move):
+            return wasserstein_1d_pow(
+                u, v, u_weights=half + move * jnp.asarray([-1.0, 1.0]), v_weights=half
+            )
+
+        # Right of 0 the mass sits at 1 and goes to 0 at cost 1; left of 0 it stayed at 0 and goes to 3, saving 4 and paying 9.
+        slope = float(jax.grad(value)(0.0))
+        assert -5.0 <= slope <= 1.0
+        right, left = one_sided(jax.jit(value), jnp.zeros(()), 1.0)
+        np.testing.assert_allclose([left, right], [-5.0, 1.0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "weighted", "p"),
+    [(5, 5, False, 2.0), (5, 3, False, 3.0), (5, 3, True, 2.0), (5, 5, True, 3.0)],
+)
+def test_second_derivatives(n, m, weighted, p):
+    with jax.enable_x64(True):
+        x, y, directions, x_weights, y_weights = clouds(7, n, m)
+        weights = (x_weights, y_weights) if weighted else (None, None)
+        gradient = jax.jit(jax.grad(lambda x: objective(x, y, directions, *weights, p)))
+        probe = jnp.asarray(np.random.default_rng(0).normal(size=x.shape))
+        second = jax.jit(jax.grad(lambda x: jnp.sum(gradient(x) * probe)))(x)
+        expected = central_difference(lambda x: jnp.sum(gradient(jnp.asarray(x)) * probe), x)
+        np.testing.assert_allclose(second, expected, atol=1e-6, rtol=1e-6)
+        assert float(jnp.max(jnp.abs(second))) > 1e-2
+
+
+def test_mixed_second_derivative():
+    with jax.enable_x64(True):
+        x, y, directions, *_ = clouds(8, 4, 4)
+        gradient = jax.jit(jax.grad(lambda x, y: objective(x, y, directions, None, None, 2.0)))
+        probe = jnp.asarray(np.random.default_rng(0).normal(size=x.shape))
+        mixed = jax.jit(jax.grad(lambda y: jnp.sum(gradient(x, y) * probe)))(y)
+        np.testing.assert_allclose(
+            mixed,
+            central_difference(lambda y: jnp.sum(gradient(x, jnp.asarray(y)) * probe), y),
+            atol=1e-6,
+        )
+
+
+# --- precision, sizes, padding, blocks
+
+
+def test_a_small_move_far_from_the_origin():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 2)) + 10.0
+    x = np.asarray(x, np.float32)
+    y = x + np.float32(1e-4)
+    directions = swjko.orthogonal_directions(jax.random.key(0), 8, 2).astype(jnp.float32)
+    with jax.enable_x64(True):
+        # The float32 sum is itself rounded: the oracle takes the points as they are.
+        exact = by_pot(
+            *(np.asarray(array, np.float64) for array in (x, y, directions)), None, None, 2
+        )
+    for weights in (
+        {},
+        {"x_weights": jnp.full((256,), 1 / 256), "y_weights": jnp.full((256,), 1 / 256)},
+    ):
+        value = float(sw_pow(jnp.asarray(x), jnp.asarray(y), directions, **weights))
+        assert abs(value / exact - 1.0) < 1e-2
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
+def test_blocks_change_neither_value_nor_gradients(kind):
+    with jax.enable_x64(True):
+        x, y, directions, x_weights, y_weights = clouds(9, 5, 5 if kind == "equal" else 4, num=7)
+        arrays = (
+            (x, y, directions, x_weights, y_weights) if kind == "weighted" else (x, y, directions)
+        )
+
+        def value(size, x, y, directions, x_weights=None, y_weights=None):
+            return sliced_wasserstein_pow(
+                x, y, directions, x_weights=x_weights, y_weights=y_weights, block_size=size
+            )
+
+        blocked = jax.jit(
+            jax.value_and_grad(value, tuple(range(1, len(arrays) + 1))), static_argnums=0
+        )
+        whole = blocked(7, *arrays)
+        # Blocks of one, with a remainder, and larger than there are directions.
+        for size in (1, 3, 100):
+            chex.assert_trees_all_close(blocked(size, *arrays), whole, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            jax.jit(value, static_argnums=0)(3, *arrays), whole[0], rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("padding", [0.0, 50.0, -1e12, np.nan, np.inf, -np.inf])
+def test_zero_weights_are_padding(padding):
+    with jax.enable_x64(True):
+        x, y, directions, x_weights, y_weights = clouds(10)
+
+        def padded(points, at):
+            return jnp.insert(points, at, padding if points.ndim == 2 else 0.0, axis=0)
+
+        where_x, where_y = jnp.asarray([0, 3, 7]), jnp.asarray([2, 5])
+        value, gradients = value_and_gradients(x, y, directions, x_weights, y_weights, 2.0)
+        padded_value, padded_gradients = value_and_gradients(
+            padded(x, where_x),
+            padded(y, where_y),
+            directions,
+            padded(x_weights, where_x),
+            padded(y_weights, where_y),
+            2.0,
+        )
+        np.testing.assert_allclose(padded_value, value, rtol=1e-12)
+        added_x, added_y = where_x + jnp.arange(3), where_y + jnp.arange(2)
+        kept_x, kept_y = (
+            np.delete(np.arange(size), added) for size, added in ((10, added_x), (7, added_y))
+        )
+        rows = (kept_x, kept_y, slice(None), kept_x, kept_y)
+        for gradient, padded_gradient, kept in zip(gradients, padded_gradients, rows, strict=True):
+            # The potential of a far point is the square of its distance, and takes the digits of its neighbours'.
+            if gradient.ndim == 2 or not 1e3 < abs(padding) < np.inf:
+                np.testing.assert_allclose(padded_gradient[kept], gradient, rtol=1e-9, atol=1e-9)
+        assert float(jnp.max(jnp.abs(padded_gradients[0][added_x]))) == 0.0
+        assert float(jnp.max(jnp.abs(padded_gradients[1][added_y]))) == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_computed_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(512, 3)), dtype)
+    y = jnp.asarray(rng.normal(size=(512, 3)) + 0.1, dtype)
+    directions = fixed_directions("float32", d=3)
+    value, (gradient, _) = value_and_point_gradients(x, y, directions, None, None, 2.0)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == x.dtype
+    expected = by_pot(
+        *(np.asarray(array, np.float64) for array in (x, y, directions)), None, None, 2
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    _, (exact_gradient, _) = value_and_point_gradients(
+        x.astype(jnp.float32), y.astype(jnp.float32), directions, None, None, 2.0
+    )
+    np.testing.assert_allclose(
+        np.asarray(gradient, np.float32), exact_gradient, rtol=1e-2, atol=1e-6
+    )
+
+
+# --- edge cases
+
+
+@pytest.mark.parametrize(("dtype", "weighted"), [("float32", False), ("float64", True)])
+def test_single_points_and_single_dimension(dtype, weighted):
+    with jax.enable_x64(True):
+        one = (jnp.ones((1,), dtype),) * 2 if weighted else (None, None)
+        x, y, directions = (
+            jnp.asarray(array, dtype) for array in ([[3.0]], [[1.0]], [[1.0], [-1.0]])
+        )
+        value, (gradient, _) = value_and_point_gradients(x, y, directions, *one, 2.0)
+        assert float(value) == 4.0
+        np.testing.assert_array_equal(gradient, [[4.0]])
+
+
+@pytest.mark.parametrize(("dtype", "m"), [("float32", 4), ("float64", 6)])
+def test_all_points_equal(dtype, m):
+    with jax.enable_x64(True):
+        x, y = jnp.full((4, 2), 7.0, dtype), jnp.full((m, 2), 7.0, dtype)
+        directions = fixed_directions(dtype)
+        for p in (1.0, 1.5, 2.0):
+            value, gradients = value_and_point_gradients(x, y, directions, None, None, p)
+            assert float(value) == 0.0
+            assert all(float(jnp.max(jnp.abs(gradient))) == 0.0 for gradient in gradients)
+        assert float(sw(x, y, directions)) == 0.0
+
+
+def test_extreme_magnitudes():
+    with jax.enable_x64(True):
+        direction = jnp.ones((1, 1))
+        big = jnp.asarray([[1e30], [-1e30]])
+        np.testing.assert_allclose(sw_pow(big, 3.0 * big, direction), 4e60, rtol=1e-12)
+        # In float32 the square overflows: infinity and not a wrong number. The order 1 has room for it.
+        narrow = big.astype(jnp.float32)
+        assert float(sw_pow(narrow, 3.0 * narrow, direction.astype(jnp.float32))) == np.inf
+        np.testing.assert_allclose(
+            sw_pow(narrow, 3.0 * narrow, direction.astype(jnp.float32), p=1.0), 2e30, rtol=1e-6
+        )
+        tiny = jnp.asarray([[1e-40], [-1e-40], [-0.0]], jnp.float32)
+        zeros, narrow_direction = jnp.zeros((3, 1), jnp.float32), direction.astype(jnp.float32)
+        value, (gradient, _) = value_and_point_gradients(
+            tiny, zeros, narrow_direction, None, None, 2.0
+        )
+        assert float(value) == 0.0
+        assert np.all(np.abs(np.asarray(gradient)) < 1e-39)
+
+
+def test_negative_zero_is_zero():
+    x, y = jnp.asarray([[-0.0], [0.0], [1.0]]), jnp.asarray([[0.0], [1.0], [-0.0]])
+    value, (gradient, _) = value_and_point_gradients(x, y, jnp.ones((1, 1)), None, None, 2.0)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
+def test_a_bad_point_inside_jit_gives_nan_everywhere(bad, kind):
+    x, y, directions, x_weights, y_weights = clouds(
+        11, 6, 6 if kind == "equal" else 4, dtype="float32"
+    )
+    weights = (x_weights, y_weights) if kind == "weighted" else (None, None)
+    for spoiled in ((x.at[2, 1].set(bad), y), (x, y.at[3, 0].set(bad))):
+        value, gradients = value_and_point_gradients(*spoiled, directions, *weights, 2.0)
+        assert not np.isfinite(value)
+        assert np.isnan(value) or np.isinf(bad)
+        assert all(np.all(np.isnan(gradient)) for gradient in gradients)
+
+
+# --- JAX's transformations
+
+
+def test_one_trace_for_a_hundred_calls():
+    @jax.jit
+    @chex.assert_max_traces(n=2)
+    def step(x, y, directions):
+        return jax.value_and_grad(sliced_wasserstein_pow)(x, y, directions)
+
+    for seed in range(50):
+        for n in (4, 6):
+            step(*clouds(seed, n, dtype="float32")[:3])
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
+def test_no_constants_in_the_program(kind):
+    x, y, directions, x_weights, y_weights = clouds(
+        12, 512, 512 if kind == "equal" else 384, num=16, dtype="float32"
+    )
+    arrays = (x, y, directions, x_weights, y_weights) if kind == "weighted" else (x, y, directions)
+
+    def value(x, y, directions, x_weights=None, y_weights=None):
+        return sliced_wasserstein_pow(x, y, directions, x_weights=x_weights, y_weights=y_weights)
+
+    for function in (value, jax.grad(value, argnums=tuple(range(len(arrays))))):
+        assert max(constant_bytes(function, *arrays), default=0) <= 1024
+
+
+def test_the_constant_finder_finds():
+    held = jnp.asarray(np.arange(512.0))
+    assert max(constant_bytes(jax.jit(lambda x: jnp.sum(x * held)), held)) >= 2048
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("equal", "float32"),
+        ("unequal", "float64"),
+        ("weighted", "float32"),
+        ("weighted", "float64"),
+    ],
+)
+def test_vmap_is_a_loop(kind, dtype):
+    with jax.enable_x64(True):
+        batches = [clouds(seed, 6, 6 if kind == "equal" else 4, dtype=dtype) for seed in range(3)]
+        count = 5 if kind == "weighted" else 3
+
+        def value(x, y, directions, x_weights=None, y_weights=None):
+            return sliced_wasserstein_pow(
+                x, y, directions, x_weights=x_weights, y_weights=y_weights
+            )
+
+        function = jax.jit(jax.value_and_grad(value, argnums=tuple(range(count))))
+        stacked = [jnp.stack(arrays) for arrays in zip(*batches, strict=True)][:count]
+        batched = jax.jit(jax.vmap(function))(*stacked)
+        looped = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(function(*batch[:count]) for batch in batches)
+        )
+        chex.assert_trees_all_close(batched, looped, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_jit_is_eager():
+    with jax.enable_x64(True):
+        x, y, directions, x_weights, y_weights = clouds(13)
+        weights = {"x_weights": x_weights, "y_weights": y_weights}
+        np.testing.assert_allclose(
+            sw_pow(x, y, directions, **weights),
+            sliced_wasserstein_pow(x, y, directions, **weights),
+            rtol=1e-13,
+        )
+
+
+# --- the Monte Carlo estimate
+
+
+def test_the_estimate_is_unbiased_and_its_error_falls_as_the_root_of_the_number_of_directions():
+    # Of a translation by a, one direction theta gives <a, theta>^2: mean |a|^2 / d, and variance 2 (d-1) |a|^4 / (d^2 (d+2)).
+    repeats, d = 400, 3
+    a = np.asarray([1.0, 2.0, -1.0], np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, d)), jnp.float32)
+    y = x + jnp.asarray(a)[None, :]
+    square = float(a @ a)
+    exact, spread = square / d, np.sqrt(2 * (d - 1) / (d * d * (d + 2))) * square
+    counts, errors = (4, 16, 64), []
+    for num in counts:
+
+        @jax.jit
+        @jax.vmap
+        def estimate(key, num=num):
+            return sliced_wasserstein_pow(
+                x, y, swjko.uniform_directions(key, num, d).astype(jnp.float32)
+            )
+
+        estimates = np.asarray(estimate(jax.random.split(jax.random.key(num), repeats)), np.float64)
+        assert abs(estimates.mean() - exact) < 4 * spread / np.sqrt(num * repeats)
+        errors.append(np.sqrt(np.mean((estimates - exact) ** 2)))
+        # A root mean square over 400 draws has a relative error of about 1/sqrt(800), more for heavy tails: 4 of these, doubled.
+        assert abs(errors[-1] / (spread / np.sqrt(num)) - 1) < 0.2
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert abs(slope + 0.5) < 0.05

@@ -1,0 +1,218 @@
+"""Families: densities against SciPy and autodiff, starts, latents, shapes."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from helpers import perturbed
+from jax.tree_util import Partial
+
+import swjko
+from swjko import flows
+
+# At any point of space: a grid has its density at its own points alone.
+WITH_DENSITY = [
+    name for name, make in helpers.FAMILIES.items() if make().has_density and name != "grid"
+]
+# Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
+jitted_sample = jax.jit(swjko.sample, static_argnums=3)
+
+
+@pytest.mark.parametrize("name", helpers.FAMILIES)
+def test_push_gives_a_cloud_of_the_asked_size(name, key):
+    family = helpers.FAMILIES[name]()
+    num = 12 if name == "grid" else 9
+    cloud = jitted_sample(family, family.init(key), key, num)
+    assert cloud.points.shape == (num, family.dim)
+    assert (cloud.log_density is not None) == family.has_density
+    log_prob = jax.jit(family.log_prob)(family.init(key), cloud.points)
+    assert (log_prob is not None) == (name in WITH_DENSITY)
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian", "coupling", "coupling with LU", "spline", "cnf", "icnn", "mlp"]
+)
+def test_flow_families_start_at_the_asked_gaussian(name, key):
+    family = helpers.FAMILIES[name]()
+    latent = family.latent(key, 64)
+    cloud = jax.jit(family.push)(family.init(key), latent)
+    np.testing.assert_allclose(cloud.points, 0.5 + 1.5 * latent, rtol=1e-5, atol=1e-5)
+    if family.has_density:
+        reference = (
+            scipy.stats.norm(0.5, 1.5).logpdf(np.asarray(cloud.points, np.float64)).sum(axis=1)
+        )
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_DENSITY if name != "gaussian_mixture"])
+def test_density_of_a_push_against_the_autodiff_jacobian(name, key):
+    with jax.enable_x64(True):
+        family = helpers.FAMILIES[name]()
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(family, key))
+        latent = jax.random.normal(key, (7, family.dim), jnp.float64)
+        cloud = jax.jit(family.push)(params, latent)
+        jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda z: family.push(params, z[None]).points[0])))(
+            latent
+        )
+        reference = (
+            scipy.stats.norm.logpdf(np.asarray(latent)).sum(axis=1)
+            - np.linalg.slogdet(np.asarray(jacobians))[1]
+        )
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            jax.jit(family.log_prob)(params, cloud.points), reference, rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_float32_densities_of_push_and_log_prob_agree(name, key):
+    family = helpers.FAMILIES[name]()
+    params, latent = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        (perturbed(family, key), family.latent(key, 50)),
+    )
+    cloud = jax.jit(family.push)(params, latent)
+    np.testing.assert_allclose(
+        jax.jit(family.log_prob)(params, cloud.points), cloud.log_density, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_gaussian_density_and_moments_against_scipy(key):
+    with jax.enable_x64(True):
+        family = swjko.gaussian(3)
+        params = perturbed(family, key)
+        mean, cov = jax.jit(swjko.gaussian_moments)(params)
+        points = np.random.default_rng(0).normal(size=(5, 3))
+        reference = scipy.stats.multivariate_normal(mean, cov).logpdf(points)
+        np.testing.assert_allclose(jax.jit(family.log_prob)(params, points), reference, rtol=1e-10)
+        cloud = jitted_sample(family, params, key, 200_000)
+        np.testing.assert_allclose(np.cov(np.asarray(cloud.points).T), cov, atol=0.02)
+
+
+def test_gaussian_mixture_density_start_and_equal_parts_against_scipy(key):
+    with jax.enable_x64(True):
+        family = swjko.gaussian_mixture(2, 5, init_mean=1.0, init_scale=3.0)
+        params = perturbed(family, key)
+        means, covs = jax.device_get(jax.jit(jax.vmap(swjko.gaussian_moments))(params))
+        cloud = jitted_sample(family, params, key, 12)
+        laws = [
+            scipy.stats.multivariate_normal(mean, cov)
+            for mean, cov in zip(means, covs, strict=True)
+        ]
+        reference = np.log(np.mean([law.pdf(cloud.points) for law in laws], axis=0))
+        np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-9)
+        np.testing.assert_allclose(
+            jax.jit(family.log_prob)(params, cloud.points), reference, rtol=1e-9
+        )
+        component, noise = jax.device_get(jax.jit(family.latent, static_argnums=1)(key, 12))
+        assert sorted(np.bincount(component, minlength=5)) == [2, 2, 2, 3, 3]
+        factors = np.linalg.cholesky(covs)
+        expected = means[component] + np.einsum("nij,nj->ni", factors[component], noise)
+        np.testing.assert_allclose(cloud.points, expected, rtol=1e-9)
+        many = swjko.gaussian_mixture(2, 400, init_mean=1.0, init_scale=3.0)
+        start = np.asarray(jitted_sample(many, many.init(key), key, 4000).points)
+        np.testing.assert_allclose(start.mean(axis=0), 1.0, atol=0.4)
+        np.testing.assert_allclose(np.cov(start.T), 9.0 * np.eye(2), atol=1.2)
+
+
+def test_particles_latents_are_all_some_or_a_bootstrap(key):
+    points = jnp.arange(20.0).reshape(10, 2)
+    family = swjko.particles(points)
+    params = family.init(key)
+    np.testing.assert_array_equal(swjko.sample(family, params, key, 10).points, points)
+    some = np.asarray(swjko.sample(family, params, key, 6).points)
+    assert len({tuple(row) for row in some}) == 6
+    many = np.asarray(jitted_sample(family, params, key, 4000).points)
+    counts = np.unique(many[:, 0], return_counts=True)[1]
+    assert counts.shape == (10,)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_grid_weights_density_and_start():
+    points, weights = jnp.linspace(0.0, 1.0, 5)[:, None], jnp.array([0.1, 0.2, 0.4, 0.3, 0.0])
+    family = swjko.grid(points, 0.25, weights=weights)
+    cloud = swjko.sample(family, family.init(jax.random.key(0)), jax.random.key(1), 5)
+    np.testing.assert_allclose(cloud.weights, weights, atol=1e-6)
+    np.testing.assert_allclose(np.exp(cloud.log_density), weights / 0.25, atol=1e-6)
+    assert family.log_prob(family.init(jax.random.key(0)), points) is None
+
+
+def test_grid_refuses_a_part_of_itself_and_what_is_no_grid(as_users_see_it):
+    points = jnp.zeros((4, 1))
+    with pytest.raises(ValueError, match="take num_samples=4, not 3"):
+        swjko.sample(swjko.grid(points, 1.0), jnp.zeros(4), jax.random.key(0), 3)
+    with pytest.raises(ValueError, match="cell_volume must be positive"):
+        swjko.grid(points, -1.0)
+    with pytest.raises(ValueError, match="cell_volume must be one number"):
+        swjko.grid(points, jnp.ones(4))
+    with pytest.raises(ValueError, match="weights must sum to one"):
+        swjko.grid(points, 1.0, weights=jnp.ones(4))
+
+
+def affine(params, z):
+    return z @ params["matrix"].T + params["shift"][None, :]
+
+
+def test_pushforward_of_a_user_map_with_and_without_inverse(key):
+    matrix, shift = jnp.array([[2.0, 0.0], [1.0, 0.5]]), jnp.array([1.0, -1.0])
+
+    def init(key):
+        del key
+        return {"matrix": matrix, "shift": shift}
+
+    def with_log_det(params, z):
+        return affine(params, z), jnp.full(z.shape[:1], jnp.linalg.slogdet(params["matrix"])[1])
+
+    def inverse(params, points):
+        back = jnp.linalg.inv(params["matrix"])
+        return (points - params["shift"][None, :]) @ back.T, jnp.full(
+            points.shape[:1], jnp.linalg.slogdet(back)[1]
+        )
+
+    plain = swjko.pushforward(init, affine, dim=2)
+    assert not plain.has_density
+    dense = swjko.pushforward(init, with_log_det, dim=2, inverse=inverse)
+    cloud = swjko.sample(dense, dense.init(key), key, 11)
+    reference = scipy.stats.multivariate_normal(shift, matrix @ matrix.T).logpdf(cloud.points)
+    np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-4)
+    np.testing.assert_allclose(dense.log_prob(dense.init(key), cloud.points), reference, rtol=1e-4)
+
+
+def test_pushforward_data_are_leaves(key):
+    family = swjko.pushforward(
+        lambda key: jnp.zeros(2),
+        Partial(lambda data, params, z: z + (data + params)[None, :], jnp.ones(2)),
+        dim=2,
+    )
+    assert any(
+        leaf.shape == (2,) and bool(jnp.all(leaf == 1.0)) for leaf in jax.tree.leaves(family)
+    )
+    traces = []
+
+    @jax.jit
+    def push(family, z):
+        traces.append(1)
+        return family.push(jnp.zeros(2), z).points
+
+    z = family.latent(key, 3)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, family)
+    np.testing.assert_allclose(push(moved, z) - push(family, z), 1.0, rtol=1e-6)
+    assert len(traces) == 1
+
+
+def test_pushforward_of_a_wrong_shape_is_refused_at_construction():
+    with pytest.raises(ValueError, match=r"must send 3 latents to shape \(3, 2\)"):
+        swjko.pushforward(lambda key: jnp.zeros(3), lambda params, z: z[:, :1], dim=2)
+
+
+def test_families_are_rebuilt_in_the_dtype_of_their_parameters(key):
+    family = flows.coupling(2, num_layers=2, width=4)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), family.init(key))
+    ones = jnp.ones((3, 2), jnp.float32)
+    assert (
+        jax.eval_shape(family.push, params, ones).points.dtype
+        == jax.eval_shape(family.log_prob, params, ones).dtype
+        == jnp.float32
+    )
