@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 
 from swjko.checkpoints import store as checkpoints
 from swjko.checkpoints.store import CheckpointError, Saved
-from swjko.schemes.base import AnyInfo, AnyState
+from swjko.schemes.base import Info, State
 
 _SUFFIX = ".arrays"
 _MESSAGE_BYTES = 4096
@@ -38,7 +38,7 @@ _BLOCK_BYTES = 1 << 20
 def opened(
     directory: Path,
     run: Mapping[str, str],
-    start: AnyState,
+    start: State,
     recorded: Any,
     *,
     resume: bool,
@@ -97,12 +97,12 @@ class Store:
             orbax.checkpoint.StandardCheckpointHandler()
         )
 
-    def append(self, first_step: int, infos: AnyInfo, recorded: Any) -> None:
+    def append(self, first_step: int, infos: Info, recorded: Any) -> None:
         """Streams the reports and records of a chunk of steps, numbered from ``first_step`` on; on the host, the same everywhere."""
         if self._own is not None:
             self._own.append(first_step, infos, recorded)
 
-    def save_if_due(self, step: int, state: AnyState) -> None:
+    def save_if_due(self, step: int, state: State) -> None:
         """Saves when the cadence says so, by the clock of process 0."""
         waited = time.monotonic() - self._saved_at
         due = waited >= max(self._every_seconds, self._cost / checkpoints._LARGEST_COST)
@@ -112,7 +112,7 @@ class Store:
         if from_process_0({"due": due})["due"]:
             self.save(step, state)
 
-    def save(self, step: int, state: AnyState) -> None:
+    def save(self, step: int, state: State) -> None:
         """Saves the state after ``step`` steps, unless it is saved."""
         if step == self._saved_step:
             return
@@ -130,7 +130,7 @@ class Store:
         self._saved_step, self._saved_at = step, time.monotonic()
         self._cost = self._saved_at - began
 
-    def _restored(self, step: int, start: AnyState) -> AnyState:
+    def _restored(self, step: int, start: State) -> State:
         like = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in _named(start).items()
@@ -262,7 +262,7 @@ def _as_bytes(message: Mapping[str, str]) -> Any:
     return jnp.asarray(np.frombuffer(json.dumps(message).encode(), np.uint8))
 
 
-def _named(state: AnyState) -> dict[str, Any]:
+def _named(state: State) -> dict[str, Any]:
     """The leaves by names that sort as they stand; keys as the numbers they are."""
     leaves = [
         jax.random.key_data(leaf) if checkpoints._is_key(leaf) else leaf

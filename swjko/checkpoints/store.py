@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swjko.checkpoints import fingerprint as configuration
-from swjko.schemes.base import AnyInfo, AnyState
+from swjko.schemes.base import Info, State
 
 _MAGIC = b"swjko checkpoint 1\n"
 _NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -53,7 +53,7 @@ class Saved(NamedTuple):
     """
 
     step: int
-    state: AnyState
+    state: State
     records: list[Any]
 
 
@@ -61,7 +61,7 @@ class Saved(NamedTuple):
 def opened(
     directory: Path,
     run: Mapping[str, str],
-    start: AnyState,
+    start: State,
     recorded: Any,
     *,
     resume: bool,
@@ -129,7 +129,7 @@ class Store:
         self._saved_step = -1
         self._cost = 0.0
 
-    def _begin(self, found: "_Found | None", start: AnyState, recorded: Any) -> None:
+    def _begin(self, found: "_Found | None", start: State, recorded: Any) -> None:
         self._saved_at = time.monotonic()
         if found is None:
             self.saved = Saved(0, start, [])
@@ -158,7 +158,7 @@ class Store:
             )
         os.ftruncate(self._files[0], length)
 
-    def append(self, first_step: int, infos: AnyInfo, recorded: Any) -> None:
+    def append(self, first_step: int, infos: Info, recorded: Any) -> None:
         """Streams the reports and records of a chunk of steps, numbered from ``first_step`` on."""
         frame = _pack(jax.tree.leaves(recorded))
         with _telling(self._directory, "write the history in"):
@@ -167,14 +167,14 @@ class Store:
         self._history_bytes += len(frame)
         self._history_hash.update(frame)
 
-    def save_if_due(self, step: int, state: AnyState) -> None:
+    def save_if_due(self, step: int, state: State) -> None:
         """Saves when the cadence says so."""
         waited = time.monotonic() - self._saved_at
         due = waited >= max(self._every_seconds, self._cost / _LARGEST_COST)
         if due or (self._every_steps is not None and step - self._saved_step >= self._every_steps):
             self.save(step, state)
 
-    def save(self, step: int, state: AnyState) -> None:
+    def save(self, step: int, state: State) -> None:
         """Saves the state after ``step`` steps, unless it is saved."""
         if step == self._saved_step:
             return
@@ -279,7 +279,7 @@ def _checkpoints(directory: Path) -> list[Path]:
     return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
-def _like(start: AnyState, leaves: Sequence[Any]) -> AnyState:
+def _like(start: State, leaves: Sequence[Any]) -> State:
     """The leaves in the structure of the start, placed as its leaves are."""
     places, structure = jax.tree.flatten(start)
     return jax.tree.unflatten(
@@ -334,7 +334,7 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _json_lines(first_step: int, infos: AnyInfo) -> bytes:
+def _json_lines(first_step: int, infos: Info) -> bytes:
     columns = {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf).tolist()
         for path, leaf in jax.tree_util.tree_leaves_with_path(infos)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from swjko import validation
 from swjko.diagnostics.evaluate import require_trajectory
-from swjko.schemes.base import AnyState, State
+from swjko.schemes.base import State
 from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Estimate, Key, Params, Scalar
 
@@ -34,11 +34,11 @@ _ROUNDINGS = 8.0
 def certificate(
     key: Key,
     scheme: SWJKO,
-    trajectory: Params | AnyState,
+    trajectory: Params | State,
     *,
     num_samples: int,
     num_repeats: int = 16,
-    start: Params | AnyState | None = None,
+    start: Params | State | None = None,
     gradient_tolerance: float = 0.25,
 ) -> "Certificate":
     """Estimates of what each step did, and a verdict on them: see ``Certificate``.
@@ -208,7 +208,7 @@ def _norm_of_mean(gradients: Float[Array, "r p"]) -> Estimate:
 
 
 def _measures(
-    scheme: SWJKO, trajectory: Params | AnyState, start: Params | AnyState | None
+    scheme: SWJKO, trajectory: Params | State, start: Params | State | None
 ) -> Params:
     """Params of all measures, the first included, stacked along the leading axis."""
     trajectory = trajectory.params if isinstance(trajectory, State) else trajectory

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from swjko.running.batching import Layout, on_host, require_one_flow
-from swjko.schemes.base import AnyInfo, AnyState, Scheme, run
+from swjko.schemes.base import Info, Scheme, State, run
 from swjko.types import Key
 
 # Executables that are kept for later calls.
@@ -39,7 +39,7 @@ class Chunks:
         self,
         key: Key,
         scheme: Scheme,
-        record: Callable[[AnyState, AnyInfo], Any],
+        record: Callable[[State, Info], Any],
         layout: Layout | None,
     ):
         self._key, self._scheme = key, scheme
@@ -48,17 +48,17 @@ class Chunks:
         self._compiled: dict[int, Any] = {}
         self.timing = Timing(0.0, 0.0)
 
-    def start(self) -> AnyState:
+    def start(self) -> State:
         """The state before the first step."""
         return _start(self._key, self._scheme, layout=self._layout)
 
-    def shape_of_records(self, state: AnyState) -> Any:
+    def shape_of_records(self, state: State) -> Any:
         """The structure of what ``run`` returns as recorded."""
         return jax.eval_shape(
             functools.partial(_advance, num_steps=1, **self._static), self._key, self._scheme, state
         )[1][1]
 
-    def compile(self, num_steps: int, state: AnyState) -> None:
+    def compile(self, num_steps: int, state: State) -> None:
         """Makes the program of so many steps, unless there is one."""
         if num_steps in self._compiled:
             return
@@ -72,7 +72,7 @@ class Chunks:
             compile_seconds=self.timing.compile_seconds + time.perf_counter() - start
         )
 
-    def run(self, num_steps: int, state: AnyState) -> tuple[AnyState, AnyInfo, Any, float]:
+    def run(self, num_steps: int, state: State) -> tuple[State, Info, Any, float]:
         """The state; the reports and records of the steps on the host, [steps ...] or [flows steps ...]; and the seconds taken."""
         start = time.perf_counter()
         state, reported = self._compiled[num_steps](self._key, self._scheme, state)

@@ -18,7 +18,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from swjko import validation
 from swjko.running.batching import FLOW, flow_axis_size, laid_out, require_one_flow
-from swjko.schemes.base import AnyInfo, AnyState, Scheme, infos, require_scheme, run
+from swjko.schemes.base import Info, Scheme, State, infos, require_scheme, run
 from swjko.types import Key
 
 _PROJECTION = "projection"
@@ -32,8 +32,8 @@ def run_many(
     axes: Any = None,
     mesh: Mesh | None = None,
     batch_size: int | None = None,
-    record: Callable[[AnyState, AnyInfo], Any] = infos,
-) -> tuple[AnyState, Any]:
+    record: Callable[[State, Info], Any] = infos,
+) -> tuple[State, Any]:
     """As many flows as there are keys, ``num_steps`` steps each from their starts; returns (states, recorded), flows along the first axis.
 
     Flow i is the one that ``swjko.solve(keys[i], ...)`` runs with its own leaves of the scheme: the same draws, and values equal up to

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from swjko.schemes.base import AnyInfo, Result
+from swjko.schemes.base import Info, Result
 
 
 class progress_bar:
@@ -16,7 +16,7 @@ class progress_bar:
         self._total, self._done, self._bar = total, done, None
         self._shown, self._many = shown, many
 
-    def __enter__(self) -> Callable[[int, AnyInfo], None]:
+    def __enter__(self) -> Callable[[int, Info], None]:
         if self._shown:
             self._bar = _rich_bar()
             if self._bar is not None:
@@ -32,7 +32,7 @@ class progress_bar:
         elif self._shown:
             print(file=sys.stderr)
 
-    def _advance(self, steps: int, info: AnyInfo) -> None:
+    def _advance(self, steps: int, info: Info) -> None:
         self._done += steps
         if not self._shown:
             return
@@ -48,11 +48,11 @@ class progress_bar:
             )
 
 
-def _summary(info: AnyInfo) -> str:
+def _summary(info: Info) -> str:
     return f"t = {float(np.mean(info.time[-1])):.3g}, energy {float(np.mean(info.energy[-1])):.5g}"
 
 
-def _summary_of_many(info: AnyInfo) -> str:
+def _summary_of_many(info: Info) -> str:
     """Where the flows stand after the last step; means are over those that have not failed."""
     time, energy, result = (
         np.asarray(value)[:, -1] for value in (info.time, info.energy, info.result)

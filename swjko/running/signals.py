@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from swjko.schemes.base import AnyState
+from swjko.schemes.base import State
 
 
 class Interrupts:
@@ -26,7 +26,7 @@ class Interrupts:
             raise KeyboardInterrupt
         self.noted = number
 
-    def obey(self, step: int, state: AnyState, store: Any) -> None:
+    def obey(self, step: int, state: State, store: Any) -> None:
         if self.noted is None or store is None:
             return
         store.save(step, state)
@@ -44,7 +44,7 @@ class Preemption:
     def __init__(self, directory: Path | None):
         self._directory = directory
 
-    def obey(self, step: int, state: AnyState, store: Any) -> None:
+    def obey(self, step: int, state: State, store: Any) -> None:
         from jax.experimental import multihost_utils
 
         if not multihost_utils.reached_preemption_sync_point(step):

@@ -23,7 +23,7 @@ from swjko.running.batching import Layout, are_many, laid_out, on_host
 from swjko.running.compiled import Chunks, Timing
 from swjko.running.progress import progress_bar
 from swjko.running.signals import listening
-from swjko.schemes.base import AnyInfo, AnyState, Result, Scheme, infos, require_scheme
+from swjko.schemes.base import Info, Result, Scheme, State, infos, require_scheme
 from swjko.types import Key
 
 _TARGET_CHUNKS = 20
@@ -43,7 +43,7 @@ class Solution(NamedTuple):
       stopped: whether ``stop`` ended the flow; [flows] of many.
     """
 
-    state: AnyState
+    state: State
     history: Any
     result: Result
     timing: Timing
@@ -68,14 +68,14 @@ def solve(
     batch_size: int | None = None,
     chunk_size: int | None = None,
     progress: bool = True,
-    stop: Callable[[AnyState, Any], Any] | None = None,
+    stop: Callable[[State, Any], Any] | None = None,
     stop_steps: int = 10,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_steps: int | None = None,
     resume: bool = True,
     throw: bool = True,
-    record: Callable[[AnyState, AnyInfo], Any] = infos,
+    record: Callable[[State, Info], Any] = infos,
 ) -> Solution:
     """Runs ``num_steps`` steps from ``scheme.init``, or fewer where ``stop`` says so, and returns a ``Solution``.
 
@@ -173,7 +173,7 @@ def solve(
     return _finish(_cut(state, layout), _history(records, layout), chunks.timing, throw)
 
 
-def _finish(state: AnyState, history: Any, timing: Timing, throw: bool) -> Solution:
+def _finish(state: State, history: Any, timing: Timing, throw: bool) -> Solution:
     codes = on_host(state.result)
     stopped = codes == Result.STOPPED
     if np.any(stopped):
@@ -206,16 +206,16 @@ def _told(solution: Solution) -> str:
     return f"{len(failed)} of {len(codes)} flows stopped: {', '.join(named)}{more}. {'; '.join(advice)}."
 
 
-def _is_running(state: AnyState) -> bool:
+def _is_running(state: State) -> bool:
     """Whether any flow is: those that failed or were told to stop stand still."""
     return bool(np.any(on_host(state.result) == Result.OK))
 
 
-def _cut(state: AnyState, layout: Layout | None) -> AnyState:
+def _cut(state: State, layout: Layout | None) -> State:
     return state if layout is None else layout.cut(state)
 
 
-def _steps_first(info: AnyInfo, layout: Layout | None) -> AnyInfo:
+def _steps_first(info: Info, layout: Layout | None) -> Info:
     return info if layout is None else jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), info)
 
 
@@ -230,8 +230,8 @@ def _history(records: list[Any], layout: Layout | None) -> Any:
 
 
 def _after_question(
-    stop: Any, state: AnyState, records: list[Any], layout: Layout | None, num_steps: int
-) -> AnyState:
+    stop: Any, state: State, records: list[Any], layout: Layout | None, num_steps: int
+) -> State:
     """The state in which the flows that are told to stop have the code for it. records: of the last ``num_steps`` steps, at least."""
     axis, tail, length = (0 if layout is None else 1), [], 0
     while length < num_steps:

@@ -15,7 +15,7 @@ import numpy as np
 from swjko import validation
 from swjko.diagnostics.certificates import certificate, gradient_of_energy
 from swjko.running.batching import Layout, are_many, laid_out
-from swjko.schemes.base import AnyState
+from swjko.schemes.base import State
 from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Key
 
@@ -104,7 +104,7 @@ class UntilStationary:
 
     num_standard_errors: float
 
-    def __call__(self, state: AnyState, history: Any) -> np.ndarray:
+    def __call__(self, state: State, history: Any) -> np.ndarray:
         """Whether to stop, [] or [flows], from energies [steps] or [flows steps]."""
         del state
         reported = np.asarray(_infos(history).energy)
@@ -139,7 +139,7 @@ class UntilCertified:
     gradient_tolerance: float
     num_standard_errors: float
 
-    def __call__(self, state: AnyState, history: Any) -> np.ndarray:
+    def __call__(self, state: State, history: Any) -> np.ndarray:
         """Whether to stop, [] or [flows]."""
         trajectory = _states(history).params
         count = jax.tree.leaves(trajectory)[0].shape[0 if self.layout is None else 1]

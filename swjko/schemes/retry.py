@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.schemes.base import AnyState, Info, Result, Scheme, State, require_scheme
+from swjko.schemes.base import Info, Result, Scheme, State, require_scheme
 from swjko.types import Key, Leaf, Params, Scalar, static_field
 
 # Sets the keys of further attempts apart from those that a step splits its own into.
@@ -183,8 +183,8 @@ class Guarded:
         return after, GuardedInfo(*done.info[:_REPORTED], step_size=done.step_size, retries=retries)
 
     def _checked(
-        self, old: AnyState, lowest: Scalar, new: AnyState, info: Any
-    ) -> tuple[AnyState, Any]:
+        self, old: State, lowest: Scalar, new: State, info: Any
+    ) -> tuple[State, Any]:
         """The attempt, or where its energy is far above the lowest, no move and the code for it."""
         risen = info.energy > lowest + _DIVERGENCE_FACTOR * (self.family.dim + jnp.abs(lowest))
         diverged = risen & (new.result == Result.OK)
@@ -192,7 +192,7 @@ class Guarded:
         kept = jax.tree.map(lambda before, after: jnp.where(diverged, before, after), old, new)
         return kept._replace(result=result), info._replace(time=kept.time, result=result)
 
-    def _inner(self, state: GuardedState) -> AnyState:
+    def _inner(self, state: GuardedState) -> State:
         kind = type(jax.eval_shape(self.scheme.init, jax.eval_shape(lambda: jax.random.key(0))))
         return kind(*state[:_COMMON], *state.rest)
 
@@ -218,7 +218,7 @@ class Guarded:
 class _Attempts(NamedTuple):
     count: Array
     backoffs: Array
-    state: AnyState
+    state: State
     info: Any
     step_size: Any
 
