@@ -1,48 +1,48 @@
-"""``python -m benchmarks NAME``: one measurement, written to ``benchmarks/results/NAME.json``."""
+"""Run one benchmark: ``python -m benchmarks NAME`` writes ``benchmarks/results/NAME.json``."""
 
 import argparse
 import importlib
-import pkgutil
 import sys
 from collections.abc import Sequence
 
 import benchmarks
+from benchmarks import common
 
-# Modules beside the measurements that hold none.
-_SHARED = {
-    "__main__",
-    "expectation_propagation",
-    "image_classifier",
-    "image_figures",
-    "image_metrics",
-    "image_settings",
-    "image_summary",
-    "posterior_start",
-    "reliability_child",
-    "reliability_processes",
-    "report",
-    "scaling_plan",
-    "result_tables",
-    "tables",
+# Command to module and one-line help. ``benchmarks.common`` says what a module defines.
+BENCHMARKS = {
+    "ablation": ("benchmarks.ablation", "what each choice of the method is worth"),
+    "aggregation": ("benchmarks.aggregation", "interaction energies with known equilibria"),
+    "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
+    "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
+    "images": ("benchmarks.images", "images generated from a data set, with their scores"),
+    "kernel": ("benchmarks.kernel", "speed, memory and accuracy of the distance"),
+    "logistic_regression": ("benchmarks.logistic_regression", "posteriors compared with NUTS"),
+    "mixtures": ("benchmarks.mixtures", "flows to mixtures of Gaussians, for each family"),
+    "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
+    "reliability": ("benchmarks.reliability", "failures, drilled as often as counted"),
+    "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Every other module of this package is a subcommand: ``add_arguments(parser)`` says what it takes, ``main(args)`` measures."""
+    """Parse the command line and run the benchmark that it names; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     subparsers = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name in sorted(
-        module.name
-        for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in _SHARED
-    ):
-        module = importlib.import_module(f"benchmarks.{name}")
+    for name, (path, text) in BENCHMARKS.items():
         subparser = subparsers.add_parser(
-            name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__
+            name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        module.add_arguments(subparser)
-        subparser.set_defaults(main=module.main)
+        if argv[:1] == [name]:
+            module = importlib.import_module(path)
+            subparser.description = module.__doc__
+            subparser.set_defaults(main=module.main)
+            if hasattr(module, "FLAGS"):
+                common.add_flags(subparser, module.FLAGS)
+            if hasattr(module, "add_arguments"):
+                module.add_arguments(subparser)
     args = parser.parse_args(argv)
+    args.directory = common.output_directory(args)
     return args.main(args) or 0
 
 

@@ -27,8 +27,8 @@ import scipy.stats
 from jax.tree_util import Partial
 
 import swjko
-from benchmarks import report
-from benchmarks.foundation import Solve
+from benchmarks import common
+from benchmarks.common import Solve
 from swjko import flows, problems
 from swjko.networks import coupling as couplings
 from swjko.schemes.sw_jko import SWJKO
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full or args.again else DEFAULT
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     rows: dict[tuple[str, int], Any] = {}
     if args.again:
         sizes = sizes._replace(cases=tuple(case for case in sizes.cases if case[0] in args.again))
@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _write(rows: list[dict[str, Any]], quick: bool, directory: Path) -> Path:
-    path = report.write_results("ablation", {"quick": quick, "rows": rows}, directory)
+    path = common.write_results("ablation", {"quick": quick, "rows": rows}, directory)
     _figure(rows).savefig(directory / "ablation.png", dpi=150)
     return path
 

@@ -25,8 +25,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 import swjko
-from benchmarks import report
-from benchmarks.foundation import Solve
+from benchmarks import common
+from benchmarks.common import Solve
 from swjko import flows, problems
 
 START_SCALE = 0.25
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else DEFAULT
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     rows, clouds = [], {}
     for name in PROBLEMS:
         for family in FAMILIES:
@@ -107,9 +107,9 @@ def main(args: argparse.Namespace) -> int:
                 row, cloud = solve(name, family, seed, sizes)
                 rows.append(row)
                 clouds.setdefault((name, family), cloud)
-            print(f"{name}, {family}: {report.plain(rows[-1])}", flush=True)
+            print(f"{name}, {family}: {common.plain(rows[-1])}", flush=True)
     print(
-        report.write_results(
+        common.write_results(
             "aggregation",
             {"quick": args.quick, "settings": sizes, "published": PUBLISHED, "runs": rows},
             directory,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import swjko
-from benchmarks import report
+from benchmarks import common
 
 KINDS = {
     "uniform": swjko.uniform_directions,
@@ -60,16 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     rows = []
     for dim in sizes.dims:
         for pair in PAIRS:
             rows.append(measure(pair, dim, sizes))
-            print(f"d = {dim}, {pair}: {report.plain(rows[-1]['reference'])}", flush=True)
+            print(f"d = {dim}, {pair}: {common.plain(rows[-1]['reference'])}", flush=True)
     compared = winners(rows)
     print(table(rows, compared))
     print(
-        report.write_results(
+        common.write_results(
             "directions",
             {"quick": args.quick, "sizes": sizes, "winners": compared, "runs": rows},
             directory,

@@ -29,8 +29,8 @@ import numpy as np
 import scipy.stats
 
 import swjko
-from benchmarks import kernel, report
-from benchmarks.foundation import Solve, gaussian_symmetric_kl
+from benchmarks import common, kernel
+from benchmarks.common import Solve, gaussian_symmetric_kl
 from swjko import closed_form, flows, problems
 
 TIMES = (0.5, 0.9)
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> int:
         sizes = sizes._replace(
             stationary=tuple((dim, args.problems) for dim, _ in sizes.stationary)
         )
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     if args.again:
         known = [dim for dim, _ in sizes.stationary]
         if not set(args.again) <= set(known):
@@ -165,7 +165,7 @@ def main(args: argparse.Namespace) -> int:
             payload[name] = section(sizes)
             payload[name]["seconds"] = time.perf_counter() - start
     if args.only is None:
-        print(report.write_results("fokker_planck", payload, directory))
+        print(common.write_results("fokker_planck", payload, directory))
         _figure(payload).savefig(directory / "fokker_planck.png", dpi=150)
     return 0
 
@@ -181,7 +181,7 @@ def _again(sizes: Sizes, directory: Path) -> int:
         for name, value in payload.items()
         if name not in ("benchmark", "date", "machine", "versions")
     }
-    print(report.write_results("fokker_planck", kept, directory))
+    print(common.write_results("fokker_planck", kept, directory))
     _figure(kept).savefig(directory / "fokker_planck.png", dpi=150)
     return 0
 
@@ -243,7 +243,7 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
             for name in ("dim", "mean_log10", "worst_log10", "published_log10", "mean_seconds")
         }
         print(
-            f"stationary: {report.plain(shown | {name: np.mean(values) for name, values in baseline.items()})}",
+            f"stationary: {common.plain(shown | {name: np.mean(values) for name, values in baseline.items()})}",
             flush=True,
         )
     return {"rows": rows}
@@ -293,7 +293,7 @@ def trajectory(sizes: Sizes) -> dict[str, Any]:
             }
         )
         print(
-            f"trajectory d = {dim}, times {TIMES}: {report.plain(means)}, {runs[-1]['run_seconds']:.0f} s",
+            f"trajectory d = {dim}, times {TIMES}: {common.plain(means)}, {runs[-1]['run_seconds']:.0f} s",
             flush=True,
         )
     return {"oracle_directions": _ORACLE_DIRECTIONS, "rows": rows}
@@ -338,7 +338,7 @@ def gaussian(sizes: Sizes) -> dict[str, Any]:
                 **_seconds(solution),
             }
         )
-        print(f"gaussian d = {dim}: {report.plain(errors)}", flush=True)
+        print(f"gaussian d = {dim}: {common.plain(errors)}", flush=True)
     return {"rows": rows}
 
 
@@ -384,13 +384,13 @@ def speed(sizes: Sizes) -> dict[str, Any]:
     )
     estimators = {name: call for name, call in methods.items() if name.startswith("three sorts")}
     if estimators:
-        best = min(report.interleaved_medians(estimators, repeats=5).values())
+        best = min(common.interleaved_medians(estimators, repeats=5).values())
         found["published_seconds"]["measured here, distance and gradient alone"] = (
             _PUBLISHED_UPDATES * best
         )
     found["ratio"] = {name: value / seconds for name, value in found["published_seconds"].items()}
     print(
-        f"speed: {report.plain({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}",
+        f"speed: {common.plain({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}",
         flush=True,
     )
     return found

@@ -41,7 +41,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.tree_util import Partial
 
 import swjko
-from benchmarks import image_classifier, image_figures, image_metrics, report
+from benchmarks import common, image_classifier, image_figures, image_metrics
 from benchmarks.image_metrics import ImageData, Metrics
 from benchmarks.image_settings import (
     DEFAULT,
@@ -168,7 +168,7 @@ def _programs_kept() -> Iterator[None]:
 
 def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Namespace) -> None:
     """Results are written after each seed, so that a run that is stopped leaves those it has."""
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     stem = f"images_{args.data}"
     settings = {
         "data": args.data,
@@ -194,14 +194,14 @@ def _all_seeds(images: Images, sizes: Sizes, names: list[str], args: argparse.Na
         )
         if args.only:
             continue
-        report.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names), directory)
+        common.write_results(stem, settings | {"seeds": seeds} | summarise(seeds, names), directory)
         if seed == args.first_seed:
             for name, figure in image_figures.all_of(drawn, found).items():
                 image_figures.save(figure, directory / f"{stem}_{name}.png")
     if not args.only:
         memory = _memory(args, names[:1] if args.quick else names)
         print(
-            report.write_results(
+            common.write_results(
                 stem,
                 settings | {"seeds": seeds} | summarise(seeds, names) | {"memory_mb": memory},
                 directory,
@@ -214,7 +214,7 @@ def _seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     content = json.loads(path.read_text())
-    others = [name for name, value in report.plain(settings).items() if content.get(name) != value]
+    others = [name for name, value in common.plain(settings).items() if content.get(name) != value]
     if others:
         raise ValueError(
             f"{path} was measured with other settings ({', '.join(others)}); leave --go-on out, or take another --out."
@@ -280,7 +280,7 @@ def one_seed(
             key, name, space, len(data.held_out), sizes, score, found["swf_by_steps"], drawn
         )
         _say(seed, name, found["methods"][name]["metrics"], found["methods"][name]["run_seconds"])
-    return report.plain(found), drawn
+    return common.plain(found), drawn
 
 
 def _one_method(
@@ -542,7 +542,7 @@ def _print_peak(name: str, images: Images, sizes: Sizes) -> int:
         numbers = numbers._replace(num_projections=_MEMORY_PROJECTIONS, batch=_MEMORY_ROWS)
     scheme = make_scheme(jax.random.key(0), name, space, len(rows), numbers, sizes.network)
     solve(jax.random.key(1), scheme, [1])
-    print(report.peak_mib())
+    print(common.peak_mib())
     return 0
 
 

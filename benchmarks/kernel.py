@@ -32,8 +32,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import swjko
-from benchmarks import report
-from benchmarks.foundation import reference_value_and_gradient
+from benchmarks import common
 
 OURS, FLOOR = "swjko", "no sort"
 TORCH_THREADS = (1, 2)
@@ -132,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     if args.sharded_only:
         print(json.dumps([sharded_seconds(case, _repeats(case, repeats)) for case in cases]))
         return 0
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     missing = [name for name in ("torch", "ot", "ott") if _optional(name) is None]
     if missing:
         print(f"left out, not installed: {', '.join(missing)}")
@@ -165,9 +164,9 @@ def main(args: argparse.Namespace) -> int:
         if Path("/proc/self/status").exists()
         else []
     )
-    print(report.plain(peaks))
+    print(common.plain(peaks))
     print(
-        report.write_results(
+        common.write_results(
             "kernel",
             {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks},
             directory,
@@ -191,7 +190,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         for name, result in results.items()
         if name not in (OURS, FLOOR)
     }
-    medians, threads = _best_threads(report.interleaved_medians(functions, repeats=repeats))
+    medians, threads = _best_threads(common.interleaved_medians(functions, repeats=repeats))
     memory: Any = _ours.lower(*_on_device(inputs)).compile().memory_analysis()
     errors = None
     if case.elements <= _REFERENCE_ELEMENTS:
@@ -398,7 +397,7 @@ def sharded_seconds(case: Case, repeats: int) -> dict[str, Any]:
         )
     )
     errors = relative_errors(_ours(*laid_out), _ours(*inputs))
-    medians = report.interleaved_medians(
+    medians = common.interleaved_medians(
         {"unsharded": lambda: _ours(*inputs), "sharded": lambda: _ours(*laid_out)}, repeats=repeats
     )
     return {
@@ -451,7 +450,7 @@ start = time.perf_counter()
 value, gradient = jax.block_until_ready(jax.jit(jax.value_and_grad(swjko.sliced_wasserstein_pow))(x, y, directions))
 seconds = time.perf_counter() - start
 # Here, so that it is no part of the seconds.
-from benchmarks.report import peak_mib
+from benchmarks.common import peak_mib
 print(float(value), peak_mib(), seconds)
 """
 
@@ -610,3 +609,16 @@ def _optional(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def reference_value_and_gradient(
+    x: np.ndarray, y: np.ndarray, directions: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """SW_2^2 between clouds of one size and its gradient in x, by NumPy: sort, subtract, put back."""
+    u, v = x @ directions.T, y @ directions.T
+    order = np.argsort(u, axis=0)
+    residual = np.empty_like(u)
+    np.put_along_axis(
+        residual, order, np.take_along_axis(u, order, axis=0) - np.sort(v, axis=0), axis=0
+    )
+    return float(np.mean(residual**2)), 2.0 / residual.size * residual @ directions

@@ -34,8 +34,8 @@ import scipy.optimize
 from jax.tree_util import Partial
 
 import swjko
-from benchmarks import posterior_start, report
-from benchmarks.foundation import Solve
+from benchmarks import common, posterior_start
+from benchmarks.common import Solve
 from benchmarks.ornstein_uhlenbeck import Network
 from swjko import flows
 from swjko.cli import problems as experiments
@@ -203,7 +203,7 @@ def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else Sizes()
     count = args.seeds or (1 if args.quick else 5 if args.full else 3)
     names = args.sets or (["wine 0 (scikit-learn)"] if args.quick else [*SETS, *UNTUNED])
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     payload: dict[str, Any] = {
         "quick": args.quick,
         "full": args.full,
@@ -215,7 +215,7 @@ def main(args: argparse.Namespace) -> int:
     seeds = range(args.first_seed, args.first_seed + count)
     if args.again:
         written = json.loads((directory / "logistic_regression.json").read_text())
-        if written["settings"] != report.plain(sizes):
+        if written["settings"] != common.plain(sizes):
             raise ValueError(
                 f"{directory} has results of other settings; leave --again out, or take another --out."
             )
@@ -243,7 +243,7 @@ def main(args: argparse.Namespace) -> int:
 def _write(payload: dict[str, Any], directory: Path) -> Path:
     payload["rows"].sort(key=lambda row: ([*SETS, *UNTUNED].index(row["set"]), row["seed"]))
     payload["summary"] = summary(payload["rows"])
-    path = report.write_results("logistic_regression", payload, directory)
+    path = common.write_results("logistic_regression", payload, directory)
     _figure(payload["summary"]).savefig(directory / "logistic_regression.png", dpi=150)
     return path
 

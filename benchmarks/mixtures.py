@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import swjko
-from benchmarks import report
-from benchmarks.foundation import Solve
+from benchmarks import common
+from benchmarks.common import Solve
 from swjko import flows, problems
 
 START_SCALE = 4.0
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     rows, drawn = [], {}
     for name, method in sizes.methods.items():
         for dim, count in sizes.problems:
@@ -124,12 +124,12 @@ def main(args: argparse.Namespace) -> int:
                 shown = {
                     key: value for key, value in rows[-1].items() if key not in ("settings", "runs")
                 }
-                print(f"{name}: {report.plain(shown)}", flush=True)
+                print(f"{name}: {common.plain(shown)}", flush=True)
                 if dim == 2:
                     drawn[name] = found[0][1]
     if args.only is None:
         print(
-            report.write_results(
+            common.write_results(
                 "mixtures",
                 {"quick": args.quick, "full": args.full, "published": PUBLISHED, "rows": rows},
                 directory,

@@ -27,8 +27,8 @@ import optax
 import scipy.stats
 
 import swjko
-from benchmarks import fokker_planck, report
-from benchmarks.foundation import Solve
+from benchmarks import common, fokker_planck
+from benchmarks.common import Solve
 from swjko import closed_form, flows, problems
 
 TIMES = (0.5, 0.9)
@@ -141,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     payload: dict[str, Any] = {
         "quick": args.quick,
         "full": args.full,
@@ -154,7 +154,7 @@ def main(args: argparse.Namespace) -> int:
         if (args.only or args.again) in (None, name):
             payload[name] = section(sizes, args.first_seed)
             if args.only is None:
-                path = report.write_results("ornstein_uhlenbeck", payload, directory)
+                path = common.write_results("ornstein_uhlenbeck", payload, directory)
     if args.only is None:
         print(path)
         _figure(payload).savefig(directory / "ornstein_uhlenbeck.png", dpi=150)
@@ -187,7 +187,7 @@ def trajectory(sizes: Sizes, first_seed: int) -> dict[str, Any]:
                         [run[against] for run in runs], axis=0
                     )
         rows.append({**row, "published_jko_icnn_law": PUBLISHED.get(dim), "runs": found})
-        print(f"trajectory: {report.plain(row)}", flush=True)
+        print(f"trajectory: {common.plain(row)}", flush=True)
     settings = fokker_planck.trajectory_settings(2, sizes.quick)
     return {
         "rows": rows,
@@ -217,7 +217,7 @@ def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
             for name in ("icnn_jko", "sw_jko")
         }
         print(
-            f"long, d = {dim}: {report.plain(shown)}, cost of the steps {report.plain(networks['cost'])}",
+            f"long, d = {dim}: {common.plain(shown)}, cost of the steps {common.plain(networks['cost'])}",
             flush=True,
         )
     return {"rows": rows, "icnn_jko_settings": network}
@@ -270,7 +270,7 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         runs.append(run | {"level_log10": level})
         shown = {name: run[name]["seconds_to_level"] for name in ("icnn_jko", "sw_jko")}
         print(
-            f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {report.plain(shown)}",
+            f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {common.plain(shown)}",
             flush=True,
         )
     found: dict[str, Any] = {
@@ -283,7 +283,7 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         ratios = [run["icnn_jko"][key] / (run["sw_jko"][key] or math.inf) for run in runs]
         found[f"ratio_of_{key}"] = {"median": np.median(ratios), "all": ratios}
     print(
-        f"stationary: {report.plain({key: value for key, value in found.items() if key.startswith('ratio')})}",
+        f"stationary: {common.plain({key: value for key, value in found.items() if key.startswith('ratio')})}",
         flush=True,
     )
     return found

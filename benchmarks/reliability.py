@@ -27,8 +27,8 @@ import optax
 from jax.tree_util import Partial
 
 import swjko
+from benchmarks import common
 from benchmarks import reliability_processes as processes
-from benchmarks import report
 from benchmarks.reliability_child import contents
 from swjko.checkpoints import store as checkpoints
 
@@ -556,7 +556,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     plan = QUICK if args.quick else FULL
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     left_out = (set() if args.full else _DOWNLOADS) | (_LONG if args.quick else set())
     names = args.only or [name for name in ROWS if name not in left_out]
     rows: dict[str, Any] = {}
@@ -566,7 +566,7 @@ def main(args: argparse.Namespace) -> int:
         rows[name] = drilled(ROWS[name], plan)
         print(line(name, rows[name]), flush=True)
         rows = {known: rows[known] for known in ROWS if known in rows}
-        report.write_results(
+        common.write_results(
             "reliability", {"quick": args.quick, "plan": plan, "rows": rows}, directory
         )
     print(f"\n{table(rows)}\n{directory / 'reliability.json'}")

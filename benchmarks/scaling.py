@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import swjko
-from benchmarks import report
+from benchmarks import common
 
 
 class Size(NamedTuple):
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     plan = QUICK if args.quick else FULL
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else report.RESULTS))
+    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
     flows = []
     for num in plan.nums_flows:
         flows.append(measure_flows(plan, num))
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
         "sizes": sizes,
         "exponents": exponents,
     }
-    print(report.write_results("scaling", content, directory))
+    print(common.write_results("scaling", content, directory))
     _figure(flows, sizes, exponents).savefig(directory / "scaling.png", dpi=150)
     return 0
 
@@ -121,7 +121,7 @@ def measure_flows(plan: Plan, num: int) -> dict[str, Any]:
     scheme, steps = scheme_of(plan, plan.base), plan.base.num_steps
     keys = jax.random.split(jax.random.key(0), num)
     apart = list(keys)
-    seconds = report.interleaved_medians(
+    seconds = common.interleaved_medians(
         {
             "run_many": lambda: swjko.run_many(keys, scheme, steps),
             "loop": lambda: [_single(key, scheme, num_steps=steps) for key in apart],
@@ -141,7 +141,7 @@ def measure_size(plan: Plan, size: Size) -> dict[str, Any]:
     scheme, key = scheme_of(plan, size), jax.random.key(0)
     program = _single.lower(key, scheme, num_steps=size.num_steps).compile()
     memory = program.memory_analysis()
-    seconds = report.interleaved_medians(
+    seconds = common.interleaved_medians(
         {"flow": lambda: program(key, scheme)}, repeats=plan.repeats
     )["flow"]
     return {

@@ -1,0 +1,370 @@
+"""What every benchmark shares: options, timing, machine record, results, figures, statistics.
+
+A benchmark is a module that is listed in ``benchmarks.__main__.BENCHMARKS`` and defines
+
+- ``FLAGS``, a ``Flags``: the help of the shared options that it takes;
+- ``add_arguments(parser)``, only if it has options of its own;
+- ``main(args)``, which measures and ends with ``finish(args, content, figure)``.
+
+``args`` holds ``name`` (the command), ``quick``, ``full`` (False if the benchmark has no
+``--full``), ``directory`` (a ``Path``, from ``--out`` or its default) and, where ``FLAGS`` asks
+for them, ``only``, ``seeds`` and ``first_seed``. Sizes are NamedTuples built by keyword, usually
+``QUICK``, ``DEFAULT`` and ``FULL`` of the module:
+
+    sizes = QUICK if args.quick else FULL if args.full else DEFAULT
+
+The columns of a table are written once, in ``benchmarks.result_tables``, from the rows of the
+JSON: ``finish`` prints every table of ``benchmarks.tables`` that reads this result, and
+``python -m benchmarks.tables`` writes the same tables into the pages.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
+
+import swjko
+from benchmarks import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_SHORT_SECONDS = 0.1
+_DEVICE_FLAG = "--xla_force_host_platform_device_count"
+_PACKAGES = (
+    *("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax"),
+    *("POT", "ott-jax", "torch", "scikit-learn", "blackjax"),
+)
+
+
+class Flags(NamedTuple):
+    """Shared options of a benchmark; an option whose entry is empty does not exist.
+
+    Attributes:
+      quick: Help of ``--quick``, a run at reduced size that shows that the benchmark works.
+      full: Help of ``--full``, a longer run than the default.
+      only: Choices of ``--only``: measure one of them, print it, and write nothing.
+      seeds: Help of ``--seeds N``; None if it is not given.
+      first_seed: Help of ``--first-seed N``; 0 if it is not given.
+    """
+
+    quick: str = "reduced sizes, to see that it runs"
+    full: str = ""
+    only: Sequence[str] = ()
+    seeds: str = ""
+    first_seed: str = ""
+
+
+def add_flags(parser: argparse.ArgumentParser, flags: Flags) -> None:
+    """Add ``--out`` and the shared options that ``flags`` asks for."""
+    parser.set_defaults(full=False, only=None)
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--quick", action="store_true", help=f"{flags.quick}; written to runs/benchmarks"
+    )
+    if flags.full:
+        sizes.add_argument("--full", action="store_true", help=flags.full)
+    if flags.only:
+        parser.add_argument(
+            "--only", choices=list(flags.only), help="measure this part and write nothing"
+        )
+    if flags.seeds:
+        parser.add_argument("--seeds", type=int, metavar="N", help=flags.seeds)
+    if flags.first_seed:
+        parser.add_argument("--first-seed", type=int, default=0, metavar="N", help=flags.first_seed)
+    parser.add_argument(
+        "--out", metavar="DIR", help="directory of JSON and PNG (default benchmarks/results)"
+    )
+
+
+def output_directory(args: argparse.Namespace) -> Path:
+    """The directory that ``--out`` names, or its default."""
+    return Path(args.out or (Path("runs/benchmarks") if args.quick else RESULTS))
+
+
+# Results.
+
+
+def finish(
+    args: argparse.Namespace,
+    content: Mapping[str, Any],
+    *figures: tuple[str, Figure],
+    name: str | None = None,
+) -> None:
+    """Write the result and its figures, and print the tables that read it.
+
+    With ``--only`` the content is printed and nothing is written.
+
+    Args:
+      args: Parsed options.
+      content: What goes into the JSON beside machine, versions and date.
+      *figures: Pairs of suffix and figure, saved as ``NAME`` + suffix + ``.png``.
+      name: Stem of the files; None means the name of the command.
+    """
+    if args.only is not None:
+        show(args.name, content)
+        return
+    name = name or args.name
+    path = write_results(name, content, args.directory)
+    for suffix, one in figures:
+        one.savefig(args.directory / f"{name}{suffix}.png", dpi=150)
+    print_tables(name, json.loads(path.read_text()))
+    print(path)
+
+
+def print_tables(name: str, result: Mapping[str, Any]) -> None:
+    """Print each table of the pages that is made from this result alone."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for region, (needed, _) in tables.TABLES.items():
+        if needed == (name,):
+            text = "\n".join(tables.render(region, {name: result}))
+            console.print(Markdown(f"**{region}**\n\n{text}"))
+
+
+def show(label: str, value: Any) -> None:
+    """Print a labelled value as JSON holds it, at once."""
+    print(f"{label}: {plain(value)}", flush=True)
+
+
+def write_results(name: str, content: Mapping[str, Any], directory: Path = RESULTS) -> Path:
+    """Write ``NAME.json`` with the content beside machine, versions and date.
+
+    Returns:
+      The path of the file.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    head = {
+        "benchmark": name,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(plain({**head, **content}), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def read_results(name: str, directory: Path = RESULTS) -> dict[str, Any]:
+    """The content of ``NAME.json``."""
+    return json.loads((directory / f"{name}.json").read_text())
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON holds it: arrays as lists, NaN and infinities as None."""
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable cores, memory, accelerators, and load: a busy machine spoils timings."""
+    has_sysconf = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    bytes_ = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_sysconf else None
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "cpu": _first_of("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "memory_gib": bytes_ and round(bytes_ / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": [device.device_kind for device in jax.devices()],
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that matter here."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _first_of(path: str, label: str) -> str | None:
+    """The value of the first ``label: value`` line of a file; None if there is none."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(label)), None)
+
+
+def optional(name: str) -> Any:
+    """The module of this name; None if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+# Timing and memory.
+
+
+def interleaved_medians(
+    functions: Mapping[str, Callable[[], Any]], *, repeats: int
+) -> dict[str, float]:
+    """Median wall seconds of each function, called in turns after one warm-up call.
+
+    A change in the load of the machine meets all functions alike. If a call takes less than 0.1 s,
+    the second call of its turn is timed: by then the threads that another library left spinning
+    sleep, and the function's own threads are awake. Results of JAX are waited for.
+    """
+    first_calls(functions)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            first = timed(function)[0]
+            seconds[name].append(timed(function)[0] if first < _SHORT_SECONDS else first)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def first_calls(functions: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
+    """Seconds and result of one call of each function; the first call compiles."""
+    return {name: timed(function) for name, function in functions.items()}
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall seconds of one call, and its result."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return time.perf_counter() - start, result
+
+
+def peak_mib() -> int | None:
+    """Peak resident MiB of this process; None without /proc.
+
+    ``getrusage`` would not do: its peak is inherited from the parent process.
+    """
+    found = _first_of("/proc/self/status", "VmHWM")
+    return int(found.split()[0]) // 1024 if found else None
+
+
+def run_child(arguments: Sequence[str], *, num_devices: int | None = None) -> str:
+    """The last line that a Python process prints, run on the CPU from the repository root.
+
+    Args:
+      arguments: Arguments of the interpreter, such as ``["-m", "benchmarks", "kernel"]``.
+      num_devices: Number of host devices, which is fixed before JAX starts; None clears XLA_FLAGS.
+    """
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    flags = environment.pop("XLA_FLAGS", "").split()
+    if num_devices is not None:
+        kept = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
+        environment["XLA_FLAGS"] = " ".join([*kept, f"{_DEVICE_FLAG}={num_devices}"])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]
+
+
+# Statistics and figures.
+
+
+def mean_and_error(values: Iterable[float]) -> dict[str, float | None]:
+    """Mean and its standard error; the error of a single value is None."""
+    draws = np.asarray(list(values), np.float64)
+    return {"mean": float(draws.mean()), "standard_error": standard_error(draws)}
+
+
+def standard_error(values: Iterable[float]) -> float | None:
+    """Standard error of the mean; None for a single value."""
+    draws = np.asarray(list(values), np.float64)
+    return float(draws.std(ddof=1) / math.sqrt(len(draws))) if len(draws) > 1 else None
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure without a display, and its axes [rows columns].
+
+    Args:
+      width: Width in inches.
+      height: Height in inches.
+      rows: Rows of axes.
+      columns: Columns of axes.
+      **options: Further arguments of ``Figure.subplots``.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+# Settings of one SW-JKO run.
+
+
+class Solve(NamedTuple):
+    """Settings of one SW-JKO run with Adam.
+
+    In each step the rate of Adam rises to ``learning_rate`` over ``num_warmup_steps`` updates and
+    falls to zero by a cosine. With its usual epsilon Adam moves every parameter by the rate,
+    however small the gradient, so a restart disturbs a converged flow. With ``epsilon`` at the
+    size of the remaining gradients the updates shrink with them.
+    """
+
+    num_steps: int
+    step_size: float
+    num_inner_steps: int
+    num_samples: int
+    num_projections: int
+    learning_rate: float
+    num_warmup_steps: int = 0
+    epsilon: float = 1e-8
+
+    def scheme(self, family: swjko.Family, functional: swjko.Functional, **options: Any) -> Any:
+        """The SW-JKO scheme of these settings; ``options`` go to ``swjko.sw_jko``."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, self.num_warmup_steps, self.num_inner_steps
+        )
+        return swjko.sw_jko(
+            family,
+            functional,
+            optax.adam(schedule, eps=self.epsilon),
+            step_size=self.step_size,
+            num_inner_steps=self.num_inner_steps,
+            num_samples=self.num_samples,
+            num_projections=self.num_projections,
+            **options,
+        )
+
+
+def gaussian_symmetric_kl(mean0: Any, cov0: Any, mean1: Any, cov1: Any) -> float:
+    """Sum of both KL divergences between two Gaussians.
+
+    [tr(P0 S1) + tr(P1 S0) + (m0 - m1)^T (P0 + P1) (m0 - m1)] / 2 - d, with P = S^{-1}.
+    """
+    precision0, precision1 = np.linalg.inv(cov0), np.linalg.inv(cov1)
+    shift = np.asarray(mean0) - np.asarray(mean1)
+    quadratic = shift @ (precision0 + precision1) @ shift
+    traces = np.trace(precision0 @ cov1) + np.trace(precision1 @ cov0)
+    return float(traces + quadratic) / 2 - len(shift)
