@@ -47,9 +47,8 @@ from swjko.families.base import (
     sample,
 )
 from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
-from swjko.schemes.sw_jko import sw_jko
+from swjko.schemes.sw_jko import direct_minimization, sw_jko
 from swjko.schemes.sw_bdf2 import sw_bdf2
-from swjko.schemes.direct import direct_minimization
 from swjko.schemes.adaptive import adaptive
 from swjko.schemes.icnn_jko import icnn_jko
 from swjko.schemes.particles import langevin, sliced_flow

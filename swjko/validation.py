@@ -144,9 +144,17 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def as_positive(value: Any, name: str) -> Array:
-    """A positive number as a float leaf; its sign is checked when concrete (a traced value may be swept by vmap)."""
+def as_positive(value: Any, name: str, shape: tuple[int, ...] | None = ()) -> Array:
+    """Returns positive numbers of a shape as a float leaf; None accepts any shape.
+
+    The sign is checked when the value is concrete; a traced value may be swept by vmap.
+    """
     array = _as_numbers(value, name)
+    if shape is not None and array.shape != shape:
+        raise ValueError(
+            f"{name} must be one number; got shape {array.shape}. "
+            "To sweep it, vmap over the scheme's leaf."
+        )
     if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
         raise ValueError(f"{name} must be positive and finite; received {value}.")
     return array
@@ -172,6 +180,16 @@ def _as_numbers(value: Any, name: str) -> Array:
             f"{name} must be a number; received {value!r} of type {type(value).__name__}."
         ) from error
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def require_optimizer(optimizer: Any) -> Any:
+    """Raises TypeError if ``optimizer`` is not an optax optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            "optimizer must be an optax GradientTransformation, such as optax.adam(3e-3); "
+            f"got {type(optimizer).__name__}."
+        )
+    return optimizer
 
 
 def as_fraction(value: Any, name: str, what: str) -> float:
@@ -230,7 +248,7 @@ def as_start(dim: int, init_mean: Any, init_scale: Any) -> tuple[Array, Array]:
             f"init_mean must be a number or one for each coordinate; received {init_mean!r}."
         ) from error
     require_finite(mean, "init_mean")
-    scale = as_positive(init_scale, "init_scale")
+    scale = as_positive(init_scale, "init_scale", shape=None)
     for name, value in (("init_mean", mean), ("init_scale", scale)):
         if value.shape not in ((), (dim,)):
             raise ValueError(

@@ -1,13 +1,15 @@
-"""Certificates: whether each step of a run did what a SW-JKO step does, judged from its parameters alone, on fresh samples.
+"""Certificates: whether each step of a run did what an SW-JKO step does.
 
-An exact step, mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 tau) + F(mu), has for every F, since mu_k competes,
+An exact step, mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 tau) + F(mu), has for every F
 
     dissipation_k = F(mu_k) - F(mu_{k+1}) - SW_2^2(mu_{k+1}, mu_k) / (2 tau) >= 0,
 
-and no gradient is left at its end. The inequality bounds the sum of all proximities by the fall of F, which is what the limit of small
-steps needs (Ambrosio, Gigli, Savare, "Gradient flows", 2008), and inexact steps may satisfy it too. On what inexact steps converge to:
-Di Marino, Naldi, Villa, "Inexact JKO and proximal-gradient algorithms in the Wasserstein space" (2025), arXiv 2505.23517. Both are
-estimated here with new and old measure pushed from the same latents and projected on the same directions, so that what they share cancels.
+since mu_k competes, and no gradient is left at its end. The inequality bounds the sum of all
+proximities by the decrease of F, which the limit of small steps needs (Ambrosio, Gigli, Savare,
+"Gradient flows", 2008). Inexact steps may satisfy it too; on what they converge to see Di Marino,
+Naldi, Villa, "Inexact JKO and proximal-gradient algorithms in the Wasserstein space" (2025),
+arXiv 2505.23517. Both are estimated from parameters alone on fresh samples. New and old measure
+push the same latents and meet the same directions, so that shared noise cancels.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Estimate, Key, Params, Scalar
 
 _STANDARD_ERRORS = 2.0
-# Where nothing is random there is no standard error, and sums of floats still round.
+# Rounding of sums, where nothing is random and the standard error is zero.
 _ROUNDINGS = 8.0
 
 
@@ -41,34 +43,40 @@ def certificate(
     start: Params | State | None = None,
     gradient_tolerance: float = 0.25,
 ) -> "Certificate":
-    """Estimates of what each step did, and a verdict on them: see ``Certificate``.
+    """Estimates what each step did, for a verdict on the steps.
+
+    It holds num_repeats gradients of the size of params at once. Jit it as any function of arrays.
 
     Args:
-      scheme: the one that ran, from ``sw_jko``.
-      trajectory: params with a leading axis of times [k + 1 ...], mu_0 first; or [k ...] without it, as recorded by ``run``. States do too.
-      num_samples: points for each estimate; a grid, or particles taken whole, ask for their number of points.
-      num_repeats: independent estimates, of fresh latents, directions and draws of the functional; at least 2.
-      start: params or state of mu_0, as from ``scheme.init``, where the trajectory lacks it.
-      gradient_tolerance: what may be left of the gradient of a step's objective, in parameters, as a part of that at its anchor. What a
-        stochastic inner solve leaves does not vanish with the gradient at the anchor, so it is a larger part of it near the end of a flow.
+      key: Random key of the fresh samples.
+      scheme: Scheme that ran, from ``sw_jko``.
+      trajectory: Params with a leading axis of times [k + 1 ...], mu_0 first; or [k ...] without
+        mu_0, as recorded by ``run``. States are accepted too.
+      num_samples: Points for each estimate. A grid, or particles taken whole, need their number
+        of points.
+      num_repeats: Independent estimates, of fresh latents, directions and draws of the
+        functional; at least 2.
+      start: Params or state of mu_0, as from ``scheme.init``, if the trajectory lacks it.
+      gradient_tolerance: Largest gradient of a step's objective at its end, as a fraction of that
+        at its anchor. What a stochastic inner solve leaves does not vanish with the gradient at
+        the anchor, so the fraction is larger near the end of a flow.
 
-    It holds all gradients of a step, num_repeats of the size of params. Raises ValueError or TypeError on another scheme, a trajectory
-    that does not fit the family, fewer than two measures, or numbers below their minimum. Jit it as any function of arrays.
+    Example::
 
-    Example: ``print(certificate(key, scheme, states, start=scheme.init(init_key), num_samples=1000).verdict)``.
+        found = certificate(key, scheme, states, start=scheme.init(init_key), num_samples=1000)
+        print(found.verdict)
     """
     if not isinstance(scheme, SWJKO):
         raise TypeError(
-            f"scheme must come from swjko.sw_jko, whose steps have this inequality; received {type(scheme).__name__}."
+            f"`scheme` must come from swjko.sw_jko, whose steps have this inequality; "
+            f"got {type(scheme).__name__}."
         )
     num_samples = validation.as_count(num_samples, "num_samples")
     num_repeats = validation.as_count(num_repeats, "num_repeats", 2)
-    tolerance = validation.as_positive(gradient_tolerance, "gradient_tolerance")
+    tolerance = validation.as_positive(gradient_tolerance, "gradient_tolerance", shape=None)
     measures = _measures(scheme, trajectory, start)
-    old, new = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], measures)
-        for part in (slice(None, -1), slice(1, None))
-    )
+    old = jax.tree.map(lambda leaf: leaf[:-1], measures)
+    new = jax.tree.map(lambda leaf: leaf[1:], measures)
     num_steps = jax.tree.leaves(new)[0].shape[0]
     paired = dataclasses.replace(scheme, num_samples=num_samples, common_latents=True)
 
@@ -76,23 +84,23 @@ def certificate(
         step_key, new, old = step
         return _judge(scheme, paired, jax.random.split(step_key, num_repeats), new, old)
 
-    energy, proximity, noise_floor, dissipation, inner_gap = lax.map(
-        judge, (jax.random.split(key, num_steps), new, old)
-    )
-    return Certificate(energy, proximity, noise_floor, dissipation, inner_gap, tolerance)
+    found = lax.map(judge, (jax.random.split(key, num_steps), new, old))
+    return Certificate(*found, tolerance)
 
 
 class Certificate(NamedTuple):
-    """Arrays over k steps; an ``Estimate`` holds a value and its standard error, [k] each.
+    """Estimates for each of k steps; an ``Estimate`` holds values and standard errors, [k] each.
 
     Attributes:
       energy: F at the end of each step.
       proximity: SW_2^2(new, old) / (2 step_size).
-      noise_floor: [k], below which a proximity tells nothing: its standard error; for a scheme with independent latents that, and what two
-        samples of the old measure of the scheme's size are apart, SW_2^2 / (2 step_size) of no move.
-      dissipation: F(old) - F(new) - proximity, its terms from common random numbers.
-      inner_gap: norm of the gradient of the step's objective at its end, divided by that at its start, the old measure; noise taken off.
-      gradient_tolerance: the inner_gap that passes.
+      noise_floor: Values [k] below which a proximity is noise: its standard error. For a scheme
+        with independent latents, plus the distance between two samples of the old measure,
+        SW_2^2 / (2 step_size) of no move.
+      dissipation: F(old) - F(new) - proximity, with terms from common random numbers.
+      inner_gap: Norm of the gradient of the step's objective at its end over that at its start,
+        the old measure; noise is subtracted.
+      gradient_tolerance: Largest inner_gap that passes.
     """
 
     energy: Estimate
@@ -104,22 +112,23 @@ class Certificate(NamedTuple):
 
     @property
     def dissipates(self) -> Bool[Array, " k"]:
-        """Whether each step has dissipation >= 0 within 2 standard errors. An exact step of no dissipation fails one time in forty."""
-        rounding = (
-            _ROUNDINGS * jnp.finfo(self.energy.value.dtype).eps * (1.0 + jnp.abs(self.energy.value))
-        )
-        return (
-            self.dissipation.value + _STANDARD_ERRORS * self.dissipation.standard_error + rounding
-            >= 0
-        )
+        """Whether each step has dissipation >= 0 within 2 standard errors.
+
+        An exact step of no dissipation fails one time in forty.
+        """
+        eps = jnp.finfo(self.energy.value.dtype).eps
+        rounding = _ROUNDINGS * eps * (1.0 + jnp.abs(self.energy.value))
+        value, error = self.dissipation
+        return value + _STANDARD_ERRORS * error + rounding >= 0
 
     @property
     def solved(self) -> Bool[Array, " k"]:
-        """Whether each inner_gap is within the tolerance, and 2 standard errors: at the end of a flow both norms are noise."""
-        return (
-            self.inner_gap.value
-            <= self.gradient_tolerance + _STANDARD_ERRORS * self.inner_gap.standard_error
-        )
+        """Whether each inner_gap is within the tolerance and 2 standard errors.
+
+        At the end of a flow both norms are noise.
+        """
+        value, error = self.inner_gap
+        return value <= self.gradient_tolerance + _STANDARD_ERRORS * error
 
     @property
     def passed(self) -> bool:
@@ -136,39 +145,43 @@ class Certificate(NamedTuple):
             return f"not certified: step {first + 1} of {count} {self._failure(first)}"
         still = int(np.sum(np.asarray(self.proximity.value) <= np.asarray(self.noise_floor)))
         return (
-            f"certified: {count} of {count} steps dissipate energy within {_STANDARD_ERRORS:g} standard errors; "
-            f"inner gradient fell to at most {100 * float(jnp.max(self.inner_gap.value)):.2g} % of its start"
+            f"certified: {count} of {count} steps dissipate energy within {_STANDARD_ERRORS:g} "
+            f"standard errors; inner gradient fell to at most "
+            f"{100 * float(jnp.max(self.inner_gap.value)):.2g} % of its start"
             + (f"; {still} moved less than the noise floor" if still else "")
         )
 
     def _failure(self, step: int) -> str:
-        dissipation, error = (
-            float(self.dissipation.value[step]),
-            float(self.dissipation.standard_error[step]),
-        )
+        dissipation = float(self.dissipation.value[step])
+        error = float(self.dissipation.standard_error[step])
         gap = float(self.inner_gap.value[step])
         if not np.isfinite(dissipation + gap):
-            return "is not finite: lower the learning rate or step_size, or check the functional on the samples"
-        if not bool(self.dissipates[step]):
-            errors = (
-                f"{-dissipation / error:.2g} standard errors" if error > 0 else "beyond rounding"
+            return (
+                "is not finite: lower the learning rate or step_size, or check the functional on "
+                "the samples"
             )
-            return f"raised energy + proximity by {-dissipation:.3g} ({errors}): lower the learning rate, or raise num_inner_steps"
-        wanted = 100 * float(self.gradient_tolerance)
-        return f"left {100 * gap:.3g} % of the inner gradient at its start, more than {wanted:.3g} %: raise num_inner_steps"
+        if not bool(self.dissipates[step]):
+            size = f"{-dissipation / error:.2g} standard errors" if error > 0 else "beyond rounding"
+            return (
+                f"raised energy + proximity by {-dissipation:.3g} ({size}): lower the learning "
+                "rate, or raise num_inner_steps"
+            )
+        tolerance = 100 * float(self.gradient_tolerance)
+        return (
+            f"left {100 * gap:.3g} % of the inner gradient at its start, more than "
+            f"{tolerance:.3g} %: raise num_inner_steps"
+        )
 
 
-def _judge(scheme: SWJKO, paired: SWJKO, keys: Array, new: Params, old: Params):
-    """The estimates of one step, in the order of a ``Certificate``."""
+def _judge(scheme: SWJKO, paired: SWJKO, keys: Key, new: Params, old: Params):
+    """Returns the estimates of one step, in the order of a ``Certificate``."""
 
     def repeat(key):
         (_, (energy, proximity)), gradient = paired.objective_and_gradient(key, new, old)
         (_, (old_energy, _)), old_gradient = paired.objective_and_gradient(key, old, old)
-        no_move = (
-            jnp.zeros_like(proximity)
-            if scheme.common_latents
-            else scheme._objective(key, old, old, old)[1][1]
-        )
+        no_move = jnp.zeros_like(proximity)
+        if not scheme.common_latents:
+            _, (_, no_move) = scheme.objective(key, old, old)
         return (
             energy,
             proximity,
@@ -182,17 +195,15 @@ def _judge(scheme: SWJKO, paired: SWJKO, keys: Array, new: Params, old: Params):
     proximity = Estimate.of_mean(proximity)
     start, _ = _norm_of_mean(old_gradients)
     gap = Estimate(*(jnp.where(norm == 0, 0.0, norm / start) for norm in _norm_of_mean(gradients)))
-    return (
-        Estimate.of_mean(energy),
-        proximity,
-        jnp.mean(no_move) + proximity.standard_error,
-        Estimate.of_mean(dissipation),
-        gap,
-    )
+    floor = jnp.mean(no_move) + proximity.standard_error
+    return Estimate.of_mean(energy), proximity, floor, Estimate.of_mean(dissipation), gap
 
 
 def gradient_of_energy(key: Key, scheme: SWJKO, params: Params, num_repeats: int) -> Estimate:
-    """The norm of the gradient of F in the parameters, from as many estimates: that of a step's objective at its anchor."""
+    """Estimates the norm of the gradient of F in the parameters.
+
+    It is the gradient of a step's objective at its anchor, a mean over ``num_repeats`` draws.
+    """
 
     def repeat(key):
         return ravel_pytree(scheme.objective_and_gradient(key, params, params)[1])[0]
@@ -201,16 +212,17 @@ def gradient_of_energy(key: Key, scheme: SWJKO, params: Params, num_repeats: int
 
 
 def _norm_of_mean(gradients: Float[Array, "r p"]) -> Estimate:
-    """|E g| and the noise of the mean of r: |mean|^2 exceeds |E g|^2 by the square of that noise on average, which is taken off."""
+    """Returns |E g| and the noise of the mean of r gradients.
+
+    |mean|^2 exceeds |E g|^2 by the square of that noise on average, which is subtracted.
+    """
     square = jnp.sum(jnp.mean(gradients, axis=0) ** 2)
     noise_square = jnp.sum(jnp.var(gradients, axis=0, ddof=1)) / gradients.shape[0]
     return Estimate(jnp.sqrt(jnp.maximum(square - noise_square, 0.0)), jnp.sqrt(noise_square))
 
 
-def _measures(
-    scheme: SWJKO, trajectory: Params | State, start: Params | State | None
-) -> Params:
-    """Params of all measures, the first included, stacked along the leading axis."""
+def _measures(scheme: SWJKO, trajectory: Params | State, start: Params | State | None) -> Params:
+    """Returns the params of all measures, the first included, along the leading axis."""
     trajectory = trajectory.params if isinstance(trajectory, State) else trajectory
     require_trajectory(scheme.family, trajectory, "trajectory")
     if start is not None:
@@ -223,6 +235,7 @@ def _measures(
     count = jnp.shape(jax.tree.leaves(trajectory)[0])[0]
     if count < 2:
         raise ValueError(
-            f"trajectory must hold at least two measures; received {count}. Give that of mu_0 as start=scheme.init(key)."
+            f"`trajectory` must hold at least two measures; got {count}. "
+            "Pass that of mu_0 as start=scheme.init(key)."
         )
     return trajectory

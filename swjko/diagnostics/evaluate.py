@@ -1,4 +1,4 @@
-"""How far a flow has come: energies and divergences with standard errors, and trajectories replayed on fixed latents."""
+"""Energies and divergences with standard errors, and trajectories on fixed latents."""
 
 from collections.abc import Callable
 
@@ -24,19 +24,24 @@ def evaluate(
     num_samples: int,
     num_repeats: int = 16,
 ) -> Estimate:
-    """F at ``params``: the mean over ``num_repeats`` independent clouds of ``num_samples`` points, and its standard error.
+    """Estimates F at ``params``, with a standard error.
 
-    Raises ValueError when the functional needs a density that the family lacks, or a count is too small (num_repeats at least 2).
+    Args:
+      key: Random key.
+      family: Family that the params belong to.
+      functional: F.
+      params: Parameters of the measure.
+      num_samples: Points in each cloud.
+      num_repeats: Independent clouds that are averaged, at least 2.
     """
-    num_samples, num_repeats = (
-        validation.as_count(num_samples, "num_samples"),
-        validation.as_count(num_repeats, "num_repeats", 2),
-    )
+    num_samples = validation.as_count(num_samples, "num_samples")
+    num_repeats = validation.as_count(num_repeats, "num_repeats", 2)
     require_family(family)
     validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
     if needs_density(functional) and not family.has_density:
         raise ValueError(
-            "functional needs the density of the measure, and this family has none; take one such as swjko.flows.coupling."
+            "`functional` needs the density of the measure, and this family has none. "
+            "Use one with a density, such as swjko.flows.coupling."
         )
 
     def once(key: Key) -> Scalar:
@@ -55,20 +60,24 @@ def symmetric_kl(
     *,
     num_samples: int,
 ) -> Estimate:
-    """KL(mu || nu) + KL(nu || mu), with its standard error.
+    """Estimates KL(mu || nu) + KL(nu || mu), with a standard error.
 
-    With l = log mu - log nu and points of both measures, it is the mean of 2 l tanh(l / 2) over their equal mixture: no term is negative,
-    and where the measures are close, values far below 1 / num_samples are resolved (means of l and -l under each would have a noise of
-    sqrt(value / num_samples)). A constant missing in log nu is found from the points too, as the one for which the mean of tanh(l / 2)
-    vanishes (Bennett 1976; Meng and Wong 1996).
+    With l = log mu - log nu and points of both measures, it is the mean of 2 l tanh(l / 2) over
+    their equal mixture. No term is negative, so values far below 1 / num_samples are resolved
+    where the measures are close; means of l and -l under each measure would have a noise of
+    sqrt(value / num_samples). A missing constant of log nu is estimated from the points too, as
+    the one for which the mean of tanh(l / 2) vanishes.
 
     Args:
-      family, params: mu.
-      target_log_prob: log-density of nu at one point [d], up to a constant.
-      target_sample: ``(key, num) -> [num d]`` points of nu, or such points [m d].
-      num_samples: points drawn on each side.
+      key: Random key.
+      family: Family of mu; it must have a density at given points.
+      params: Parameters of mu.
+      target_log_prob: Log-density of nu at one point [d], up to a constant.
+      target_sample: ``(key, num) -> [num d]`` points of nu, or points [m d] of nu.
+      num_samples: Points drawn on each side, at least 2.
 
-    Raises ValueError when the family has no density.
+    References:
+      Bennett (1976); Meng and Wong (1996).
     """
     num_samples = validation.as_count(num_samples, "num_samples", 2)
     require_family(family)
@@ -77,22 +86,22 @@ def symmetric_kl(
     )
     if not family.has_density:
         raise ValueError(
-            "symmetric_kl needs a family with a density, such as swjko.gaussian or swjko.flows.coupling."
+            "`family` must have a density for symmetric_kl. "
+            "Use one such as swjko.gaussian or swjko.flows.coupling."
         )
     family_key, target_key = jax.random.split(key)
-    points = (
-        target_sample(target_key, num_samples)
-        if callable(target_sample)
-        else validation.as_points(target_sample, "target_sample")
-    )
+    given = target_sample(target_key, num_samples) if callable(target_sample) else target_sample
+    points = validation.as_points(given, "target_sample")
     if points.shape[1:] != (family.dim,):
         raise ValueError(
-            f"target_sample must give points [m {family.dim}] like the family's; received shape {points.shape}."
+            f"`target_sample` must give points [m {family.dim}], as the family does; "
+            f"got shape {points.shape}."
         )
-    log_prob = family.log_prob(params, points)
+    log_prob = None if family.log_prob is None else family.log_prob(params, points)
     if log_prob is None:
         raise ValueError(
-            "symmetric_kl needs the density at the target's points, and a grid has it at its own alone; evaluate a KL."
+            "`family` must have a density at the target's points for symmetric_kl; a grid has one "
+            "at its own points only. Evaluate a KL divergence with swjko.evaluate."
         )
     cloud = sample(family, params, family_key, num_samples)
     own = jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points)
@@ -102,20 +111,24 @@ def symmetric_kl(
         Estimate.of_mean((ratio - constant) * jnp.tanh((ratio - constant) / 2.0))
         for ratio in (own, other)
     ]
-    return Estimate(
-        sides[0].value + sides[1].value, jnp.hypot(sides[0].standard_error, sides[1].standard_error)
-    )
+    error = jnp.hypot(sides[0].standard_error, sides[1].standard_error)
+    return Estimate(sides[0].value + sides[1].value, error)
 
 
 def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Cloud:
-    """The clouds of a trajectory, all pushed from the same latents, so that each point moves smoothly from one time to the next.
+    """Returns the clouds of a trajectory, all pushed from the same latents.
+
+    Each point then moves smoothly from one time to the next, as in a movie.
 
     Args:
-      family: the one that the params are of, as ``scheme.family``.
-      params_trajectory: params with a leading time axis [t ...], such as ``states.params`` recorded by ``run``.
-      num: points in each cloud. Returns a Cloud of points [t num d].
+      key: Random key of the latents.
+      family: Family that the params belong to, such as ``scheme.family``.
+      params_trajectory: Params with a leading axis of times [t ...], such as ``states.params``
+        recorded by ``run``.
+      num: Points in each cloud.
 
-    Raises ValueError or TypeError on a trajectory that does not fit the family and on a count below 1.
+    Returns:
+      A cloud of points [t num d].
     """
     require_family(family)
     require_trajectory(family, params_trajectory, "params_trajectory")
@@ -124,7 +137,10 @@ def replay(key: Key, family: Family, params_trajectory: Params, num: int) -> Clo
 
 
 def _log_ratio_of_constants(own: Float[Array, " n"], other: Float[Array, " m"]) -> Scalar:
-    """The constant c at which the mean over both sides of tanh((l - c) / 2) vanishes, by bisection: the mean falls as c grows."""
+    """Returns the c at which the mean of tanh((l - c) / 2) over both sides vanishes.
+
+    The mean falls as c grows, so bisection finds it.
+    """
 
     def halve(_, ends):
         low, high = ends
@@ -141,13 +157,15 @@ def _log_ratio_of_constants(own: Float[Array, " n"], other: Float[Array, " m"]) 
 
 
 def require_trajectory(family: Family, trajectory: Params, name: str) -> None:
+    """Raises ValueError if ``trajectory`` is not params with a leading axis of times."""
     one = jax.eval_shape(family.init, jax.eval_shape(lambda: jax.random.key(0)))
     fits = jax.tree.structure(one) == jax.tree.structure(trajectory) and all(
         jnp.shape(leaf)[1:] == template.shape and jnp.ndim(leaf) == template.ndim + 1
         for leaf, template in zip(jax.tree.leaves(trajectory), jax.tree.leaves(one), strict=True)
     )
     if not fits:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]
         raise ValueError(
-            f"{name} must be params of the family with a leading axis of times, such as states.params recorded by swjko.run; "
-            f"received shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]}."
+            f"`{name}` must be params of the family with a leading axis of times, such as "
+            f"states.params recorded by swjko.run; got shapes {shapes}."
         )

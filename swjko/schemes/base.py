@@ -5,6 +5,7 @@ scheme.step(key, state) -> (state, info)
 run(key, scheme, state, num_steps) -> (state, recorded)
 """
 
+import dataclasses
 import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +17,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.types import Key, Params, Scalar
+from swjko.functionals.energies import is_entropy_like, needs_density
+from swjko.types import Functional, Key, Params, Scalar, as_partial
 
 # Estimates rise by their noise, and a bad solve raises them by more. This many times the noise
 # and the value itself is neither.
@@ -204,6 +206,17 @@ def require_scheme(scheme: object) -> None:
             f"`scheme` must have family, init and step; got {type(scheme).__name__}. "
             "Use a scheme such as swjko.sw_jko(...)."
         )
+
+
+def as_functional(functional: Functional) -> Functional:
+    """Returns the functional as a pytree."""
+    validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
+    return functional if dataclasses.is_dataclass(functional) else as_partial(functional)
+
+
+def reads_entropy_alone(functional: Functional) -> bool:
+    """Returns whether the functional reads the density, and as a multiple of the entropy only."""
+    return needs_density(functional) and is_entropy_like(functional)
 
 
 def require_scalar_objective(objective: Callable[[Key], Scalar]) -> None:

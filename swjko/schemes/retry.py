@@ -1,13 +1,15 @@
-"""Steps that fail are taken back and tried again, smaller: a guard for schemes that do not choose their step size themselves.
+"""A guard for schemes of fixed step size: a failed step is repeated with a smaller one.
 
-Every scheme of this package keeps its last good state where a step becomes non-finite or diverges, and stands still from then on. Under a
-guard the flow goes on from that state by another attempt, of fresh draws and ``factor`` times the step size, ``max_retries`` times at most.
-The smaller step size is kept, and after ``recovery`` steps in a row without a failure it is raised by one such factor, up to the scheme's
-own. What grows by a little in each step diverges too, so the guard also takes back a step that ends with an energy far above the lowest of
-its flow so far. (``swjko.adaptive`` judges each step by the change of F and lets step sizes grow; it needs no guard.)
+Every scheme keeps its last good state when a step becomes non-finite or diverges, and stays there.
+Under a guard the flow continues from that state with fresh draws and ``factor`` times the step
+size, at most ``max_retries`` times in a step. The smaller step size is kept, and rises by one
+factor after ``recovery`` steps in a row without a failure, up to the scheme's own. A flow may also
+grow by a little in each step, so the guard rejects a step whose energy is far above the lowest so
+far. ``swjko.adaptive`` judges each step by the change of F; it needs no guard.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.schemes.base import Info, Result, Scheme, State, require_scheme
-from swjko.types import Key, Leaf, Params, Scalar, static_field
+from swjko.schemes.base import Info, Result, Scheme, State, is_divergent, require_scheme, select
+from swjko.types import Key, Leaf, Scalar, static_field
 
-# Sets the keys of further attempts apart from those that a step splits its own into.
+# Separates the keys of further attempts from those that a step splits its own into.
 _RETRY = 0x72657472
-# Energies of a flow fall. Estimates scatter, and F without its entropy may rise by about the dimension; this many times both is neither.
-_DIVERGENCE_FACTOR = 10.0
-_COMMON, _REPORTED = len(State._fields), len(Info._fields)
 
 
 def guarded(
@@ -37,38 +36,39 @@ def guarded(
     recovery: int = 10,
     scale_updates: bool = False,
 ) -> "Guarded":
-    """A scheme whose ``step`` is one of ``scheme``, tried again with a smaller step size where it is non-finite or diverges.
+    """Makes a scheme whose steps are those of ``scheme``, repeated smaller where they fail.
 
-    Without a failure the steps are those of ``scheme``, from the same draws. Under ``vmap`` each flow has attempts and a step size of its
-    own, and the flows wait for the one with the most attempts; one that fails changes no other, to the bit.
+    Without a failure the steps are those of ``scheme``, from the same draws. Under ``vmap`` each
+    flow has attempts and a step size of its own; flows wait for the one with the most attempts,
+    and a failing flow changes no other, to the bit. ``state.time`` is the sum of the step sizes
+    that succeeded. ``state.extra`` is a ``GuardedExtra`` and ``info.extra`` a ``GuardedReport``.
 
     Args:
-      scheme: one with a ``step_size``: from ``sw_jko``, ``icnn_jko``, ``langevin`` or ``sliced_flow``.
-      max_retries: attempts after the first in one step, and the most factors below the scheme's step size. When they are used up, the
-        flow keeps its last good state and stops with the code of the last attempt, NON_FINITE or DIVERGED.
-      factor: of the step size from one attempt to the next, above 0 and below 1.
-      recovery: steps in a row without a failure after which the step size is raised by one factor.
-      scale_updates: shrink the updates of the scheme's optimizer, and so its learning rate, by the same factors.
+      scheme: Scheme with a ``step_size``: from ``sw_jko``, ``icnn_jko``, ``langevin`` or
+        ``sliced_flow``.
+      max_retries: Attempts after the first in one step, and the most factors below the scheme's
+        step size. After them the flow stops at its last good state with the code of the last
+        attempt, NON_FINITE or DIVERGED.
+      factor: Step size of an attempt divided by that of the one before, above 0 and below 1.
+      recovery: Steps in a row without a failure after which the step size rises by one factor.
+      scale_updates: Whether to shrink the updates of the scheme's optimizer, and so its learning
+        rate, by the same factors.
 
-    ``state.time`` is the sum of the step sizes that succeeded. Raises TypeError for a scheme without a step size or, where the updates are
-    to be scaled, an optimizer, and ValueError for numbers out of range.
-
-    Example: ``solve(keys, guarded(scheme), 200)``; ``solution.history.retries`` says where it helped.
+    Example:
+      ``solve(keys, guarded(scheme), 200)``; ``solution.history.extra.retries`` counts attempts.
     """
     require_scheme(scheme)
-    fields = (
-        {field.name for field in dataclasses.fields(scheme)}
-        if dataclasses.is_dataclass(scheme)
-        else set()
-    )
-    if "step_size" not in fields:
+    fields = dataclasses.fields(scheme) if dataclasses.is_dataclass(scheme) else ()
+    names = {field.name for field in fields}
+    if "step_size" not in names:
         raise TypeError(
-            f"scheme must have a step_size of its own, as those of swjko.sw_jko, icnn_jko, langevin and sliced_flow; received "
-            f"{type(scheme).__name__}."
+            f"`scheme` must have a step_size of its own; got {type(scheme).__name__}. Use a scheme "
+            "from swjko.sw_jko, icnn_jko, langevin or sliced_flow."
         )
-    if scale_updates and "optimizer" not in fields:
+    if scale_updates and "optimizer" not in names:
         raise TypeError(
-            f"scale_updates must be False for a scheme without an optimizer, such as this {type(scheme).__name__}."
+            "`scale_updates` must be False for a scheme without an optimizer; "
+            f"got {type(scheme).__name__}."
         )
     return Guarded(
         scheme,
@@ -79,42 +79,30 @@ def guarded(
     )
 
 
-class GuardedState(NamedTuple):
-    """A ``State`` with what the scheme's own state holds beyond it, and where the step size stands.
+class GuardedExtra(NamedTuple):
+    """What a guarded scheme keeps in ``state.extra``.
 
     Attributes:
-      params, time, step, result: as in ``swjko.State``.
-      rest: further fields of the scheme's state.
-      backoffs: factors by which the next step is smaller than the scheme's.
-      unfailing: steps without a failure since the last change of it.
-      lowest: energy reported so far; infinite at the start.
+      extra: ``state.extra`` of the scheme itself.
+      backoffs: Factors by which the next step is smaller than the scheme's.
+      unfailing: Steps without a failure since backoffs last changed.
+      lowest: Lowest energy reported so far; infinite at the start.
     """
 
-    params: Params
-    time: Scalar
-    step: Int[Array, ""]
-    result: Int[Array, ""]
-    rest: tuple
+    extra: PyTree
     backoffs: Int[Array, ""]
     unfailing: Int[Array, ""]
     lowest: Scalar
 
 
-class GuardedInfo(NamedTuple):
-    """An ``Info`` of the last attempt of a step.
+class GuardedReport(NamedTuple):
+    """What a guarded scheme reports in ``info.extra``, of the last attempt of a step.
 
     Attributes:
-      time, energy, proximity, objective, gradient_norm, result: as in ``swjko.Info``.
-      step_size: of that attempt.
-      retries: attempts after the first.
+      step_size: Step size of that attempt.
+      retries: Attempts after the first.
     """
 
-    time: Scalar
-    energy: Scalar
-    proximity: Scalar
-    objective: Scalar
-    gradient_norm: Scalar
-    result: Int[Array, ""]
     step_size: Scalar
     retries: Int[Array, ""]
 
@@ -134,70 +122,58 @@ class Guarded:
     def family(self) -> Family:
         return self.scheme.family
 
-    def init(self, key: Key) -> GuardedState:
-        """The state at mu_0, time 0, with the scheme's step size."""
-        start, zero = self.scheme.init(key), jnp.zeros((), jnp.int32)
+    def init(self, key: Key) -> State:
+        """Returns the state at mu_0, time 0, with the scheme's step size."""
+        start = self.scheme.init(key)
         _, info = jax.eval_shape(self.scheme.step, key, start)
         lowest = jnp.full((), jnp.inf, info.energy.dtype)
-        return GuardedState(
-            *start[:_COMMON],
-            rest=tuple(start[_COMMON:]),
-            backoffs=zero,
-            unfailing=zero,
-            lowest=lowest,
-        )
+        return start._replace(extra=GuardedExtra(start.extra, jnp.int32(0), jnp.int32(0), lowest))
 
-    def step(self, key: Key, state: GuardedState) -> tuple[GuardedState, GuardedInfo]:
-        """One step from ``state``, of as many attempts as it takes; where all fail, the state stays and its code says why."""
-        inner = self._inner(state)
+    def step(self, key: Key, state: State) -> tuple[State, Info]:
+        """Takes one step from ``state``, in as many attempts as it needs."""
+        own = state.extra
+        inner = state._replace(extra=own.extra)
         running = state.result == Result.OK
         retry_key = jax.random.fold_in(key, _RETRY)
 
         def attempt(carry: "_Attempts") -> "_Attempts":
-            backoffs = jnp.minimum(state.backoffs + carry.count, self.max_retries)
-            attempt_key = jnp.where(
-                carry.count == 0, key, jax.random.fold_in(retry_key, carry.count)
-            )
+            backoffs = jnp.minimum(own.backoffs + carry.count, self.max_retries)
+            further_key = jax.random.fold_in(retry_key, carry.count)
+            attempt_key = jnp.where(carry.count == 0, key, further_key)
             scheme = self._smaller(backoffs)
-            new, info = self._checked(inner, state.lowest, *scheme.step(attempt_key, inner))
+            new, info = self._checked(inner, own.lowest, *scheme.step(attempt_key, inner))
             return _Attempts(carry.count + 1, backoffs, new, info, jnp.asarray(scheme.step_size))
 
-        def go_on(carry: "_Attempts") -> Array:
-            failed = (carry.state.result == Result.NON_FINITE) | (
-                carry.state.result == Result.DIVERGED
-            )
-            return (carry.count == 0) | (running & failed & (carry.count <= self.max_retries))
+        def fails(carry: "_Attempts") -> Array:
+            result = carry.state.result
+            failed = (result == Result.NON_FINITE) | (result == Result.DIVERGED)
+            again = running & failed & (carry.count <= self.max_retries)
+            return (carry.count == 0) | again
 
-        done = lax.while_loop(go_on, attempt, self._before(attempt, state))
+        done = lax.while_loop(fails, attempt, _before(attempt, inner, own.backoffs))
         retries = done.count - 1
         good = done.state.result == Result.OK
-        unfailing = jnp.where(good & (retries == 0) & (done.backoffs > 0), state.unfailing + 1, 0)
+        unfailing = jnp.where(good & (retries == 0) & (done.backoffs > 0), own.unfailing + 1, 0)
         recovers = unfailing >= self.recovery
-        after = GuardedState(
-            *done.state[:_COMMON],
-            rest=tuple(done.state[_COMMON:]),
-            backoffs=jnp.where(running, done.backoffs - recovers, state.backoffs),
+        extra = GuardedExtra(
+            done.state.extra,
+            backoffs=jnp.where(running, done.backoffs - recovers, own.backoffs),
             unfailing=jnp.where(recovers, 0, unfailing),
-            lowest=jnp.where(good, jnp.minimum(state.lowest, done.info.energy), state.lowest),
+            lowest=jnp.where(good, jnp.minimum(own.lowest, done.info.energy), own.lowest),
         )
-        return after, GuardedInfo(*done.info[:_REPORTED], step_size=done.step_size, retries=retries)
+        report = GuardedReport(done.step_size, retries)
+        return done.state._replace(extra=extra), done.info._replace(extra=report)
 
-    def _checked(
-        self, old: State, lowest: Scalar, new: State, info: Any
-    ) -> tuple[State, Any]:
-        """The attempt, or where its energy is far above the lowest, no move and the code for it."""
-        risen = info.energy > lowest + _DIVERGENCE_FACTOR * (self.family.dim + jnp.abs(lowest))
+    def _checked(self, old: State, lowest: Scalar, new: State, info: Info) -> tuple[State, Info]:
+        """Returns the attempt, or no move and DIVERGED if its energy is far above the lowest."""
+        risen = is_divergent(info.energy, lowest, self.family.dim)
         diverged = risen & (new.result == Result.OK)
         result = jnp.where(diverged, Result.DIVERGED, new.result).astype(new.result.dtype)
-        kept = jax.tree.map(lambda before, after: jnp.where(diverged, before, after), old, new)
+        kept = select(diverged, old, new)
         return kept._replace(result=result), info._replace(time=kept.time, result=result)
 
-    def _inner(self, state: GuardedState) -> State:
-        kind = type(jax.eval_shape(self.scheme.init, jax.eval_shape(lambda: jax.random.key(0))))
-        return kind(*state[:_COMMON], *state.rest)
-
     def _smaller(self, backoffs: Int[Array, ""]) -> Any:
-        # The first of them is one, and what is multiplied by it stays as it is, to the bit.
+        # scales[0] is 1.0, so the first attempt is bit-identical.
         scales = np.power(self.factor, np.arange(self.max_retries + 1))
         scale = jnp.asarray(scales, jnp.result_type(self.scheme.step_size))[backoffs]
         changes = {"step_size": self.scheme.step_size * scale}
@@ -205,26 +181,26 @@ class Guarded:
             changes["optimizer"] = optax.chain(self.scheme.optimizer, _scaled(scale))
         return dataclasses.replace(self.scheme, **changes)
 
-    def _before(self, attempt: Any, state: GuardedState) -> "_Attempts":
-        """What the loop starts from: no attempt yet, and no numbers that are ever seen."""
-        zero = jnp.zeros_like(state.backoffs)
-        start = _Attempts(zero, zero, self._inner(state), None, None)
-        reported = jax.eval_shape(attempt, start)[-2:]
-        return _Attempts(
-            *start[:-2], *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), reported)
-        )
-
 
 class _Attempts(NamedTuple):
     count: Array
     backoffs: Array
     state: State
-    info: Any
-    step_size: Any
+    info: PyTree
+    step_size: PyTree
+
+
+def _before(attempt: Callable, inner: State, backoffs: Array) -> _Attempts:
+    """Returns what the loop starts from: no attempt, and a report that is never seen."""
+    zero = jnp.zeros_like(backoffs)
+    start = _Attempts(zero, zero, inner, None, None)
+    info, step_size = jax.eval_shape(attempt, start)[-2:]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (info, step_size))
+    return _Attempts(*start[:-2], *zeros)
 
 
 def _scaled(scale: Scalar) -> optax.GradientTransformation:
-    """Updates times a number, in their own dtype."""
+    """Multiplies updates by a number, in their own dtype."""
     return optax.stateless(
         lambda updates, params: jax.tree.map(
             lambda update: update * scale.astype(update.dtype), updates

@@ -1,50 +1,52 @@
-"""The SW-JKO scheme: mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 step_size) + F(mu), over a family of measures.
+"""The SW-JKO scheme, and direct minimisation as its ablation.
 
-Source: Bonet, Courty, Septier, Drumetz, "Efficient gradient flows in sliced-Wasserstein space", TMLR 2022, arXiv 2110.10972, eq. (9) and
-algorithm 1. Each step minimises over the family's parameters by stochastic gradients, starting from the previous ones. Two choices
-make the gradient noise vanish where the step is stationary, and a third removes the bias of samples:
+    mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 step_size) + F(mu)   over a family of measures.
 
-- common latents: the new and the previous parameters push the same latents, so equal parameters are at distance zero, where
-  independent samples are at the distance of two samples of one measure;
-- path gradients: log rho is differentiated through the points alone, log_prob(stop_gradient(params), push(params, z)); the part left
-  out has mean zero (Roeder, Wu, Duvenaud 2017, arXiv 1703.09194). It has so for the entropy alone: for int rho^2 the same omission
-  would halve the gradient. Functionals that read the density otherwise get the whole gradient;
-- jackknife: SW_2^2 between n-point samples is above that of the measures by about a constant / n, since sorting pairs points by what
-  rank they happen to have. 2 D(n points) - D(n / 2 points) is free of it (Quenouille 1956).
+Each step minimises over the parameters of the family by stochastic gradients and starts from the
+previous parameters. Two choices make the gradient noise vanish where a step is stationary, and a
+third removes a bias of samples:
+
+- Common latents: new and previous parameters push the same latents, so equal parameters are at
+  distance zero. Independent samples are at the distance of two samples of one measure.
+- Path gradients: log rho is differentiated through the points alone, as in
+  log_prob(stop_gradient(params), push(params, z)). The part left out has mean zero for the
+  entropy (Roeder, Wu, Duvenaud 2017, arXiv 1703.09194), and for the entropy only: for int rho^2
+  the omission would halve the gradient. Other functionals of the density get the whole gradient.
+- Jackknife: SW_2^2 between n-point samples exceeds that of the measures by about a constant / n.
+  2 D(n points) - D(n / 2 points) removes that term (Quenouille 1956).
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
-from swjko.functionals.energies import is_entropy_like, needs_density
-from swjko.schemes.base import Info, Result, State
-from swjko.types import (
-    Cloud,
-    DirectionFn,
-    Functional,
-    Key,
-    Leaf,
-    Params,
-    Scalar,
-    as_partial,
-    static_field,
+from swjko.functionals.energies import needs_density
+from swjko.schemes import inner_solve
+from swjko.schemes.base import (
+    Info,
+    State,
+    accept,
+    as_functional,
+    reads_entropy_alone,
+    require_scalar_objective,
+    start_state,
+    step_result,
 )
+from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
-# An exact step never raises the objective. Estimates do by their noise and a bad solve by more; this many times (1 + |F|) is neither.
-_DIVERGENCE_FACTOR = 10.0
-# Of the running mean of gradients by which an inner solve may stop, and how many it needs.
-_MEMORY, _SHORTEST_SOLVE = 0.9, 10
+# (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
+Proximity = Callable[[Cloud, Params, PyTree, Float[Array, "l d"]], Scalar]
+# objective, (energy, proximity)
+Objective = tuple[Scalar, tuple[Scalar, Scalar]]
 
 
 def sw_jko(
@@ -62,51 +64,59 @@ def sw_jko(
     debias: bool = True,
     inner_tolerance: float | Scalar | None = None,
 ) -> "SWJKO":
-    """A scheme whose ``step`` is one SW-JKO step over ``family``.
+    """Makes a scheme whose ``step`` is one SW-JKO step over ``family``.
 
     Args:
-      family: the measures to move in.
+      family: Measures to move in.
       functional: F.
-      optimizer: from optax; it starts afresh at each JKO step, so a schedule runs over ``num_inner_steps``.
-      step_size: tau, in units of SW time. An SW flow runs about d times as fast as a Wasserstein flow: at time t it resembles that flow at
-        time d t, exactly only for isotropic Gaussians with isotropic quadratic potentials.
-      num_inner_steps: optimiser updates in one JKO step.
-      num_samples, num_projections: points and directions drawn afresh for each update.
+      optimizer: Optax optimizer. It starts afresh at each step, so a schedule runs over
+        ``num_inner_steps``.
+      step_size: tau, in units of SW time. An SW flow runs about d times as fast as a Wasserstein
+        flow: at time t it resembles that flow at time d t, exactly so for isotropic Gaussians in
+        isotropic quadratic potentials.
+      num_inner_steps: Optimizer updates in one step.
+      num_samples: Points drawn for each update.
+      num_projections: Directions drawn for each update.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
-      common_latents, path_gradient, debias: see the module's text; False gives the plain estimators. Path gradients are taken where the
-        functional is entropy-like, see ``swjko.functionals``; families of finitely many points (particles, grids) are no samples and have
-        no bias to remove. A debiased proximity near zero may be estimated below it.
-      inner_tolerance: part of a step's first gradient at which its updates stop, such as 0.05; None makes all of them. What is compared is
-        the norm of a running mean of the gradients, over about ten updates, so that noise does not hide what is left. A step that
-        does not get there takes all its updates, and is no failure. Stopped updates cost nothing, except under ``vmap``, where
-        the flows wait for the slowest. Steps whose errors are controlled converge as exact ones do (Di Marino, Naldi, Villa 2025,
-        arXiv 2505.23517).
+      common_latents: Whether the new and the previous parameters push the same latents.
+      path_gradient: Whether to take path gradients where the functional is entropy-like.
+      debias: Whether to take the jackknife. Families of finitely many points have no bias to
+        remove. A debiased proximity near zero may be estimated below it.
+      inner_tolerance: Fraction of a step's first gradient at which its updates stop, such as
+        0.05; None makes all of them. It is compared with the norm of a running mean over about
+        ten gradients. A step that does not reach it is not a failure. Updates that are skipped
+        cost nothing, except under ``vmap``, where all flows wait for the slowest.
 
-    Raises ValueError or TypeError on numbers below their minimum, on things of the wrong kind, on a functional that needs a density with
-    a family that has none, and on whatever goes wrong when the objective's shapes are evaluated, all before anything is compiled.
+    Raises:
+      ValueError: If the functional needs a density and the family has none, or if the shapes of
+        the objective do not fit. Everything is checked before anything is compiled.
 
     Example::
 
-        scheme = sw_jko(gaussian(2), kl_divergence(lambda x: -jnp.sum(x**2) / 2), optax.adam(1e-2), step_size=0.1,
+        energy = kl_divergence(lambda x: -jnp.sum(x**2) / 2)
+        scheme = sw_jko(gaussian(2), energy, optax.adam(1e-2), step_size=0.1,
                         num_inner_steps=100, num_samples=256, num_projections=32)
         state, (states, infos) = run(key, scheme, scheme.init(init_key), 10)
+
+    References:
+      Bonet et al. (2022), arXiv 2110.10972. On steps whose errors are controlled: Di Marino,
+      Naldi, Villa (2025), arXiv 2505.23517.
     """
     require_family(family)
-    validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"optimizer must be an optax GradientTransformation, such as optax.adam(3e-3); received {type(optimizer).__name__}."
-        )
+    functional = as_functional(functional)
     if needs_density(functional) and not family.has_density:
         raise ValueError(
-            "functional needs the density of the measure, and this family has none. Take a family with a density, such as "
-            "swjko.gaussian or swjko.flows.coupling, or drop the entropy from the functional."
+            "`functional` needs the density of the measure, and this family has none. Use a family "
+            "with a density, such as swjko.gaussian or swjko.flows.coupling, or drop the entropy "
+            "from the functional."
         )
+    if inner_tolerance is not None:
+        inner_tolerance = validation.as_positive(inner_tolerance, "inner_tolerance", shape=None)
     scheme = SWJKO(
         family,
-        functional if dataclasses.is_dataclass(functional) else as_partial(functional),
-        validation.as_step_size(step_size),
-        optimizer,
+        functional,
+        validation.as_positive(step_size, "step_size"),
+        validation.require_optimizer(optimizer),
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_samples, "num_samples"),
         validation.as_count(num_projections, "num_projections"),
@@ -114,22 +124,23 @@ def sw_jko(
         bool(common_latents),
         bool(path_gradient),
         bool(debias),
-        None
-        if inner_tolerance is None
-        else validation.as_positive(inner_tolerance, "inner_tolerance"),
+        inner_tolerance,
     )
-    _check_shapes(scheme)
+    require_scalar_objective(lambda key: scheme.objective(key, *2 * [family.init(key)])[0])
     return scheme
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SWJKO:
-    """Made by ``sw_jko``. family, functional, step_size and inner_tolerance are leaves: replace them, or give them a leading axis and
-    vmap."""
+    """Made by ``sw_jko``.
+
+    family, functional, step_size and inner_tolerance are leaves: replace them, or give them a
+    leading axis and vmap.
+    """
 
     family: Family
-    functional: Any
+    functional: Functional
     step_size: Leaf
     optimizer: optax.GradientTransformation = static_field()
     num_inner_steps: int = static_field()
@@ -142,78 +153,84 @@ class SWJKO:
     inner_tolerance: Leaf | None = None
 
     def init(self, key: Key) -> State:
-        """The state at mu_0, time 0."""
-        params = self.family.init(key)
-        return State(
-            params,
-            jnp.zeros_like(self.step_size),
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((), jnp.int32),
-        )
+        """Returns the state at mu_0, time 0."""
+        return start_state(self.family.init(key), self.step_size)
 
     def step(self, key: Key, state: State) -> tuple[State, Info]:
-        """One JKO step from ``state``, the anchor; where it fails, the state stays and its code says why."""
+        """Takes one step from ``state``. If it fails, the state stays and its code says why."""
+        return self.step_with(self.proximity, key, state, self.step_size)
+
+    def step_with(
+        self, proximity: Proximity, key: Key, state: State, step_size: Scalar
+    ) -> tuple[State, Info]:
+        """Takes one step of length ``step_size`` with another proximity term."""
         inner_key, report_key = jax.random.split(key)
         anchor = state.params
-        params = self._solve_inner(inner_key, anchor)
-        (objective, (energy, proximity)), gradient = self.objective_and_gradient(
-            report_key, params, anchor
-        )
-        (anchor_energy, _), _ = self.objective_and_gradient(report_key, anchor, anchor)
-        result = _result(state.result, objective, anchor_energy, params)
-        keep = result == Result.OK
-        state = State(
-            jax.tree.map(lambda new, old: jnp.where(keep, new, old), params, anchor),
-            jnp.where(keep, state.time + self.step_size, state.time),
-            jnp.where(keep, state.step + 1, state.step),
-            result,
-        )
-        return state, Info(
-            state.time, energy, proximity, objective, optax.tree.norm(gradient), result
-        )
 
-    def objective_and_gradient(
-        self, key: Key, params: Params, anchor: Params
-    ) -> tuple[tuple[Scalar, tuple[Scalar, Scalar]], Params]:
-        """One estimate: ((objective, (energy, proximity)), gradient in params). The anchor gets no gradient."""
-        return jax.value_and_grad(self._objective, argnums=1, has_aux=True)(
-            key, params, params, anchor
-        )
+        def objective(params: Params, key: Key) -> Objective:
+            return self.objective(key, params, anchor, proximity)
 
-    def _objective(self, key: Key, params: Params, frozen_params: Params, anchor: Params):
+        params = inner_solve.minimize(
+            objective,
+            self.optimizer,
+            anchor,
+            jax.random.split(inner_key, self.num_inner_steps),
+            self.inner_tolerance,
+        )
+        report = inner_solve.evaluate(objective, params, report_key)
+        anchor_energy, _ = objective(anchor, report_key)
+        result = step_result(state, params, report.value, anchor_energy)
+        new = State(params, state.time + step_size, state.step + 1, result, state.extra)
+        state = accept(state, new)
+        norm = optax.tree.norm(report.gradient)
+        return state, Info(state.time, *report.aux, report.value, norm, result)
+
+    def objective(
+        self, key: Key, params: Params, anchor: Params, proximity: Proximity | None = None
+    ) -> Objective:
+        """Estimates energy + proximity, and (energy, proximity).
+
+        Its gradient in params is the one that the updates follow: where path gradients are taken,
+        the parameters of the log-density are held fixed. Equal keys give common random numbers.
+        A proximity of None is SW_2^2 / (2 step_size).
+        """
         latent_key, anchor_key, direction_key, functional_key = jax.random.split(key, 4)
-        latent = self.family.latent(latent_key, self.num_samples)
-        anchor_latent = (
-            latent if self.common_latents else self.family.latent(anchor_key, self.num_samples)
-        )
+        latent = anchor_latent = self.family.latent(latent_key, self.num_samples)
+        if not self.common_latents:
+            anchor_latent = self.family.latent(anchor_key, self.num_samples)
         cloud = self.family.push(params, latent)
-        if (
-            self.path_gradient
-            and needs_density(self.functional)
-            and is_entropy_like(self.functional)
-        ):
-            frozen = self.family.log_prob(frozen_params, cloud.points)
-            cloud = cloud if frozen is None else cloud._replace(log_density=frozen)
+        if self.path_gradient and reads_entropy_alone(self.functional):
+            log_density = self.family.log_prob(lax.stop_gradient(params), cloud.points)
+            cloud = cloud if log_density is None else cloud._replace(log_density=log_density)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
-        distance = self._squared_distance(cloud, anchor, anchor_latent, directions)
-        proximity = distance / (2.0 * self.step_size.astype(distance.dtype))
+        term = (proximity or self.proximity)(cloud, anchor, anchor_latent, directions)
         energy = self.functional(functional_key, cloud)
-        return energy + proximity, (energy, proximity)
+        return energy + term, (energy, term)
 
-    def _squared_distance(
-        self, cloud: Cloud, anchor: Params, latent: Any, directions: Array
+    def objective_and_gradient(self, key: Key, params: Params, anchor: Params):
+        """Estimates the objective of a step and its gradient in ``params``."""
+        return jax.value_and_grad(self.objective, argnums=1, has_aux=True)(key, params, anchor)
+
+    def proximity(
+        self, cloud: Cloud, anchor: Params, latent: PyTree, directions: Float[Array, "l d"]
     ) -> Scalar:
+        """Returns SW_2^2 between the cloud and the anchor's, over 2 step_size."""
         old = self.family.push(anchor, latent)
-        if cloud.weights is not None or old.weights is not None:
-            return sliced_wasserstein_pow(
+        if cloud.weights is None and old.weights is None:
+            distance = self.debiased(
+                lambda x, y: sliced_wasserstein_pow(x, y, directions), cloud.points, old.points
+            )
+        else:
+            distance = sliced_wasserstein_pow(
                 cloud.points, old.points, directions, x_weights=cloud.weights, y_weights=old.weights
             )
-        return self._debiased(
-            lambda x, y: sliced_wasserstein_pow(x, y, directions), cloud.points, old.points
-        )
+        return distance / (2.0 * self.step_size.astype(distance.dtype))
 
-    def _debiased(self, distance: Callable[..., Scalar], *points: Array) -> Scalar:
-        """The jackknife (n D_n - h D_h) / (n - h) of a distance between clouds of n points, D_h its mean over two parts of h = n // 2."""
+    def debiased(self, distance: Callable[..., Scalar], *points: Float[Array, "n d"]) -> Scalar:
+        """Returns the jackknife of a distance between clouds of n points, if it is to be taken.
+
+        It is (n D_n - h D_h) / (n - h), with D_h the mean over two parts of h = n // 2 points.
+        """
         whole, n = distance(*points), points[0].shape[0]
         if not self.debias or self.family.is_finite or n < 2:
             return whole
@@ -221,87 +238,69 @@ class SWJKO:
         halves = [distance(*(cloud[first : first + h] for cloud in points)) for first in (0, h)]
         return (n * whole - h * 0.5 * (halves[0] + halves[1])) / (n - h)
 
-    def _solve_inner(self, key: Key, anchor: Params) -> Params:
-        optimizer = optax.with_extra_args_support(self.optimizer)
 
-        def update(carry, update_key):
-            params, optimizer_state = carry
-            (objective, _), gradient = self.objective_and_gradient(update_key, params, anchor)
+def direct_minimization(
+    family: Family,
+    functional: Functional,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_inner_steps: int,
+    num_samples: int,
+    path_gradient: bool = True,
+) -> "DirectMinimization":
+    """Makes a scheme whose ``step`` minimises F alone, without a proximity.
 
-            def value_fn(params: Any) -> Array:
-                return self._objective(update_key, params, params, anchor)[0]
+    It is the ablation of ``sw_jko``: the same inner problem, draws and optimizer. With
+    F = KL(mu | nu) it is variational inference by reparametrised gradients. ``state.time`` counts
+    steps, and ``info.proximity`` is zero.
 
-            updates, optimizer_state = optimizer.update(
-                gradient, optimizer_state, params, value=objective, grad=gradient, value_fn=value_fn
-            )
-            return (optax.apply_updates(params, updates), optimizer_state), gradient
+    Args:
+      family: Measures to move in.
+      functional: F.
+      optimizer: Optax optimizer, which starts afresh at each step.
+      num_inner_steps: Optimizer updates in one step.
+      num_samples: Points drawn for each update.
+      path_gradient: Whether to take path gradients where the functional is entropy-like.
 
-        def update_unless_solved(carry, update_key):
-            def go_on(carry):
-                inner, watch = carry
-                inner, gradient = update(inner, update_key)
-                return inner, watch.after(gradient)
+    Example::
 
-            return lax.cond(
-                carry[1].solved(self.inner_tolerance), lambda carry: carry, go_on, carry
-            ), None
-
-        keys = jax.random.split(key, self.num_inner_steps)
-        start = (anchor, optimizer.init(anchor))
-        if self.inner_tolerance is None:
-            (params, _), _ = lax.scan(lambda carry, key: (update(carry, key)[0], None), start, keys)
-        else:
-            ((params, _), _), _ = lax.scan(
-                update_unless_solved, (start, _GradientWatch.at(anchor)), keys
-            )
-        return params
-
-
-class _GradientWatch(NamedTuple):
-    """A running mean of the gradients of one inner solve, beside the first one's norm."""
-
-    mean: Params
-    count: Array
-    first_norm: Scalar
-
-    @classmethod
-    def at(cls, params: Params) -> "_GradientWatch":
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return cls(zeros, jnp.zeros((), jnp.int32), jnp.zeros_like(optax.tree.norm(zeros)))
-
-    def after(self, gradient: Params) -> "_GradientWatch":
-        mean = jax.tree.map(
-            lambda old, new: _MEMORY * old + (1.0 - _MEMORY) * new, self.mean, gradient
-        )
-        first_norm = jnp.where(self.count == 0, optax.tree.norm(gradient), self.first_norm)
-        return _GradientWatch(mean, self.count + 1, first_norm.astype(self.first_norm.dtype))
-
-    def solved(self, tolerance: Any) -> Array:
-        """Not before the mean is one of enough gradients; its start at zero is taken out."""
-        left = optax.tree.norm(self.mean) / (1.0 - _MEMORY**self.count)
-        return (self.count >= _SHORTEST_SOLVE) & (
-            left <= tolerance.astype(left.dtype) * self.first_norm
-        )
+        energy = kl_divergence(lambda x: -jnp.sum(x**2) / 2)
+        scheme = direct_minimization(gaussian(2), energy, optax.adam(1e-2),
+                                     num_inner_steps=100, num_samples=256)
+    """
+    jko = sw_jko(
+        family,
+        functional,
+        optimizer,
+        step_size=1.0,
+        num_inner_steps=num_inner_steps,
+        num_samples=num_samples,
+        num_projections=1,
+        path_gradient=path_gradient,
+    )
+    return DirectMinimization(jko)
 
 
-def _result(previous: Array, objective: Scalar, anchor_energy: Scalar, params: Params) -> Array:
-    finite = jnp.isfinite(objective)
-    for leaf in jax.tree.leaves(params):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    diverged = objective - anchor_energy > _DIVERGENCE_FACTOR * (1.0 + jnp.abs(anchor_energy))
-    code = jnp.where(finite, jnp.where(diverged, Result.DIVERGED, Result.OK), Result.NON_FINITE)
-    return jnp.where(previous == Result.OK, code, previous).astype(previous.dtype)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DirectMinimization:
+    """Made by ``direct_minimization``. ``jko`` holds the leaves: family and functional."""
+
+    jko: SWJKO
+
+    @property
+    def family(self) -> Family:
+        return self.jko.family
+
+    def init(self, key: Key) -> State:
+        """Returns the state at mu_0, time 0."""
+        return self.jko.init(key)
+
+    def step(self, key: Key, state: State) -> tuple[State, Info]:
+        """Restarts the optimizer from ``state``. If that fails, the state stays."""
+        return self.jko.step_with(_no_proximity, key, state, self.jko.step_size)
 
 
-def _check_shapes(scheme: SWJKO) -> None:
-    """Traces the objective without computing it, so that mistakes in user functions surface here and not inside a compiled scan."""
-
-    def trace(key):
-        params = scheme.family.init(key)
-        return scheme._objective(key, params, params, params)[0]
-
-    objective = jax.eval_shape(trace, jax.eval_shape(lambda: jax.random.key(0)))
-    if objective.shape != ():
-        raise ValueError(
-            f"functional must return a scalar; the objective has shape {objective.shape}. Average over the points of the cloud."
-        )
+def _no_proximity(cloud: Cloud, *unused: PyTree) -> Scalar:
+    del unused
+    return jnp.zeros((), cloud.points.dtype)

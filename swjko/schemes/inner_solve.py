@@ -1,0 +1,153 @@
+"""The inner loop of a step: stochastic gradient updates of parameters on an objective.
+
+The objective is ``objective(params, draw) -> (value, aux)``, with a fresh draw, such as a random
+key, for each update. Schemes wrap it so that gradients are taken in params alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Int, PyTree
+
+from swjko.types import Params, Scalar
+
+Objective: TypeAlias = Callable[[Params, PyTree], tuple[Scalar, PyTree]]
+
+# Decay of the running mean of gradients that ends an inner solve, and the fewest updates.
+_DECAY, _MIN_UPDATES = 0.9, 10
+
+
+class Evaluation(NamedTuple):
+    """The objective at one draw.
+
+    Attributes:
+      value: The objective.
+      aux: What the objective returns beside its value.
+      gradient: Gradient in the parameters.
+    """
+
+    value: Scalar
+    aux: Any
+    gradient: Params
+
+
+def evaluate(objective: Objective, params: Params, draw: PyTree) -> Evaluation:
+    """Returns value, aux and gradient of the objective."""
+    (value, aux), gradient = jax.value_and_grad(objective, has_aux=True)(params, draw)
+    return Evaluation(value, aux, gradient)
+
+
+def minimize(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    start: Params,
+    draws: PyTree,
+    tolerance: Scalar | None = None,
+) -> Params:
+    """Returns the parameters after one update for each draw.
+
+    Args:
+      objective: ``(params, draw) -> (value, aux)``.
+      optimizer: Optax optimizer, which starts afresh.
+      start: Parameters before the first update.
+      draws: Draws stacked along a leading axis.
+      tolerance: Fraction of the first gradient's norm. Updates stop once the running mean of the
+        gradients has fallen to it. None makes all updates.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(carry, draw):
+        params, optimizer_state, _ = carry
+        found = evaluate(objective, params, draw)
+        return *_update(objective, optimizer, params, optimizer_state, draw, found), found
+
+    if tolerance is None:
+        (params, _), _ = lax.scan(
+            lambda carry, draw: (step((*carry, None), draw)[:2], None),
+            (start, optimizer.init(start)),
+            draws,
+        )
+        return params
+
+    def step_unless_solved(carry, draw):
+        def update(carry):
+            params, optimizer_state, watch = carry
+            params, optimizer_state, found = step((params, optimizer_state, None), draw)
+            return params, optimizer_state, watch.after(found.gradient)
+
+        return lax.cond(carry[2].solved(tolerance), lambda carry: carry, update, carry), None
+
+    carry = (start, optimizer.init(start), _GradientWatch.at(start))
+    (params, _, _), _ = lax.scan(step_unless_solved, carry, draws)
+    return params
+
+
+def minimize_and_report(
+    objective: Objective, optimizer: optax.GradientTransformation, start: Params, draws: PyTree
+) -> tuple[Params, Evaluation]:
+    """Makes one update for each draw but the last, and evaluates the objective on the last.
+
+    The evaluation is in the same loop as the updates, which halves the program to compile.
+
+    Args:
+      objective: ``(params, draw) -> (value, aux)``.
+      optimizer: Optax optimizer, which starts afresh.
+      start: Parameters before the first update.
+      draws: Draws stacked along a leading axis.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    num_updates = jax.tree.leaves(draws)[0].shape[0] - 1
+
+    def step(carry, numbered_draw):
+        (params, optimizer_state), (number, draw) = carry, numbered_draw
+        found = evaluate(objective, params, draw)
+        new, optimizer_state = _update(objective, optimizer, params, optimizer_state, draw, found)
+        last = number == num_updates
+        params = jax.tree.map(lambda old, new: jnp.where(last, old, new), params, new)
+        return (params, optimizer_state), found._replace(gradient=optax.tree.norm(found.gradient))
+
+    carry = (start, optimizer.init(start))
+    (params, _), found = lax.scan(step, carry, (jnp.arange(num_updates + 1), draws))
+    return params, jax.tree.map(lambda leaf: leaf[-1], found)
+
+
+def _update(objective, optimizer, params, optimizer_state, draw, found: Evaluation):
+    updates, optimizer_state = optimizer.update(
+        found.gradient,
+        optimizer_state,
+        params,
+        value=found.value,
+        grad=found.gradient,
+        value_fn=lambda params: objective(params, draw)[0],
+    )
+    return optax.apply_updates(params, updates), optimizer_state
+
+
+class _GradientWatch(NamedTuple):
+    """A running mean of the gradients of one inner solve, and the norm of the first."""
+
+    mean: Params
+    count: Int[Array, ""]
+    first_norm: Scalar
+
+    @classmethod
+    def at(cls, params: Params) -> "_GradientWatch":
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return cls(zeros, jnp.zeros((), jnp.int32), jnp.zeros_like(optax.tree.norm(zeros)))
+
+    def after(self, gradient: Params) -> "_GradientWatch":
+        mean = jax.tree.map(
+            lambda old, new: _DECAY * old + (1.0 - _DECAY) * new, self.mean, gradient
+        )
+        first_norm = jnp.where(self.count == 0, optax.tree.norm(gradient), self.first_norm)
+        return _GradientWatch(mean, self.count + 1, first_norm.astype(self.first_norm.dtype))
+
+    def solved(self, tolerance: Array) -> Bool[Array, ""]:
+        # The mean starts at zero; the division takes that out, as in Adam.
+        norm = optax.tree.norm(self.mean) / (1.0 - _DECAY**self.count)
+        enough = self.count >= _MIN_UPDATES
+        return enough & (norm <= tolerance.astype(norm.dtype) * self.first_norm)
