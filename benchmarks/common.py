@@ -121,11 +121,11 @@ def finish(
     if args.only is not None:
         show(args.name, content)
         return
-    name = name or args.name
-    path = write_results(name, content, args.directory)
+    stem: str = name or args.name
+    path = write_results(stem, content, args.directory)
     for suffix, one in figures:
-        one.savefig(args.directory / f"{name}{suffix}.png", dpi=150)
-    print_tables(name, json.loads(path.read_text()))
+        one.savefig(args.directory / f"{stem}{suffix}.png", dpi=150)
+    print_tables(stem, read_results(stem, args.directory))
     print(path)
 
 

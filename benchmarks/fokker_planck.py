@@ -29,7 +29,7 @@ import numpy as np
 import scipy.stats
 
 import swjko
-from benchmarks import common, kernel
+from benchmarks import common, peers
 from benchmarks.common import Solve, gaussian_symmetric_kl
 from swjko import closed_form, flows, problems
 
@@ -75,7 +75,7 @@ PUBLISHED = {
 _PUBLISHED_UPDATES, _PUBLISHED_UPDATE_SECONDS, _PUBLISHED_CASE = (
     16_200,
     0.257,
-    kernel.Case(1024, 1024, 10, 1000),
+    peers.Case(1024, 1024, 10, 1000),
 )
 
 
@@ -379,8 +379,8 @@ def speed(sizes: Sizes) -> dict[str, Any]:
     found["published_seconds"] = {
         "measured elsewhere, whole updates": _PUBLISHED_UPDATES * _PUBLISHED_UPDATE_SECONDS
     }
-    methods = kernel.methods(
-        kernel.make_inputs(kernel.Case(64, 64, 10, 8) if sizes.quick else _PUBLISHED_CASE)
+    methods = peers.methods(
+        peers.make_inputs(peers.Case(64, 64, 10, 8) if sizes.quick else _PUBLISHED_CASE)
     )
     estimators = {name: call for name, call in methods.items() if name.startswith("three sorts")}
     if estimators:
