@@ -1,5 +1,6 @@
 """What several test modules share: tables of families and functionals, finite differences, constants of a program."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -165,14 +166,34 @@ def gaussian_scheme(
     )
 
 
-def tiny_scheme(name="gaussian", functional="potential", **options):
-    defaults = {"step_size": 0.1, "num_inner_steps": 4, "num_samples": 12, "num_projections": 5}
+def sw_jko(family=None, functional=None, optimizer=None, **options):
+    """A small ``swjko.sw_jko``: a Gaussian in a parabola, unless the arguments say otherwise."""
+    defaults = {"step_size": 0.1, "num_inner_steps": 3, "num_samples": 8, "num_projections": 3}
     return swjko.sw_jko(
-        FAMILIES[name](),
-        FUNCTIONALS[functional](),
-        optax.adam(1e-2),
+        swjko.gaussian(2) if family is None else family,
+        FUNCTIONALS["potential"]() if functional is None else functional,
+        optax.adam(1e-2) if optimizer is None else optimizer,
         **(defaults | options),
     )
+
+
+def tiny_scheme(name="gaussian", functional="potential", **options):
+    defaults = {"num_inner_steps": 4, "num_samples": 12, "num_projections": 5}
+    return sw_jko(FAMILIES[name](), FUNCTIONALS[functional](), **(defaults | options))
+
+
+# One step under jit, compiled once for each structure of scheme and state.
+jitted_step = jax.jit(lambda key, scheme, state: scheme.step(key, state))
+
+
+def at_index(tree, index):
+    """Entry ``index`` along the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def axes_of(scheme, **axes):
+    """``in_axes`` of a vmap over the named leaves of a scheme."""
+    return dataclasses.replace(jax.tree.map(lambda leaf: None, scheme), **axes)
 
 
 def exact_directions(dim):
@@ -184,12 +205,7 @@ def exact_directions(dim):
 
 
 def failing_scheme():
-    return swjko.sw_jko(
-        swjko.gaussian(2),
-        swjko.potential(lambda x: jnp.sum(jnp.where(x > -jnp.inf, jnp.nan, x))),
-        optax.adam(1e-2),
-        step_size=0.1,
-        num_inner_steps=2,
-        num_samples=4,
-        num_projections=2,
+    """A scheme whose first step is not finite."""
+    return sw_jko(
+        functional=swjko.potential(lambda x: jnp.sum(jnp.where(x > -jnp.inf, jnp.nan, x)))
     )

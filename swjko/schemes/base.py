@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.functionals.energies import is_entropy_like, needs_density
 from swjko.types import Functional, Key, Params, Scalar, as_partial
 
 # Estimates rise by their noise, and a bad solve raises them by more. This many times the noise
@@ -212,11 +211,6 @@ def as_functional(functional: Functional) -> Functional:
     """Returns the functional as a pytree."""
     validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
     return functional if dataclasses.is_dataclass(functional) else as_partial(functional)
-
-
-def reads_entropy_alone(functional: Functional) -> bool:
-    """Returns whether the functional reads the density, and as a multiple of the entropy only."""
-    return needs_density(functional) and is_entropy_like(functional)
 
 
 def require_scalar_objective(objective: Callable[[Key], Scalar]) -> None:

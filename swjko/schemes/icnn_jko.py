@@ -45,11 +45,11 @@ from swjko.schemes.base import (
     State,
     accept,
     as_functional,
-    reads_entropy_alone,
     require_scalar_objective,
     start_state,
     step_result,
 )
+from swjko.schemes.estimators import reads_entropy_alone
 from swjko.schemes.icnn_family import Frame, MapChain
 from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field
 

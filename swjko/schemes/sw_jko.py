@@ -3,17 +3,10 @@
     mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 step_size) + F(mu)   over a family of measures.
 
 Each step minimises over the parameters of the family by stochastic gradients and starts from the
-previous parameters. Two choices make the gradient noise vanish where a step is stationary, and a
-third removes a bias of samples:
-
-- Common latents: new and previous parameters push the same latents, so equal parameters are at
-  distance zero. Independent samples are at the distance of two samples of one measure.
-- Path gradients: log rho is differentiated through the points alone, as in
-  log_prob(stop_gradient(params), push(params, z)). The part left out has mean zero for the
-  entropy (Roeder, Wu, Duvenaud 2017, arXiv 1703.09194), and for the entropy only: for int rho^2
-  the omission would halve the gradient. Other functionals of the density get the whole gradient.
-- Jackknife: SW_2^2 between n-point samples exceeds that of the measures by about a constant / n.
-  2 D(n points) - D(n / 2 points) removes that term (Quenouille 1956).
+previous parameters. Common latents and path gradients make the gradient noise vanish where a step
+is stationary: new and previous parameters push the same latents, so equal parameters are at
+distance zero, where independent samples are at the distance of two samples of one measure. Path
+gradients and the jackknife are in ``swjko.schemes.estimators``.
 """
 
 import dataclasses
@@ -22,7 +15,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from swjko import validation
@@ -36,11 +28,11 @@ from swjko.schemes.base import (
     State,
     accept,
     as_functional,
-    reads_entropy_alone,
     require_scalar_objective,
     start_state,
     step_result,
 )
+from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
@@ -200,7 +192,7 @@ class SWJKO:
             anchor_latent = self.family.latent(anchor_key, self.num_samples)
         cloud = self.family.push(params, latent)
         if self.path_gradient and reads_entropy_alone(self.functional):
-            log_density = self.family.log_prob(lax.stop_gradient(params), cloud.points)
+            log_density = path_log_prob(self.family, params, cloud.points)
             cloud = cloud if log_density is None else cloud._replace(log_density=log_density)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
         term = (proximity or self.proximity)(cloud, anchor, anchor_latent, directions)
@@ -227,16 +219,9 @@ class SWJKO:
         return distance / (2.0 * self.step_size.astype(distance.dtype))
 
     def debiased(self, distance: Callable[..., Scalar], *points: Float[Array, "n d"]) -> Scalar:
-        """Returns the jackknife of a distance between clouds of n points, if it is to be taken.
-
-        It is (n D_n - h D_h) / (n - h), with D_h the mean over two parts of h = n // 2 points.
-        """
-        whole, n = distance(*points), points[0].shape[0]
-        if not self.debias or self.family.is_finite or n < 2:
-            return whole
-        h = n // 2
-        halves = [distance(*(cloud[first : first + h] for cloud in points)) for first in (0, h)]
-        return (n * whole - h * 0.5 * (halves[0] + halves[1])) / (n - h)
+        """Returns a distance between clouds, by the jackknife if that is to be taken."""
+        exact = not self.debias or self.family.is_finite
+        return distance(*points) if exact else jackknife(distance, *points)
 
 
 def direct_minimization(
