@@ -259,7 +259,7 @@ def test_jax_must_not_be_in_use():
 NUM_FLOWS = 8
 
 
-class Keyed(NamedTuple):
+class OldKeyed(NamedTuple):
     params: Any
     time: Any
     step: Any
@@ -277,7 +277,7 @@ def start(devices=None):
     points = np.linspace(0, 1, 6 * NUM_FLOWS).astype(np.float32).reshape(NUM_FLOWS, 3, 2)
     keys = jax.random.split(jax.random.key(3), NUM_FLOWS)
     return laid(
-        Keyed({"points": points, "flag": zeros == 1}, zeros.astype(np.float32), zeros, zeros, keys),
+        swjko.State({"points": points, "flag": zeros == 1}, zeros.astype(np.float32), zeros, zeros, keys),
         devices,
     )
 

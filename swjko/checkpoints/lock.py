@@ -1,8 +1,9 @@
 """A lock file that keeps two processes from writing into one directory.
 
-It is locked through the operating system, which frees it when its process ends however that ends, and names the process and its host. A
-file left by a dead process of this host is taken over. Whether a process of another host lives cannot be told, since file systems shared
-by hosts do not always share their locks: its file is left for its owner to remove.
+The file is locked through the operating system, which releases it when its process ends for any
+reason. It names the process and its host. A file left by a dead process of this host is taken
+over. File systems shared by hosts do not always share locks, so a file of another host stays
+until its owner or a person removes it.
 """
 
 import contextlib
@@ -10,54 +11,53 @@ import fcntl
 import json
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 
 class Locked(Exception):
-    """Another process holds the lock; the message goes on from the name of what it locks."""
+    """Another process holds the lock. The message continues a sentence about the directory."""
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds the lock file at ``path``; raises Locked where another process has it, and warns where a dead one left it."""
-    file = _acquire(path)
+def lock(path: Path) -> Iterator[str]:
+    """Hold the lock file at a path.
+
+    Yields:
+      The dead process that left the file, such as "process 12 on node0"; "" if there was none.
+    """
+    file, owner = _acquire(path)
     try:
-        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        content = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(file, 0)
-        os.pwrite(file, owner.encode(), 0)
-        yield
+        os.pwrite(file, content.encode(), 0)
+        yield owner
     finally:
-        # Removed before it is freed: nobody can lock a file that is about to go.
+        # Removed before it is released, so that nobody can lock a file that is about to go.
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(file)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path) -> tuple[int, str]:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             owner, pid, host = _owner(file)
-            if not _lock(file, pid if host == socket.gethostname() else None):
+            is_here = host == socket.gethostname()
+            if not _lock(file, pid if is_here else None):
                 raise Locked(
-                    f"is being written by {owner or 'another process'}. Wait for it, or take another directory."
+                    f"is in use by {owner or 'another process'}. "
+                    "Wait until it ends, or use another directory."
                 )
-            if owner and host != socket.gethostname():
-                raise Locked(f"is locked by {owner}. Once that process is gone, remove {path}.")
+            if owner and not is_here:
+                raise Locked(f"is locked by {owner}. If that process has ended, remove {path}.")
             if _is_at(file, path):
-                if owner:
-                    warnings.warn(
-                        f"{path} was left by {owner}, which is gone; it is taken over",
-                        RuntimeWarning,
-                        stacklevel=7,
-                    )
-                return file
+                return file, owner
         except BaseException:
             os.close(file)
             raise
-        # Its last owner removed it between our opening and our locking it.
+        # Its last owner removed the file after this process opened it and before it locked it.
         os.close(file)
 
 
@@ -66,7 +66,7 @@ def _lock(file: int, pid: int | None) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: the process that is named must do
+    except OSError:  # The file system has no locks. Ask whether the named process is alive.
         return pid is None or not _is_alive(pid)
     return True
 
@@ -82,7 +82,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _owner(file: int) -> tuple[str, int | None, str | None]:
-    """Whose it is, in words, process id and host; nobody's where it is empty or half written."""
+    """Return the owner in words, its process id and host; nothing from an incomplete file."""
     try:
         owner = json.loads(os.pread(file, 4096, 0))
         return f"process {owner['pid']} on {owner['host']}", int(owner["pid"]), str(owner["host"])
