@@ -191,7 +191,7 @@ def at_index(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def axes_of(scheme, **axes):
+def axes_of(scheme, /, **axes):
     """``in_axes`` of a vmap over the named leaves of a scheme."""
     return dataclasses.replace(jax.tree.map(lambda leaf: None, scheme), **axes)
 

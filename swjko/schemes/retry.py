@@ -166,7 +166,7 @@ class Guarded:
 
     def _checked(self, old: State, lowest: Scalar, new: State, info: Info) -> tuple[State, Info]:
         """Returns the attempt, or no move and DIVERGED if its energy is far above the lowest."""
-        risen = is_divergent(info.energy, lowest, self.family.dim)
+        risen = is_divergent(info.energy, lowest, float(self.family.dim))
         diverged = risen & (new.result == Result.OK)
         result = jnp.where(diverged, Result.DIVERGED, new.result).astype(new.result.dtype)
         kept = select(diverged, old, new)

@@ -32,7 +32,6 @@ def target_sample(key, num):
     return MEAN1[None, :] + SCALE1 * jax.random.normal(key, (num, 2))
 
 
-# Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
 evaluate = jax.jit(swjko.evaluate, static_argnames=("num_samples", "num_repeats"))
 
 
@@ -91,7 +90,7 @@ def test_symmetric_kl_takes_points_of_the_target_too():
 
 def test_symmetric_kl_of_a_family_without_density_is_refused(key):
     family = swjko.particles(jnp.ones((3, 2)))
-    with pytest.raises(ValueError, match="family with a density"):
+    with pytest.raises(ValueError, match=r"family.* must have a density"):
         swjko.symmetric_kl(
             key, family, family.init(key), target_log_prob, target_sample, num_samples=10
         )
@@ -99,7 +98,7 @@ def test_symmetric_kl_of_a_family_without_density_is_refused(key):
 
 def test_symmetric_kl_of_a_grid_is_refused(key):
     family = swjko.grid(jnp.ones((3, 2)), 1.0)
-    with pytest.raises(ValueError, match="a grid has it at its own alone"):
+    with pytest.raises(ValueError, match="a grid has one"):
         swjko.symmetric_kl(
             key, family, family.init(key), target_log_prob, jnp.ones((3, 2)), num_samples=3
         )

@@ -1,4 +1,4 @@
-"""Langevin and the sliced-Wasserstein flow: exact moments of their chains, fixed points, transformations, failures."""
+"""Langevin and the sliced-Wasserstein flow: exact moments, fixed points, failures."""
 
 import dataclasses
 
@@ -8,16 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import axes_of, jitted_run, jitted_step, quadratic_log_prob
 from jax.tree_util import Partial
 
 import swjko
 
-jitted_run = jax.jit(swjko.run, static_argnames=("num_steps", "record"))
 PRECISION, CENTER = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
-
-
-def quadratic_log_prob(precision, center, x):
-    return -0.5 * (x - center) @ precision @ (x - center)
 
 
 def langevin(points=None, *, step_size=0.2, **options):
@@ -45,20 +41,15 @@ SCHEMES = {
 
 @pytest.mark.parametrize("num_inner_steps", [1, 4])
 def test_langevin_has_the_moments_of_its_chain(num_inner_steps):
-    """x <- (I - h A) x + h A c + sqrt(2 h) z is linear: means and covariances follow a recursion, here after 1.2 units of time."""
+    """x <- (I - h A) x + h A c + sqrt(2 h) z is linear, so moments follow a recursion."""
     num, steps, step_size = 20_000, 6, 0.2
     scheme = langevin(
         2.0 + jax.random.normal(jax.random.key(1), (num, 2)),
         step_size=step_size,
         num_inner_steps=num_inner_steps,
     )
-    state, infos = jitted_run(
-        jax.random.key(2),
-        scheme,
-        scheme.init(jax.random.key(0)),
-        num_steps=steps,
-        record=swjko.infos,
-    )
+    start = scheme.init(jax.random.key(0))
+    state, infos = jitted_run(jax.random.key(2), scheme, start, num_steps=steps, record=swjko.infos)
     h = step_size / num_inner_steps
     factor = np.eye(2) - h * PRECISION
     mean, cov = np.full(2, 2.0), np.eye(2)
@@ -85,26 +76,19 @@ def test_langevin_gradient_norm_is_that_of_the_energy():
 
 
 def test_sliced_flow_contracts_means_by_one_minus_h_over_d():
-    """A mean of theta theta^T over whole orthogonal blocks is I / d; on a line the map is monotone and its mean that of the target."""
+    """The mean of theta theta^T over whole orthogonal blocks is I / d."""
     for dim, step_size, moves in ((1, 0.3, 1), (3, 0.9, 1), (3, 2.4, 3)):
         start_key, target_key = jax.random.split(jax.random.key(dim))
-        start, target = (
-            jax.random.normal(start_key, (40, dim)),
-            2.0 + jax.random.normal(target_key, (25, dim)),
-        )
+        start = jax.random.normal(start_key, (40, dim))
+        target = 2.0 + jax.random.normal(target_key, (25, dim))
         options = {
             "num_projections": 2 * dim,
             "direction_fn": swjko.orthogonal_directions,
             "num_inner_steps": moves,
         }
         scheme = sliced_flow(start, target, step_size=step_size, **options)
-        state, infos = jitted_run(
-            jax.random.key(0),
-            scheme,
-            scheme.init(jax.random.key(0)),
-            num_steps=5,
-            record=swjko.infos,
-        )
+        key = jax.random.key(0)
+        state, infos = jitted_run(key, scheme, scheme.init(key), num_steps=5, record=swjko.infos)
         center = np.asarray(target, np.float64).mean(axis=0)
         expected = center + (1 - step_size / moves / dim) ** (5 * moves) * (
             np.asarray(start, np.float64).mean(axis=0) - center
@@ -139,8 +123,8 @@ def test_sliced_flow_stands_where_the_points_are_the_target(key):
     np.testing.assert_allclose(infos.energy, 0.0, atol=1e-9)
 
 
-def test_sliced_flow_comes_as_near_as_a_sample_can(key):
-    """From N(0, I) to a bent sample: in the end nearer to it than an independent sample of the same law."""
+def test_sliced_flow_comes_nearer_than_an_independent_sample(key):
+    """The end is nearer to a bent sample than an independent sample of its law."""
 
     def bent(key, num):
         x = jax.random.normal(key, (num, 2))
@@ -159,7 +143,7 @@ def test_sliced_flow_comes_as_near_as_a_sample_can(key):
 
 
 def test_entropic_sliced_flow_settles_at_its_own_scale():
-    """For N(0, r^2 I) as target the map is x r / s: s^2 <- s^2 (1 + h (r / s - 1) / d)^2 + 2 h temperature, from and at its fixed point."""
+    """To N(0, r^2 I): s^2 <- s^2 (1 + h (r / s - 1) / d)^2 + 2 h temperature."""
     dim, num, h, temperature, r = 2, 4000, 0.5, 0.3, 1.5
     exact = (r + np.sqrt(r**2 + 4 * dim * temperature)) / 2
     s = exact
@@ -200,7 +184,7 @@ def test_vmap_over_keys_and_step_sizes_equals_single_runs(name, key):
     with jax.enable_x64(True):
         scheme = SCHEMES[name](step_size=jnp.asarray(0.1, jnp.float64))
         sizes, keys = jnp.asarray([0.05, 0.1, 0.4]), jax.random.split(key, 3)
-        axes = dataclasses.replace(jax.tree.map(lambda leaf: None, scheme), step_size=0)
+        axes = axes_of(scheme, step_size=0)
 
         def end(scheme, key):
             return swjko.run(key, scheme, scheme.init(key), 3, record=swjko.infos)[0].params
@@ -227,7 +211,7 @@ def test_a_run_in_two_parts_is_the_same_run(name, key):
 def test_steps_far_too_large_are_reported_with_the_last_good_points(name, key):
     sizes = jnp.asarray([0.1, 1e3, 1e30])
     scheme = SCHEMES[name](step_size=0.1)
-    axes = dataclasses.replace(jax.tree.map(lambda leaf: None, scheme), step_size=0)
+    axes = axes_of(scheme, step_size=0)
     step = jax.jit(jax.vmap(lambda scheme: scheme.step(key, scheme.init(key)), in_axes=(axes,)))
     state, info = step(dataclasses.replace(scheme, step_size=sizes))
     assert list(np.asarray(state.result)) == [
@@ -242,11 +226,11 @@ def test_steps_far_too_large_are_reported_with_the_last_good_points(name, key):
         assert float(state.time[failed]) == 0.0
 
 
-def test_leaving_a_mode_in_high_dimension_is_no_divergence(key):
+def test_leaving_a_mode_in_high_dimension_is_not_a_divergence(key):
     scheme = swjko.langevin(
         jnp.zeros((8, 200)), lambda x: -jnp.sum(x**2) / 2, step_size=1.0, num_inner_steps=2
     )
-    _, info = jax.jit(type(scheme).step)(scheme, key, scheme.init(key))
+    _, info = jitted_step(key, scheme, scheme.init(key))
     assert int(info.result) == swjko.Result.OK
     assert float(info.energy) > 50.0
 
@@ -266,7 +250,5 @@ def test_a_non_finite_score_stops_its_flow_alone(key):
 
 def test_no_data_are_compiled_in(key):
     scheme = sliced_flow(target=jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)), float))
-    sizes = helpers.constant_bytes(
-        lambda key, scheme, state: scheme.step(key, state), key, scheme, scheme.init(key)
-    )
+    sizes = helpers.constant_bytes(jitted_step, key, scheme, scheme.init(key))
     assert max(sizes, default=0) <= 1024

@@ -175,12 +175,12 @@ def assert_near_the_lowest(energies):
 
 def test_step_sizes_far_too_large_are_reported_at_once_and_overcome_under_a_guard():
     keys = KEYS[:10]
-    scheme, axes = swjko.stack_at_index(too_large())
+    scheme, axes = swjko.stack_flows(too_large())
     failed = swjko.solve(keys, scheme, 20, axes=axes, chunk_size=2, progress=False, throw=False)
     assert failed.history.energy.shape == (10, 2)
     np.testing.assert_array_equal(failed.state.result, 10 * [swjko.Result.DIVERGED])
     assert np.all(np.isfinite(failed.state.params))
-    scheme, axes = swjko.stack_at_index([swjko.guarded(one, factor=0.25) for one in too_large()])
+    scheme, axes = swjko.stack_flows([swjko.guarded(one, factor=0.25) for one in too_large()])
     good = swjko.solve(keys, scheme, 20, axes=axes, progress=False)
     np.testing.assert_array_equal(good.state.result, 10 * [swjko.Result.OK])
     np.testing.assert_array_equal(good.state.step, 10 * [20])
