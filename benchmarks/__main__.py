@@ -4,9 +4,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import benchmarks
-from benchmarks import common
+from benchmarks.common import RESULTS, add_flags
 
 # Command to module and one-line help. ``benchmarks.common`` says what a module defines.
 BENCHMARKS = {
@@ -38,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.description = module.__doc__
             subparser.set_defaults(main=module.main)
             if hasattr(module, "FLAGS"):
-                common.add_flags(subparser, module.FLAGS)
+                add_flags(subparser, module.FLAGS)
             if hasattr(module, "add_arguments"):
                 module.add_arguments(subparser)
     args = parser.parse_args(argv)
-    args.directory = common.output_directory(args)
+    args.directory = Path(args.out or ("runs/benchmarks" if args.quick else RESULTS))
     return args.main(args) or 0
 
 

@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
                 row, cloud = solve(name, family, seed, sizes)
                 rows.append(row)
                 clouds.setdefault((name, family), cloud)
-            print(f"{name}, {family}: {common.plain(rows[-1])}", flush=True)
+            print(f"{name}, {family}: {common.finite_json(rows[-1])}", flush=True)
     print(
         common.write_results(
             "aggregation",

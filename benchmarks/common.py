@@ -13,18 +13,15 @@ for them, ``only``, ``seeds`` and ``first_seed``. Sizes are NamedTuples built by
 
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
 
-The columns of a table are written once, in ``benchmarks.result_tables``, from the rows of the
-JSON: ``finish`` prints every table of ``benchmarks.tables`` that reads this result, and
-``python -m benchmarks.tables`` writes the same tables into the pages.
+``finish`` prints every table of ``benchmarks.tables`` that reads this result. Rows and columns of
+the tables stand in ``speed_tables`` and ``flow_tables``, which also fill the pages.
 """
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,22 +33,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
 import swjko
-from benchmarks import tables
+from benchmarks.machine import first_value, machine, versions
+from benchmarks.tables import RESULTS, ROOT, TABLES, render
+from swjko.checkpoints.format import finite_json, write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-_SHORT_SECONDS = 0.1
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
-_PACKAGES = (
-    *("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax"),
-    *("POT", "ott-jax", "torch", "scikit-learn", "blackjax"),
-)
 
 
 class Flags(NamedTuple):
@@ -76,27 +68,17 @@ def add_flags(parser: argparse.ArgumentParser, flags: Flags) -> None:
     """Add ``--out`` and the shared options that ``flags`` asks for."""
     parser.set_defaults(full=False, only=None)
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument(
-        "--quick", action="store_true", help=f"{flags.quick}; written to runs/benchmarks"
-    )
+    add = parser.add_argument
+    sizes.add_argument("--quick", action="store_true", help=f"{flags.quick}; to runs/benchmarks")
     if flags.full:
         sizes.add_argument("--full", action="store_true", help=flags.full)
     if flags.only:
-        parser.add_argument(
-            "--only", choices=list(flags.only), help="measure this part and write nothing"
-        )
+        add("--only", choices=list(flags.only), help="measure this part and write nothing")
     if flags.seeds:
-        parser.add_argument("--seeds", type=int, metavar="N", help=flags.seeds)
+        add("--seeds", type=int, metavar="N", help=flags.seeds)
     if flags.first_seed:
-        parser.add_argument("--first-seed", type=int, default=0, metavar="N", help=flags.first_seed)
-    parser.add_argument(
-        "--out", metavar="DIR", help="directory of JSON and PNG (default benchmarks/results)"
-    )
-
-
-def output_directory(args: argparse.Namespace) -> Path:
-    """The directory that ``--out`` names, or its default."""
-    return Path(args.out or (Path("runs/benchmarks") if args.quick else RESULTS))
+        add("--first-seed", type=int, default=0, metavar="N", help=flags.first_seed)
+    add("--out", type=Path, metavar="DIR", help="of JSON and PNG (default benchmarks/results)")
 
 
 # Results.
@@ -132,87 +114,31 @@ def finish(
 def print_tables(name: str, result: Mapping[str, Any]) -> None:
     """Print each table of the pages that is made from this result alone."""
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for region, (needed, _) in tables.TABLES.items():
+    for region, (needed, _) in TABLES.items():
         if needed == (name,):
-            text = "\n".join(tables.render(region, {name: result}))
+            text = "\n".join(render(region, {name: result}))
             console.print(Markdown(f"**{region}**\n\n{text}"))
 
 
 def show(label: str, value: Any) -> None:
     """Print a labelled value as JSON holds it, at once."""
-    print(f"{label}: {plain(value)}", flush=True)
+    print(f"{label}: {finite_json(value)}", flush=True)
 
 
 def write_results(name: str, content: Mapping[str, Any], directory: Path = RESULTS) -> Path:
-    """Write ``NAME.json`` with the content beside machine, versions and date.
-
-    Returns:
-      The path of the file.
-    """
+    """Write ``NAME.json``, the content beside machine, versions and date; returns the path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
-    head = {
-        "benchmark": name,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plain({**head, **content}), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    head = {"benchmark": name, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    head |= {"machine": machine(), "versions": versions()}
+    text = json.dumps(finite_json({**head, **content}), indent=2, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
     return path
 
 
 def read_results(name: str, directory: Path = RESULTS) -> dict[str, Any]:
     """The content of ``NAME.json``."""
     return json.loads((directory / f"{name}.json").read_text())
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON holds it: arrays as lists, NaN and infinities as None."""
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, accelerators, and load: a busy machine spoils timings."""
-    has_sysconf = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    bytes_ = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_sysconf else None
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return {
-        "cpu": _first_of("/proc/cpuinfo", "model name") or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
-        "memory_gib": bytes_ and round(bytes_ / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "devices": [device.device_kind for device in jax.devices()],
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that matter here."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _first_of(path: str, label: str) -> str | None:
-    """The value of the first ``label: value`` line of a file; None if there is none."""
-    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(label)), None)
 
 
 def optional(name: str) -> Any:
@@ -240,7 +166,7 @@ def interleaved_medians(
     for _ in range(repeats):
         for name, function in functions.items():
             first = timed(function)[0]
-            seconds[name].append(timed(function)[0] if first < _SHORT_SECONDS else first)
+            seconds[name].append(timed(function)[0] if first < 0.1 else first)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -261,7 +187,7 @@ def peak_mib() -> int | None:
 
     ``getrusage`` would not do: its peak is inherited from the parent process.
     """
-    found = _first_of("/proc/self/status", "VmHWM")
+    found = first_value("/proc/self/status", "VmHWM")
     return int(found.split()[0]) // 1024 if found else None
 
 
@@ -277,15 +203,9 @@ def run_child(arguments: Sequence[str], *, num_devices: int | None = None) -> st
     if num_devices is not None:
         kept = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
         environment["XLA_FLAGS"] = " ".join([*kept, f"{_DEVICE_FLAG}={num_devices}"])
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout.splitlines()[-1]
+    command = [sys.executable, *arguments]
+    options = {"stdout": subprocess.PIPE, "text": True, "check": True}
+    return subprocess.run(command, env=environment, cwd=ROOT, **options).stdout.splitlines()[-1]
 
 
 # Statistics and figures.
@@ -306,18 +226,17 @@ def standard_error(values: Iterable[float]) -> float | None:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure without a display, and its axes [rows columns].
-
-    Args:
-      width: Width in inches.
-      height: Height in inches.
-      rows: Rows of axes.
-      columns: Columns of axes.
-      **options: Further arguments of ``Figure.subplots``.
-    """
+    """A figure of a size in inches, and its axes [rows columns]; see ``Figure.subplots``."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def log2_axis(axis: Axes, **labels: Any) -> None:
+    """Show powers of two along x, and a grid; ``labels`` go to ``Axes.set``."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(True, which="major", alpha=0.3)
+    axis.set(**labels)
 
 
 # Settings of one SW-JKO run.

@@ -1,26 +1,28 @@
-"""Error of SW_2^2 between fixed clouds against the number of directions, for each kind of directions and each dimension.
+"""Error of SW_2^2 between fixed clouds against the number of directions, for each kind of them.
 
-Two pairs of clouds of n points: Gaussians of different means and anisotropic covariances; and two half circles with noise (in the first
-two coordinates, Gaussian in the others) against a mixture of four Gaussians. Per dimension and pair, in ``runs`` of the JSON:
+There are two pairs of clouds of n points: Gaussians of different means and anisotropic covariances,
+and two noisy half circles (Gaussian beyond the first two coordinates) against a mixture of four
+Gaussians. Per dimension and pair, in ``runs`` of the JSON:
 
-- rms_relative_error: sqrt(mean (estimate - reference)^2) / reference over the keys, per kind and number of directions; with K keys its own
-  relative error is about 1 / sqrt(2 K);
-- reference: by many directions of the kind that scatters least at the largest number, averaged over keys of its own, with its relative
-  standard error, below which no error above means anything;
+- rms_relative_error: sqrt(mean (estimate - reference)^2) / reference over the keys, per kind and
+  number of directions. With K keys its own relative error is about 1 / sqrt(2 K).
+- reference: from many directions of the kind that scatters least at the largest number, averaged
+  over other keys. Errors below its relative standard error mean nothing.
 - slope: of log error against log number.
 
-``winners`` compares, per dimension, the geometric means over pairs and numbers of the errors relative to ``uniform``.
+``winners`` compares, per dimension, the geometric means over pairs and numbers of the errors
+relative to ``uniform``.
 """
 
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import swjko
 from benchmarks import common
@@ -34,7 +36,7 @@ PAIRS = ("gaussian", "moons to mixture")
 
 
 class Sizes(NamedTuple):
-    """reference: (keys, directions)."""
+    """nums: numbers of directions; reference: number of keys and of directions."""
 
     dims: tuple[int, ...]
     nums: tuple[int, ...]
@@ -43,51 +45,37 @@ class Sizes(NamedTuple):
     reference: tuple[int, int]
 
 
-FULL = Sizes((2, 3, 10, 50, 784), tuple(2**power for power in range(4, 12)), 500, 50, (16, 16384))
-QUICK = Sizes((2, 10), (16, 64), 64, 8, (4, 1024))
+DEFAULT = Sizes(
+    dims=(2, 3, 10, 50, 784),
+    nums=tuple(2**power for power in range(4, 12)),
+    num_points=500,
+    num_keys=50,
+    reference=(16, 16384),
+)
+QUICK = Sizes(dims=(2, 10), nums=(16, 64), num_points=64, num_keys=8, reference=(4, 1024))
+FLAGS = common.Flags(quick="two dimensions at reduced size")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="two dimensions at reduced size, to see that it runs; written to runs/benchmarks",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    sizes = QUICK if args.quick else FULL
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
+def main(args: argparse.Namespace) -> None:
+    sizes = QUICK if args.quick else DEFAULT
     rows = []
     for dim in sizes.dims:
         for pair in PAIRS:
             rows.append(measure(pair, dim, sizes))
-            print(f"d = {dim}, {pair}: {common.plain(rows[-1]['reference'])}", flush=True)
-    compared = winners(rows)
-    print(table(rows, compared))
-    print(
-        common.write_results(
-            "directions",
-            {"quick": args.quick, "sizes": sizes, "winners": compared, "runs": rows},
-            directory,
-        )
-    )
-    _figure(rows).savefig(directory / "directions.png", dpi=150)
-    return 0
+            common.show(f"d = {dim}, {pair}", rows[-1]["reference"])
+    content = {"quick": args.quick, "sizes": sizes, "winners": winners(rows), "runs": rows}
+    common.finish(args, content, ("", _figure(rows)))
 
 
 def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
-    """The errors of all kinds for one pair of clouds."""
+    """Errors of all kinds for one pair of clouds."""
     x, y = (jnp.asarray(cloud, jnp.float32) for cloud in clouds(pair, dim, sizes.num_points))
     error_key, reference_key = jax.random.split(jax.random.key(0))
     keys = jax.random.split(error_key, sizes.num_keys)
     values = {
         kind: np.stack([_estimates(keys, x, y, kind, num) for num in sizes.nums]) for kind in KINDS
     }  # each [numbers keys]
-    # The scatter needs no reference; its winner makes one.
+    # The scatter needs no reference, so the kind with the least scatter makes the reference.
     best = min(KINDS, key=lambda kind: values[kind][-1].std())
     num_keys, num = sizes.reference
     draws = _estimates(jax.random.split(reference_key, num_keys), x, y, best, num)
@@ -96,6 +84,7 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
         kind: np.sqrt(np.mean((value - reference) ** 2, axis=1)) / reference
         for kind, value in values.items()
     }
+    log_nums = np.log(sizes.nums)
     return {
         "pair": pair,
         "dim": dim,
@@ -109,18 +98,19 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
         },
         "rms_relative_error": errors,
         "slope": {
-            kind: np.polyfit(np.log(sizes.nums), np.log(error), 1)[0]
-            for kind, error in errors.items()
+            kind: np.polyfit(log_nums, np.log(error), 1)[0] for kind, error in errors.items()
         },
     }
 
 
 def _estimates(keys, x, y, kind: str, num: int) -> np.ndarray:
-    """SW_2^2 [keys], one key at a time: memory is that of one estimate, and the sorts are compiled once for all kinds."""
-    return np.array(
-        [_sliced_pow(x, y, _directions(key, kind=kind, num=num, dim=x.shape[1])) for key in keys],
-        np.float64,
-    )
+    """SW_2^2 for each key.
+
+    One key at a time needs the memory of one estimate, and compiles the sorts once for all kinds.
+    """
+    dim = x.shape[1]
+    values = [_sliced_pow(x, y, _directions(key, kind=kind, num=num, dim=dim)) for key in keys]
+    return np.array(values, np.float64)
 
 
 _sliced_pow = jax.jit(swjko.sliced_wasserstein_pow)
@@ -145,22 +135,18 @@ def clouds(pair: str, dim: int, num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _anisotropic_gaussian(rng: np.random.Generator, dim: int, num: int) -> np.ndarray:
-    """A random rotation of standard deviations spaced evenly in the logarithm from 0.2 to 2, about a mean ~ N(0, I / d)."""
+    """Draw with a random rotation, standard deviations from 0.2 to 2, and mean ~ N(0, I / d)."""
     rotation, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
     mean = rng.standard_normal(dim) / np.sqrt(dim)
     return mean + (rng.standard_normal((num, dim)) * np.geomspace(0.2, 2.0, dim)) @ rotation.T
 
 
 def winners(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per dimension: error of each kind over that of uniform (geometric mean over pairs and numbers), the smallest, and its wins."""
+    """Error of each kind over that of uniform, the least error, and the wins, per dimension."""
     found = []
     for dim in dict.fromkeys(row["dim"] for row in rows):
-        errors = {
-            kind: np.concatenate(
-                [row["rms_relative_error"][kind] for row in rows if row["dim"] == dim]
-            )
-            for kind in KINDS
-        }
+        own = [row["rms_relative_error"] for row in rows if row["dim"] == dim]
+        errors = {kind: np.concatenate([row[kind] for row in own]) for kind in KINDS}
         relative = {
             kind: float(np.exp(np.mean(np.log(error / errors["uniform"]))))
             for kind, error in errors.items()
@@ -172,62 +158,19 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def table(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any]]) -> str:
-    """Errors in per cent at the smallest, a middle and the largest number; then the winner of each dimension."""
-    nums = rows[0]["nums"]
-    shown = sorted({0, len(nums) // 2, len(nums) - 1})
-    lines = [
-        f"{'d':>4} {'pair':17} {'kind':11}"
-        + "".join(f"{f'L = {nums[i]}':>11}" for i in shown)
-        + f"{'slope':>8} {'reference':>10}"
-    ]
-    for row in rows:
-        noise = f"{100 * row['reference']['relative_standard_error']:.2g} %"
-        for kind, error in row["rms_relative_error"].items():
-            values = "".join(f"{f'{100 * error[i]:.3g} %':>11}" for i in shown)
-            lines.append(
-                f"{row['dim']:>4} {row['pair']:17} {kind:11}{values}{row['slope'][kind]:>8.2f} {noise:>10}"
-            )
-    for entry in compared:
-        ratios = ", ".join(
-            f"{kind} {ratio:.2g}" for kind, ratio in entry["error_over_uniform"].items()
-        )
-        wins = ", ".join(f"{kind} {count}" for kind, count in entry["wins"].items())
-        lines.append(
-            f"d = {entry['dim']}: {entry['winner']} wins; error over uniform: {ratios}; smallest in: {wins}"
-        )
-    return "\n".join(lines)
-
-
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A panel per dimension: error against number, both logarithmic; solid and dashed for the two pairs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Error against number, a panel per dimension; solid and dashed lines for the two pairs."""
     dims = list(dict.fromkeys(row["dim"] for row in rows))
-    figure = Figure(figsize=(2.7 * len(dims) + 0.5, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(dims), sharex=True, squeeze=False)[0]
-    for axis, dim in zip(axes, dims, strict=True):
-        for row in (row for row in rows if row["dim"] == dim):
-            style = ("-", "--")[PAIRS.index(row["pair"])]
-            for index, (kind, error) in enumerate(row["rms_relative_error"].items()):
-                label = f"{kind}, {row['pair']}" if axis is axes[0] else None
-                axis.loglog(
-                    row["nums"],
-                    error,
-                    style,
-                    color=f"C{index}",
-                    marker="o",
-                    markersize=3,
-                    linewidth=1.2,
-                    label=label,
-                )
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set(title=f"d = {dim}", xlabel="directions")
-        axis.grid(True, which="major", alpha=0.3)
+    figure, axes = common.new_figure(2.7 * len(dims) + 0.5, 3.6, columns=len(dims), sharex=True)
+    for row in rows:
+        axis, style = axes[0, dims.index(row["dim"])], ("o-", "o--")[PAIRS.index(row["pair"])]
+        for kind, error in row["rms_relative_error"].items():
+            label = f"{kind}, {row['pair']}" if axis is axes[0, 0] else None
+            color = f"C{list(KINDS).index(kind)}"
+            axis.loglog(row["nums"], error, style, color=color, markersize=3, label=label)
+    for axis, dim in zip(axes[0], dims, strict=True):
+        common.log2_axis(axis, title=f"d = {dim}", xlabel="directions")
         axis.tick_params(labelsize=7, which="both")
-    axes[0].set_ylabel("relative error of $SW_2^2$ (rms)")
+    axes[0, 0].set_ylabel("relative error of $SW_2^2$ (rms)")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

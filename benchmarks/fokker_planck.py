@@ -243,7 +243,7 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
             for name in ("dim", "mean_log10", "worst_log10", "published_log10", "mean_seconds")
         }
         print(
-            f"stationary: {common.plain(shown | {name: np.mean(values) for name, values in baseline.items()})}",
+            f"stationary: {common.finite_json(shown | {name: np.mean(values) for name, values in baseline.items()})}",
             flush=True,
         )
     return {"rows": rows}
@@ -293,7 +293,7 @@ def trajectory(sizes: Sizes) -> dict[str, Any]:
             }
         )
         print(
-            f"trajectory d = {dim}, times {TIMES}: {common.plain(means)}, {runs[-1]['run_seconds']:.0f} s",
+            f"trajectory d = {dim}, times {TIMES}: {common.finite_json(means)}, {runs[-1]['run_seconds']:.0f} s",
             flush=True,
         )
     return {"oracle_directions": _ORACLE_DIRECTIONS, "rows": rows}
@@ -338,7 +338,7 @@ def gaussian(sizes: Sizes) -> dict[str, Any]:
                 **_seconds(solution),
             }
         )
-        print(f"gaussian d = {dim}: {common.plain(errors)}", flush=True)
+        print(f"gaussian d = {dim}: {common.finite_json(errors)}", flush=True)
     return {"rows": rows}
 
 
@@ -390,7 +390,7 @@ def speed(sizes: Sizes) -> dict[str, Any]:
         )
     found["ratio"] = {name: value / seconds for name, value in found["published_seconds"].items()}
     print(
-        f"speed: {common.plain({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}",
+        f"speed: {common.finite_json({key: found[key] for key in ('mean_log10', 'mean_seconds', 'ratio')})}",
         flush=True,
     )
     return found

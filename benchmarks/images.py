@@ -214,7 +214,7 @@ def _seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     content = json.loads(path.read_text())
-    others = [name for name, value in common.plain(settings).items() if content.get(name) != value]
+    others = [name for name, value in common.finite_json(settings).items() if content.get(name) != value]
     if others:
         raise ValueError(
             f"{path} was measured with other settings ({', '.join(others)}); leave --go-on out, or take another --out."
@@ -280,7 +280,7 @@ def one_seed(
             key, name, space, len(data.held_out), sizes, score, found["swf_by_steps"], drawn
         )
         _say(seed, name, found["methods"][name]["metrics"], found["methods"][name]["run_seconds"])
-    return common.plain(found), drawn
+    return common.finite_json(found), drawn
 
 
 def _one_method(

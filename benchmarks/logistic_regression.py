@@ -215,7 +215,7 @@ def main(args: argparse.Namespace) -> int:
     seeds = range(args.first_seed, args.first_seed + count)
     if args.again:
         written = json.loads((directory / "logistic_regression.json").read_text())
-        if written["settings"] != common.plain(sizes):
+        if written["settings"] != common.finite_json(sizes):
             raise ValueError(
                 f"{directory} has results of other settings; leave --again out, or take another --out."
             )

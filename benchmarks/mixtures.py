@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
                 shown = {
                     key: value for key, value in rows[-1].items() if key not in ("settings", "runs")
                 }
-                print(f"{name}: {common.plain(shown)}", flush=True)
+                print(f"{name}: {common.finite_json(shown)}", flush=True)
                 if dim == 2:
                     drawn[name] = found[0][1]
     if args.only is None:

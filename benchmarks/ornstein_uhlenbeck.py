@@ -187,7 +187,7 @@ def trajectory(sizes: Sizes, first_seed: int) -> dict[str, Any]:
                         [run[against] for run in runs], axis=0
                     )
         rows.append({**row, "published_jko_icnn_law": PUBLISHED.get(dim), "runs": found})
-        print(f"trajectory: {common.plain(row)}", flush=True)
+        print(f"trajectory: {common.finite_json(row)}", flush=True)
     settings = fokker_planck.trajectory_settings(2, sizes.quick)
     return {
         "rows": rows,
@@ -217,7 +217,7 @@ def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
             for name in ("icnn_jko", "sw_jko")
         }
         print(
-            f"long, d = {dim}: {common.plain(shown)}, cost of the steps {common.plain(networks['cost'])}",
+            f"long, d = {dim}: {common.finite_json(shown)}, cost of the steps {common.finite_json(networks['cost'])}",
             flush=True,
         )
     return {"rows": rows, "icnn_jko_settings": network}
@@ -270,7 +270,7 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         runs.append(run | {"level_log10": level})
         shown = {name: run[name]["seconds_to_level"] for name in ("icnn_jko", "sw_jko")}
         print(
-            f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {common.plain(shown)}",
+            f"stationary, d = {dim}, seed {seed}: level {level:.2f}, seconds to it {common.finite_json(shown)}",
             flush=True,
         )
     found: dict[str, Any] = {
@@ -283,7 +283,7 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         ratios = [run["icnn_jko"][key] / (run["sw_jko"][key] or math.inf) for run in runs]
         found[f"ratio_of_{key}"] = {"median": np.median(ratios), "all": ratios}
     print(
-        f"stationary: {common.plain({key: value for key, value in found.items() if key.startswith('ratio')})}",
+        f"stationary: {common.finite_json({key: value for key, value in found.items() if key.startswith('ratio')})}",
         flush=True,
     )
     return found
