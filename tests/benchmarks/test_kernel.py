@@ -1,0 +1,119 @@
+"""The benchmarks of the distance: their reference, their peers, and what they write."""
+
+import json
+
+import jax
+import numpy as np
+import ot
+import pytest
+
+from benchmarks import common, directions, kernel, peers
+from benchmarks.__main__ import BENCHMARKS, main
+
+TINY = peers.Case(24, 24, 3, 8)
+CASES = [TINY, peers.Case(24, 36, 3, 8), peers.Case(24, 30, 3, 8, weighted=True)]
+
+
+@pytest.fixture(autouse=True)
+def _promotion_allowed():
+    """Peers broadcast arrays of different ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_reference_equals_pot_and_its_gradient_the_central_difference(case):
+    inputs = peers.make_inputs(case).map(lambda array: array.astype(np.float64))
+    if case.weighted:
+        weights = {name: getattr(inputs, name) for name in ("x_weights", "y_weights")}
+        inputs = inputs._replace(**{name: one / one.sum() for name, one in weights.items()})
+    value, gradient = peers.reference(inputs)
+
+    def pot(x):
+        _, y, lines, *weights = inputs
+        return ot.sliced_wasserstein_distance(x, y, *weights, projections=lines.T) ** 2
+
+    assert value == pytest.approx(pot(inputs.x), rel=1e-12)
+    step = 1e-6 * np.random.default_rng(1).standard_normal(inputs.x.shape)
+    difference = pot(inputs.x + step) - pot(inputs.x - step)
+    assert difference == pytest.approx(2 * np.sum(gradient * step), rel=1e-6)
+
+
+# A dependency of OTT warns on import.
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_methods_compute_the_same(case):
+    inputs = peers.make_inputs(case)
+    exact = peers.reference(inputs)
+    found = {
+        name: peers.relative_errors(call(), exact)
+        for name, call in peers.methods(inputs).items()
+        if name != peers.FLOOR
+    }
+    assert {"swjko", "POT NumPy, value"} <= set(found)
+    for name, error in found.items():
+        assert error["value"] < 1e-5, name
+        assert error["gradient"] is None or error["gradient"] < 1e-4, name
+    assert found["POT NumPy, value"]["gradient"] is None
+    assert found["swjko"]["gradient"] is not None
+
+
+def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch, capsys):
+    sizes = kernel.QUICK._replace(cases=(TINY,), peak_directions=())
+    monkeypatch.setattr(kernel, "QUICK", sizes)
+    monkeypatch.setattr(common, "optional", lambda name: None)
+    monkeypatch.setattr(kernel, "sharded_in_child", kernel.sharded_seconds)
+    assert main(["kernel", "--quick", "--repeats", "3", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "kernel.json").read_text())
+    (row,) = content["runs"]
+    assert content["missing"] == ["torch", "ot", "ott"]
+    seconds = row["median_seconds"]
+    assert set(seconds) == {"swjko", "jnp.sort", "no sort"}
+    assert row["ratio"]["jnp.sort"] == pytest.approx(seconds["jnp.sort"] / seconds["swjko"])
+    assert row["sharded"]["devices"] == jax.device_count()
+    assert 0 <= row["sharded"]["difference"] < 1e-5
+    assert row["relative_error"]["value"] < 3e-7
+    assert row["relative_error"]["gradient"] < 1e-4
+    assert (tmp_path / "kernel.png").stat().st_size > 0
+    printed = capsys.readouterr().out
+    assert "left out, not installed: torch, ot, ott" in printed
+    assert "n = 24, d = 3, 8 directions" in printed
+
+
+def test_the_better_thread_count_of_a_method_counts():
+    best, threads = kernel.best_threads({"swjko": 1.0, "torch.sort@1": 3.0, "torch.sort@2": 2.0})
+    assert best == {"swjko": 1.0, "torch.sort": 2.0}
+    assert threads == {"torch.sort": {"1": 3.0, "2": 2.0}}
+
+
+@pytest.mark.parametrize("pair", directions.PAIRS)
+def test_equal_angles_beat_independent_ones_in_the_plane(pair):
+    sizes = directions.Sizes((2,), (8, 32), 32, 12, (2, 512))
+    row = directions.measure(pair, 2, sizes)
+    x, y = directions.clouds(pair, 2, 32)
+    angles = np.pi * (np.arange(4096) + 0.5) / 4096
+    lines = np.stack([np.cos(angles), np.sin(angles)])
+    exact = ot.sliced_wasserstein_distance(x, y, projections=lines) ** 2
+    assert row["reference"]["kind"] == "quasi"
+    assert row["reference"]["value"] == pytest.approx(exact, rel=1e-4)
+    assert np.all(row["rms_relative_error"]["quasi"] < 0.2 * row["rms_relative_error"]["uniform"])
+    (compared,) = directions.winners([row])
+    assert compared["winner"] == "quasi"
+    assert compared["wins"] == {"uniform": 0, "orthogonal": 0, "quasi": 2}
+
+
+def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(directions, "QUICK", directions.Sizes((2, 3), (4, 8), 8, 3, (2, 16)))
+    assert main(["directions", "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "directions.json").read_text())
+    pairs = [(row["dim"], row["pair"]) for row in content["runs"]]
+    assert pairs == [(dim, pair) for dim in (2, 3) for pair in directions.PAIRS]
+    assert (tmp_path / "directions.png").stat().st_size > 0
+    assert "orthogonal / uniform" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_help(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    assert "--quick" in capsys.readouterr().out
