@@ -1,20 +1,9 @@
 """Tables of the benchmarks of flows and posteriors, by region of the pages."""
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from benchmarks.markdown import (
-    Region,
-    Result,
-    log10,
-    number,
-    provenance,
-    region,
-    seconds,
-    table,
-    with_error,
-)
+from benchmarks.markdown import Region, Result, across, fill, provenance, region, table
 
 _PARTICLES = "Euler-Maruyama, 50000"
 
@@ -26,8 +15,19 @@ def _stationary(result: Result) -> list[Any]:
     for row in result["stationary"]["rows"]:
         own = row["euler_maruyama_log10"].get("1000")
         own_mean = fmean(own) if own else None
-        rows.append(row | {"particles": own_mean, "published": published.get(str(row["dim"]))})
+        rows.append(row | {"own": own_mean, "published": published.get(str(row["dim"]))})
     return rows
+
+
+def _readme_fidelity(result: Result) -> list[str]:
+    rows = [row for row in _stationary(result) if row["published_log10"] is not None]
+    lines = {
+        "swjko": "{mean_log10:.2f}",
+        "published SW-JKO": "{published_log10:.2f}",
+        "50,000 particles, published": "{published:.2f}",
+        "swjko, seconds": "{mean_seconds:seconds}",
+    }
+    return across("$\\log_{10}$ SymKL to the stationary law", "d = {dim}", lines, rows)
 
 
 def _whole_run(result: Result) -> list[str]:
@@ -35,17 +35,16 @@ def _whole_run(result: Result) -> list[str]:
     run = result["speed"]
     here = "measured here, distance and gradient alone"
     text = (
-        f"in d = {run['dim']} a run to {log10(run['mean_log10'])}, "
-        f"published: {log10(run['published_log10'])}, takes {run['mean_seconds']:.0f} s "
-        f"with compilation, in the mean of {len(run['runs'])} problems."
+        "in d = {dim} a run to {mean_log10:.2f}, published: {published_log10:.2f}, takes "
+        "{mean_seconds:.0f} s with compilation, in the mean of {runs:count} problems."
     )
     if here in run["published_seconds"]:
         text += (
             " The distances and gradients alone of all updates of the published configuration "
-            f"come to {run['published_seconds'][here]:.0f} s in torch on the same machine, "
-            f"{run['ratio'][here]:.0f} times as long, from the time of one."
+            f"come to {{published_seconds[{here}]:.0f}} s in torch on the same machine, "
+            f"{{ratio[{here}]:.0f}} times as long, from the time of one."
         )
-    return [text]
+    return [fill(text, run)]
 
 
 def _trajectory(result: Result) -> list[Any]:
@@ -60,84 +59,75 @@ def _trajectory(result: Result) -> list[Any]:
 
 def _mixtures(result: Result) -> list[Any]:
     """Rows by dimension and distance, with the published numbers of each dimension."""
-    names = ("JKO-ICNN", _PARTICLES, "SW-JKO, log10")
+    published = result["published"].items()
     return [
-        row | {name: result["published"][name].get(str(row["dim"])) for name in names}
+        row | {name: values.get(str(row["dim"])) for name, values in published}
         for row in sorted(result["rows"], key=lambda row: (row["dim"], row["mean"]))
     ]
 
 
 def _aggregation(result: Result) -> list[Any]:
     """A row for each problem and family, from all its runs."""
-    runs = result["runs"]
-    rows = []
-    for problem, family in dict.fromkeys((run["problem"], run["family"]) for run in runs):
-        found = [run for run in runs if (run["problem"], run["family"]) == (problem, family)]
-        rows.append(
-            found[0]
-            | {
-                "runs": len(found),
-                "energy": fmean(run["energy"] for run in found),
-                "worst": max(abs(run["relative_error"]) for run in found),
-                "published": result["published"][problem] if family == "mlp" else None,
-                "seconds": fmean(run["run_seconds"] + run["compile_seconds"] for run in found),
-            }
-        )
-    return rows
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for run in result["runs"]:
+        groups.setdefault((run["problem"], run["family"]), []).append(run)
+    return [
+        runs[0]
+        | {
+            "runs": runs,
+            "energy": fmean(run["energy"] for run in runs),
+            "worst": 100 * max(abs(run["relative_error"]) for run in runs),
+            "published": result["published"][problem] if family == "mlp" else None,
+            "seconds": fmean(run["run_seconds"] + run["compile_seconds"] for run in runs),
+        }
+        for (problem, family), runs in groups.items()
+    ]
 
 
 def _ablation(result: Result) -> list[str]:
     """Change of log10 SymKL by each choice; a choice may be missing in some dimensions."""
-    cases = result["rows"]
-    standard = (with_error(case["standard_log10"]) for case in cases)
-    rows = [("**standard, $\\log_{10}$ SymKL**", *standard)]
-    for name in dict.fromkeys(name for case in cases for name in case["difference"]):
-        rows.append(
-            (name, *(with_error(case["difference"].get(name), "{:+.2f}") for case in cases))
-        )
-    head = ("changed", *(f"{case['measure']}, d = {case['dim']}" for case in cases))
-    return table(head, rows) + provenance(result)
+    names = dict.fromkeys(name for case in result["rows"] for name in case["difference"])
+    standard = "{standard_log10[mean]:.2f}{standard_log10[standard_error]:±.2f}"
+    change = "{{difference[{0}][mean]:+.2f}}{{difference[{0}][standard_error]:±.2f}}"
+    lines = {"**standard, $\\log_{10}$ SymKL**": standard}
+    lines |= {name: change.format(name) for name in names}
+    return across("changed", "{measure}, d = {dim}", lines, result["rows"]) + provenance(result)
 
 
-def _schemes_trajectory(result: Result) -> list[str]:
-    names = {
-        "SW-JKO, own step": "sw_jko_own_step",
-        "JKO-ICNN, own step": "icnn_jko_own_step",
-        "SW-JKO, law": "sw_jko_law",
-        "JKO-ICNN, law": "icnn_jko_law",
-        "Langevin, law": "langevin_law",
-        "exact SW flow, law": "exact_sw_flow_to_law",
-    }
+def _schemes_trajectory(result: Result) -> list[Any]:
+    """A row for each dimension and time."""
+    names = ("sw_jko_own_step", "icnn_jko_own_step", "sw_jko_law", "icnn_jko_law", "langevin_law")
+    keys = [f"{name}_median" for name in (*names, "exact_sw_flow_to_law")]
     rows = []
     for row in result["trajectory"]["rows"]:
         published = row["published_jko_icnn_law"] or [None] * len(row["times"])
         for index, time in enumerate(row["times"]):
-            found = [row[f"{name}_median"][index] for name in names.values()] + [published[index]]
-            rows.append((row["dim"], time, len(row["runs"]["sw_jko"]), *map(log10, found)))
-    head = ("d", "time", "problems", *names, "JKO-ICNN, law, published")
-    return table(head, rows) + provenance(result)
+            found = {key: row[key][index] for key in keys}
+            rows.append(row | found | {"time": time, "published": published[index]})
+    return rows
 
 
 def _schemes_long(result: Result) -> list[str]:
     found = result["long"]["rows"]
+    labels = {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}
     rows = [
-        (row["dim"], label, *map(log10, row[name]["own_step"]), seconds(row[name]["run_seconds"]))
-        for row in found
-        for name, label in (("sw_jko", "SW-JKO"), ("icnn_jko", "JKO-ICNN"))
+        row[name] | {"dim": row["dim"], "label": labels[name]} for row in found for name in labels
     ]
-    times = (f"time {time:g}" for time in found[0]["times"])
-    return table(("d", "scheme, to its own exact step", *times, "seconds"), rows)
+    times = found[0]["times"]
+    heads = " | ".join(f"time {time:g}" for time in times)
+    cells = " | ".join(f"{{own_step[{index}]:.2f}}" for index in range(len(times)))
+    head = f"d | scheme, to its own exact step | {heads} | seconds"
+    return table(head, f"{{dim}} | {{label}} | {cells} | {{run_seconds:seconds}}", rows)
 
 
 def _schemes_stationary(result: Result) -> list[str]:
     found = result["stationary"]
-    rows = []
-    for run in found["runs"]:
-        spent = [run[name]["seconds_to_level"] for name in ("sw_jko", "icnn_jko")]
-        spent = (number(value, "{:.1f}") for value in spent)
-        rows.append((run["seed"], log10(run["level_log10"]), *spent))
-    head = (f"problem, d = {found['dim']}", "level, $\\log_{10}$ SymKL", "SW-JKO, s", "JKO-ICNN, s")
-    return table(head, rows)
+    return table(
+        f"problem, d = {found['dim']} | level, $\\log_{{10}}$ SymKL | SW-JKO, s | JKO-ICNN, s",
+        "{seed} | {level_log10:.2f} | {sw_jko[seconds_to_level]:.1f} | "
+        "{icnn_jko[seconds_to_level]:.1f}",
+        found["runs"],
+    )
 
 
 def _logistic_regression(result: Result) -> list[str]:
@@ -149,24 +139,26 @@ def _logistic_regression(result: Result) -> list[str]:
     labels = {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}
     rows, unsure = [], []
     for name, entry in result["summary"].items():
-        methods, own = dict(entry["methods"]), entry["methods"]
-        location, spread = ("median", "width") if entry["separable"] else ("mean", "ratio")
-        data = f"{name} (separable)" if entry["separable"] else name
+        methods = {labels.get(method, method): row for method, row in entry["methods"].items()}
+        location, spread, data = "mean", "ratio", name
         if entry["separable"]:
-            methods["NUTS, two chains against two"] = entry["two_chains_against_two"]
-        for method, found in methods.items():
-            row = [data, labels.get(method, method), f"{found[location]:.3f}"]
-            row += ["{:.2f} to {:.2f}".format(*found[spread])]
-            row += [number(found["log_likelihood"], "{:+.5f}" if method in own else "±{:.5f}")]
-            row += [f"{found['held-out accuracy']:.3f}" if method in own else ""]
-            row += [seconds(found["seconds"]) if method in own else ""]
-            rows.append(row)
+            location, spread, data = "median", "width", f"{name} (separable)"
+            itself = entry["two_chains_against_two"]
+            kept = {key: itself[key] for key in (location, spread)}
+            own = kept | {"likelihood": fill("±{log_likelihood:.5f}", itself)}
+            methods["NUTS, two chains against two"] = own
+        for method, row in methods.items():
+            found = {"data": data, "likelihood": fill("{log_likelihood:+.5f}", row)} | row
+            found |= {"location": row[location], "spread": row[spread]}
+            rows.append(found | {"method": method})
         unsure += [f"{name}, split {seed}" for seed in entry["splits_without_reference"]]
-    head = (
-        *("data", "method", "means off by, in deviations", "ratios of deviations"),
-        *("log-likelihood less that of NUTS", "accuracy", "seconds"),
+    lines = table(
+        "data | method | means off by, in deviations | ratios of deviations | "
+        "log-likelihood less that of NUTS | accuracy | seconds",
+        "{data} | {method} | {location:.3f} | {spread[0]:.2f} to {spread[1]:.2f} | {likelihood} | "
+        "{held-out accuracy:.3f} | {seconds:seconds}",
+        rows,
     )
-    lines = table(head, rows)
     if unsure:
         lines += ["", f"The chains of NUTS do not agree to an R-hat of 1.01: {'; '.join(unsure)}."]
     if result["missing"]:
@@ -179,119 +171,78 @@ def _images(result: Result) -> list[Any]:
     rows = [row | {"method": f"*{name}*"} for name, row in result["references"].items()]
     for row in result["rows"]:
         name = f"Frechet of {row['method']} over that of autoencoder, training"
-        spent = seconds(row["run_seconds"] + row["compile_seconds"])
-        rows.append(row | {"over": result["comparisons"].get(name), "seconds": spent})
+        found = {"over": result["comparisons"].get(name) or {}}
+        rows.append(row | found | {"seconds": row["run_seconds"] + row["compile_seconds"]})
     return rows
-
-
-def _spread(name: str) -> Callable[[Result], str]:
-    return lambda row: f"{row[name]['mean']:.3g}" + number(row[name]["deviation"], " ± {:.2g}")
 
 
 def _images_region(name: str) -> Region:
     return region(
         name,
         _images,
-        {
-            "images": "method",
-            "Frechet, % of variance": _spread("frechet"),
-            "$SW_2^2$ in pixels": _spread("sw"),
-            "precision": lambda row: f"{row['precision']['mean']:.2f}",
-            "recall": lambda row: f"{row['recall']['mean']:.2f}",
-            "memorisation": lambda row: f"{row['memorisation']['mean']:.2f}",
-            "Frechet over *autoencoder, training*": lambda row: (
-                f"{row['over']['mean']:.2f}" if row.get("over") else ""
-            ),
-            "seconds": lambda row: row.get("seconds", ""),
-        },
+        "images | Frechet, % of variance | $SW_2^2$ in pixels | precision | recall | "
+        "memorisation | Frechet over *autoencoder, training* | seconds",
+        "{method} | {frechet[mean]:.3g}{frechet[deviation]:±.2g} | "
+        "{sw[mean]:.3g}{sw[deviation]:±.2g} | {precision[mean]:.2f} | {recall[mean]:.2f} | "
+        "{memorisation[mean]:.2f} | {over[mean]:.2f} | {seconds:seconds}",
     )
 
 
 TABLES: dict[str, Region] = {
-    "readme-fidelity": region(
-        "fokker_planck",
-        lambda result: [row for row in _stationary(result) if row["published_log10"] is not None],
-        {
-            "$\\log_{10}$ SymKL to the stationary law": "dim",
-            "swjko": lambda row: log10(row["mean_log10"]),
-            "published SW-JKO": lambda row: log10(row["published_log10"]),
-            "50,000 particles, published": lambda row: log10(row["published"]),
-            "swjko, seconds": lambda row: seconds(row["mean_seconds"]),
-        },
-        across=lambda row: f"d = {row['dim']}",
-        note=False,
-    ),
+    "readme-fidelity": (("fokker_planck",), _readme_fidelity),
     "whole-run": (("fokker_planck",), _whole_run),
     "fokker-planck-stationary": region(
         "fokker_planck",
         _stationary,
-        {
-            "d": "dim",
-            "problems": lambda row: len(row["runs"]),
-            "swjko": lambda row: log10(row["mean_log10"]),
-            "its worst": lambda row: log10(row["worst_log10"]),
-            "SW-JKO, published": lambda row: log10(row["published_log10"]),
-            "1000 particles, ours": lambda row: log10(row["particles"]),
-            "50,000 particles, published": lambda row: log10(row["published"]),
-            "swjko, s": lambda row: seconds(row["mean_seconds"]),
-        },
+        "d | problems | swjko | its worst | SW-JKO, published | 1000 particles, ours | "
+        "50,000 particles, published | swjko, s",
+        "{dim} | {runs:count} | {mean_log10:.2f} | {worst_log10:.2f} | {published_log10:.2f} | "
+        "{own:.2f} | {published:.2f} | {mean_seconds:seconds}",
     ),
     "fokker-planck-trajectory": region(
         "fokker_planck",
         _trajectory,
-        {
-            "d": "dim",
-            "Wasserstein time": lambda row: f"{row['time']:.2g}",
-            "problems": lambda row: len(row["runs"]),
-            "swjko to the exact SW-JKO iterate": lambda row: log10(row["own"]),
-            "exact SW flow to Ornstein-Uhlenbeck": lambda row: log10(row["exact"]),
-        },
+        "d | Wasserstein time | problems | swjko to the exact SW-JKO iterate | "
+        "exact SW flow to Ornstein-Uhlenbeck",
+        "{dim} | {time:.2g} | {runs:count} | {own:.2f} | {exact:.2f}",
         note=False,
     ),
     "fokker-planck-gaussian": region(
         "fokker_planck",
-        lambda result: [row | row["worst_relative_error"] for row in result["gaussian"]["rows"]],
-        {
-            "d": "dim",
-            "largest error of a mean, in standard deviations": lambda row: (
-                f"{row['mean_in_standard_deviations']:.1e}"
-            ),
-            "largest relative error of a covariance": lambda row: f"{row['covariance']:.1e}",
-        },
+        lambda result: result["gaussian"]["rows"],
+        "d | largest error of a mean, in standard deviations | "
+        "largest relative error of a covariance",
+        "{dim} | {worst_relative_error[mean_in_standard_deviations]:.1e} | "
+        "{worst_relative_error[covariance]:.1e}",
         note=False,
     ),
     "mixtures": region(
         "mixtures",
         _mixtures,
-        {
-            "d": "dim",
-            "family": lambda row: f"`{row['family']}`",
-            "problems": lambda row: len(row["runs"]),
-            "SymKL": lambda row: f"{row['mean']:.3f}" + number(row["standard_error"], " ± {:.3f}"),
-            "its worst": lambda row: f"{row['worst']:.3f}",
-            "JKO-ICNN, published": lambda row: number(row["JKO-ICNN"]),
-            "50,000 particles, published": lambda row: number(row[_PARTICLES]),
-            "$\\log_{10}$, mean": lambda row: log10(row["mean_log10"]),
-            "SW-JKO, published": lambda row: log10(row["SW-JKO, log10"]),
-            "seconds": lambda row: seconds(row["mean_seconds"]),
-        },
+        "d | family | problems | SymKL | its worst | JKO-ICNN, published | "
+        "50,000 particles, published | $\\log_{10}$, mean | SW-JKO, published | seconds",
+        "{dim} | `{family}` | {runs:count} | {mean:.3f}{standard_error:±.3f} | {worst:.3f} | "
+        "{JKO-ICNN:g} | {Euler-Maruyama, 50000:g} | {mean_log10:.2f} | {SW-JKO, log10:.2f} | "
+        "{mean_seconds:seconds}",
     ),
     "aggregation": region(
         "aggregation",
         _aggregation,
-        {
-            "equilibrium": "problem",
-            "family": lambda row: f"`{row['family']}`",
-            "runs": "runs",
-            "energy": lambda row: number(row["energy"], "{:.5f}"),
-            "exact": lambda row: number(row["exact"], "{:.5f}"),
-            "largest error": lambda row: f"{100 * row['worst']:.2g} %",
-            "network, published": lambda row: number(row["published"]),
-            "seconds": lambda row: seconds(row["seconds"]),
-        },
+        "equilibrium | family | runs | energy | exact | largest error | network, published | "
+        "seconds",
+        "{problem} | `{family}` | {runs:count} | {energy:.5f} | {exact:.5f} | {worst:.2g} % | "
+        "{published:g} | {seconds:seconds}",
     ),
     "ablation": (("ablation",), _ablation),
-    "schemes-trajectory": (("ornstein_uhlenbeck",), _schemes_trajectory),
+    "schemes-trajectory": region(
+        "ornstein_uhlenbeck",
+        _schemes_trajectory,
+        "d | time | problems | SW-JKO, own step | JKO-ICNN, own step | SW-JKO, law | "
+        "JKO-ICNN, law | Langevin, law | exact SW flow, law | JKO-ICNN, law, published",
+        "{dim} | {time} | {runs[sw_jko]:count} | {sw_jko_own_step_median:.2f} | "
+        "{icnn_jko_own_step_median:.2f} | {sw_jko_law_median:.2f} | {icnn_jko_law_median:.2f} | "
+        "{langevin_law_median:.2f} | {exact_sw_flow_to_law_median:.2f} | {published:.2f}",
+    ),
     "schemes-long": (("ornstein_uhlenbeck",), _schemes_long),
     "schemes-stationary": (("ornstein_uhlenbeck",), _schemes_stationary),
     "logistic-regression": (("logistic_regression",), _logistic_regression),

@@ -14,10 +14,9 @@ take ceil(F / D) times as long as one, at the rate of ``scaling.json``.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.markdown import Region, Result, duration, provenance, table
+from benchmarks.markdown import Region, Result, fill, provenance, region, table
 from benchmarks.speed_tables import equal_clouds
 
 
@@ -39,15 +38,14 @@ class Constants(NamedTuple):
 NETWORK = Network(bandwidth=25e9, latency=20e-6)
 POINTS, DIRECTIONS, FLOWS = 10**9, 10**6, 10**4
 _DEVICE_COUNTS = (1, 8, 64, 512, 4096)
+_UNIT = Constants(seconds=1.0, bytes=0.0)
 
 
 def constants(row: Result) -> Constants:
     """Constants of the model from one measured case with clouds of equal sizes."""
     shape, seconds = row["shape"], row["median_seconds"]["swjko"]
-    return Constants(
-        seconds / sort_seconds(Constants(1.0, 0.0), shape["n"], shape["directions"]),
-        row["temporary_bytes"],
-    )
+    unit = sort_seconds(_UNIT, shape["n"], shape["directions"])
+    return Constants(seconds / unit, row["temporary_bytes"])
 
 
 def planned(kernel: Result) -> Constants:
@@ -84,81 +82,109 @@ def device_bytes(
 
 
 def _constants_table(kernel: Result) -> list[str]:
-    rows = []
-    for row in equal_clouds(kernel):
-        shape, found = row["shape"], constants(row)
-        what = f"{shape['n']:,} in d = {shape['dim']}"
-        measured = f"{1e3 * row['median_seconds']['swjko']:.3g} ms"
-        cost = (f"{1e9 * found.seconds:.2f} ns", f"{found.bytes:.1f} B")
-        rows.append((what, shape["directions"], measured, *cost))
+    rows = [
+        row | {"ns": 1e9 * constants(row).seconds, "b": f"{constants(row).bytes:.1f} B"}
+        for row in equal_clouds(kernel)
+    ]
     for row in kernel["peaks"]:
-        points, directions, seconds = row["points"], row["directions"], row["seconds"]
-        model = sort_seconds(planned(kernel), points, directions)
-        unit = seconds / sort_seconds(Constants(1.0, 0.0), points, directions)
-        measured = f"{seconds:.3g} s, by the model {model:.3g} s"
-        what = f"{points:,} in d = 2, with compilation"
-        rows.append((what, directions, measured, f"{1e9 * unit:.2f} ns", "in blocks"))
-    head = ("points in each cloud", "directions", "measured", "c", "b")
-    return table(head, rows) + provenance(kernel)
+        unit = row["seconds"] / sort_seconds(_UNIT, row["points"], row["directions"])
+        model = sort_seconds(planned(kernel), row["points"], row["directions"])
+        rows.append(row | {"ns": 1e9 * unit, "model": model, "b": "in blocks"})
+    head = "points in each cloud | directions | measured | c | b"
+    measured = "{shape[n]:,} in d = {shape[dim]} | {shape[directions]} | {median_seconds[swjko]:ms}"
+    peaks = (
+        "{points:,} in d = 2, with compilation | {directions} | "
+        "{seconds:.3g} s, by the model {model:.3g} s"
+    )
+    number = len(equal_clouds(kernel))
+    lines = table(head, f"{measured} | {{ns:.2f}} ns | {{b}}", rows[:number])
+    lines += table(head, f"{peaks} | {{ns:.2f}} ns | {{b}}", rows[number:])[2:]
+    return lines + provenance(kernel)
 
 
 def _exchange_table(reliability: Result) -> list[str]:
     """What the compiled programs exchange."""
-    if (found := _measured(reliability, "collectives")) is None:
+    if "collectives" not in reliability["rows"]:
         return _not_measured("collectives")
+    found = reliability["rows"]["collectives"]["measured"]
     sizes = found["sizes"]
-    n, d, directions = sizes["points"], sizes["dim"], sizes["directions"]
     formulas = {
         "flows": "none",
-        "directions": f"4 (n d + 1) = {reduced_bytes(n, d):,}",
+        "directions": f"4 (n d + 1) = {reduced_bytes(sizes['points'], sizes['dim']):,}",
         "points": "grows with n L",
     }
     rows = []
     for axis, formula in formulas.items():
         counts = found[axis]["collectives"].items()
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts) or "none"
-        rows.append((axis, kinds, f"{found[axis]['bytes']:,}", formula))
-    clouds = f"n = {n:,} points in d = {d}, L = {directions} directions"
-    note = f"*`reliability.json`: {sizes['devices']} devices, {clouds}.*"
-    head = ("sharded", "collectives in one update", "bytes on each device", "formula")
-    return [*table(head, rows), "", note]
+        rows.append(found[axis] | {"axis": axis, "kinds": kinds, "formula": formula})
+    note = (
+        "*`reliability.json`: {devices} devices, n = {points:,} points in d = {dim}, "
+        "L = {directions} directions.*"
+    )
+    head = "sharded | collectives in one update | bytes on each device | formula"
+    return [*table(head, "{axis} | {kinds} | {bytes:,} | {formula}", rows), "", fill(note, sizes)]
 
 
 def _devices_table(reliability: Result) -> list[str]:
     """Differences of results on many host devices from those on one."""
-    if (measured := _measured(reliability, "R16")) is None:
+    if "R16" not in reliability["rows"]:
         return _not_measured("R16")
-    rows = []
-    for kind, found in measured.items():
-        for row in found:
-            draws = "the same bits" if row["same_draws"] else "**differ**"
-            rows.append((kind, row["devices"], row["flows"], f"{row['difference']:.1e}", draws))
-    return table(("", "devices", "flows", "largest relative difference", "draws"), rows)
+    measured = reliability["rows"]["R16"]["measured"]
+    rows = [
+        row | {"kind": kind, "draws": "the same bits" if row["same_draws"] else "**differ**"}
+        for kind, found in measured.items()
+        for row in found
+    ]
+    head = " | devices | flows | largest relative difference | draws"
+    return table(head, "{kind} | {devices} | {flows} | {difference:.1e} | {draws}", rows)
 
 
-def _directions_table(kernel: Result) -> list[str]:
-    return _plan_table(planned(kernel), 10**5, 16, DIRECTIONS, _DEVICE_COUNTS, block=64)
+def _saving(reliability: Result) -> list[str]:
+    """A sentence."""
+    if "checkpoints" not in reliability["rows"]:
+        return _not_measured("checkpoints")
+    found = reliability["rows"]["checkpoints"]["measured"]
+    text = (
+        "one save of {mebibytes:.2g} MiB took {one_save_seconds:duration}, and checkpoints "
+        "{spent_on_checkpoints:.2%} of a run of {run_seconds_with_checkpoints:.0f} s "
+        "with {saves} saves."
+    )
+    return [fill(text, found | {"mebibytes": found["state_bytes"] / 2**20})]
 
 
-def _points_table(kernel: Result) -> list[str]:
-    return _plan_table(planned(kernel), POINTS, 2, 128, (1, 8, 64, 128), block=1)
+def _not_measured(drill: str) -> list[str]:
+    return [f"*Not measured yet: `reliability.json` lacks the drill `{drill}`.*"]
 
 
-def _plan_table(
-    found: Constants, n: int, dim: int, directions: int, counts: Iterable[int], block: int
-) -> list[str]:
-    alone = sort_seconds(found, n, directions)
-    rows: list[tuple[Any, ...]] = []
-    for devices in counts:
-        sorting = sort_seconds(found, n, directions, devices)
-        exchange = exchange_seconds(n, dim, devices)
-        memory = device_bytes(found, n, dim, directions, devices, block) / 2**30
-        efficiency = alone / (devices * (sorting + exchange))
-        sizes = (f"{devices:,}", f"{math.ceil(directions / devices):,}", f"{memory:.2g} GiB")
-        times = map(duration, (sorting, exchange, sorting + exchange))
-        rows.append((*sizes, *times, f"{efficiency:.0%}"))
-    head = ("devices", "directions on each", "memory of each", "sorting", "exchange")
-    return table((*head, "one update", "efficiency"), rows)
+def _plan_region(n: int, dim: int, directions: int, block: int, devices: tuple[int, ...]) -> Region:
+    return region(
+        "kernel",
+        lambda kernel: [
+            _plan_row(planned(kernel), n, dim, directions, count, block) for count in devices
+        ],
+        "devices | directions on each | memory of each | sorting | exchange | one update | "
+        "efficiency",
+        "{devices:,} | {own:,} | {memory:.2g} GiB | {sorting:duration} | {exchange:duration} | "
+        "{total:duration} | {efficiency:.0%}",
+        note=False,
+    )
+
+
+def _plan_row(
+    found: Constants, n: int, dim: int, directions: int, devices: int, block: int
+) -> Result:
+    sorting = sort_seconds(found, n, directions, devices)
+    exchange = exchange_seconds(n, dim, devices)
+    return {
+        "devices": devices,
+        "own": math.ceil(directions / devices),
+        "memory": device_bytes(found, n, dim, directions, devices, block) / 2**30,
+        "sorting": sorting,
+        "exchange": exchange,
+        "total": sorting + exchange,
+        "efficiency": sort_seconds(found, n, directions) / (devices * (sorting + exchange)),
+    }
 
 
 def _all_at_once(kernel: Result) -> list[str]:
@@ -173,51 +199,27 @@ def _all_at_once(kernel: Result) -> list[str]:
 def _flows_table(scaling: Result) -> list[str]:
     """Flows on many devices, at the best rate that was measured on one device."""
     rate = max(row["flows_per_second"]["run_many"] for row in scaling["flows"])
-    base = scaling["plan"]["base"]
-    rows = []
-    for devices in _DEVICE_COUNTS:
-        own = math.ceil(FLOWS / devices)
-        efficiency = f"{FLOWS / (devices * own):.0%}"
-        rows.append((f"{devices:,}", f"{own:,}", "0 B", duration(own / rate), efficiency))
+    shares = {devices: math.ceil(FLOWS / devices) for devices in _DEVICE_COUNTS}
+    rows = [
+        {"devices": devices, "own": own, "all": own / rate, "efficiency": FLOWS / (devices * own)}
+        for devices, own in shares.items()
+    ]
+    cells = "{devices:,} | {own:,} | 0 B | {all:duration} | {efficiency:.0%}"
     note = (
-        f"*{FLOWS:,} flows of n = {base['num_samples']}, L = {base['num_projections']}, "
-        f"d = {base['dim']}, {base['num_steps']} steps of {scaling['plan']['num_inner_steps']} "
-        f"updates, at {rate:.3g} flows a second on one device (`scaling.json`).*"
+        f"*{FLOWS:,} flows of n = {{base[num_samples]}}, L = {{base[num_projections]}}, "
+        "d = {base[dim]}, {base[num_steps]} steps of {num_inner_steps} updates, "
+        f"at {rate:.3g} flows a second on one device (`scaling.json`).*"
     )
-    return [
-        *table(("devices", "flows on each", "exchange", "all flows", "efficiency"), rows),
-        "",
-        note,
-    ]
-
-
-def _saving(reliability: Result) -> list[str]:
-    """A sentence."""
-    if (found := _measured(reliability, "checkpoints")) is None:
-        return _not_measured("checkpoints")
-    return [
-        f"one save of {found['state_bytes'] / 2**20:.2g} MiB took "
-        f"{duration(found['one_save_seconds'])}, and checkpoints "
-        f"{found['spent_on_checkpoints']:.2%} of a run of "
-        f"{found['run_seconds_with_checkpoints']:.0f} s with {found['saves']} saves."
-    ]
-
-
-def _measured(reliability: Result, drill: str) -> Any:
-    """The numbers of a drill; None if it has not been run."""
-    return reliability["rows"][drill]["measured"] if drill in reliability["rows"] else None
-
-
-def _not_measured(drill: str) -> list[str]:
-    return [f"*Not measured yet: `reliability.json` lacks the drill `{drill}`.*"]
+    lines = table("devices | flows on each | exchange | all flows | efficiency", cells, rows)
+    return [*lines, "", fill(note, scaling["plan"])]
 
 
 TABLES: dict[str, Region] = {
     "scaling-plan-constants": (("kernel",), _constants_table),
     "scaling-plan-exchange": (("reliability",), _exchange_table),
     "scaling-plan-devices": (("reliability",), _devices_table),
-    "scaling-plan-directions": (("kernel",), _directions_table),
-    "scaling-plan-points": (("kernel",), _points_table),
+    "scaling-plan-directions": _plan_region(10**5, 16, DIRECTIONS, 64, _DEVICE_COUNTS),
+    "scaling-plan-points": _plan_region(POINTS, 2, 128, 1, (1, 8, 64, 128)),
     "scaling-plan-flows": (("scaling",), _flows_table),
     "scaling-plan-all": (("kernel",), _all_at_once),
     "scaling-plan-saving": (("reliability",), _saving),

@@ -1,28 +1,9 @@
 """Tables of oracles, speed, directions, scaling and reliability, by region of the pages."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks import markdown
-from benchmarks.markdown import (
-    Region,
-    Result,
-    milliseconds,
-    number,
-    power,
-    provenance,
-    ratio,
-    region,
-    table,
-)
-
-_PEERS = {
-    "POT torch": "POT (torch)",
-    "POT NumPy, value": "POT (NumPy, value alone)",
-    "OTT-JAX": "OTT-JAX",
-    "torch.sort": "`torch.sort`",
-}
+from benchmarks.markdown import Region, Result, across, fill, provenance, region, table
 
 
 def equal_clouds(kernel: Result) -> list[Any]:
@@ -31,162 +12,142 @@ def equal_clouds(kernel: Result) -> list[Any]:
     return [row for row, shape in rows if shape["n"] == shape["m"] and not shape["weighted"]]
 
 
-def _clouds(row: Result) -> str:
-    """Sizes of a case of the kernel."""
-    shape = row["shape"]
-    m = "" if shape["n"] == shape["m"] else f", m = {shape['m']:,}"
-    weighted = ", weighted" if shape["weighted"] else ""
-    return f"n = {shape['n']:,}{m}, d = {shape['dim']}, {shape['directions']} directions{weighted}"
+def _with_clouds(rows: list[Any]) -> list[Any]:
+    """Rows of the kernel with a field that describes their clouds."""
+    found = []
+    for row in rows:
+        shape = row["shape"]
+        text = "n = {n:,}, m = {m:,}, " if shape["n"] != shape["m"] else "n = {n:,}, "
+        text += "d = {dim}, {directions} directions" + ", weighted" * shape["weighted"]
+        found.append(row | {"clouds": fill(text, shape)})
+    return found
 
 
-def _own_time(row: Result) -> str:
-    return milliseconds(row["median_seconds"]["swjko"])
+def _unequal(kernel: Result) -> list[Any]:
+    return _with_clouds([row for row in kernel["runs"] if row not in equal_clouds(kernel)])
 
 
-def _ratios(*names: str) -> dict[str, Any]:
-    """A column for each peer: its seconds over those of swjko."""
-    return {_PEERS[name]: lambda row, name=name: ratio(row["ratio"].get(name)) for name in names}
+def _with_errors(kernel: Result) -> list[Any]:
+    return _with_clouds([row for row in kernel["runs"] if row["relative_error"]])
 
 
-def _counted(row: Result) -> str:
-    found = row["measured"]
-    found = found if isinstance(found, Mapping) else {"cases": len(found)}
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.3g}'}"
-        for name, value in found.items()
-        if isinstance(value, int | float)
+def _readme_speed(kernel: Result) -> list[str]:
+    peers = {"POT (torch)": "POT torch", "OTT-JAX": "OTT-JAX", "`torch.sort`": "torch.sort"}
+    lines = {"swjko": "{median_seconds[swjko]:ms}"}
+    lines |= {label: f"{{ratio[{name}]:ratio}}" for label, name in peers.items()}
+    head = "{shape[n]:,} / {shape[dim]} / {shape[directions]}"
+    return across("points, dimension, directions", head, lines, equal_clouds(kernel))
+
+
+def _oracles(flows: Result, equilibria: Result, kernel: Result) -> list[str]:
+    """What the package computes beside exact values."""
+    head = "quantity | oracle | exact | measured"
+    lines = table(
+        head,
+        "covariances of {settings[num_steps]} steps, d = {dim} | `gaussian_sw_jko_step` |  | "
+        "largest relative error {worst_relative_error[covariance]:.1e}",
+        flows["gaussian"]["rows"],
     )
+    runs = [run for run in equilibria["runs"] if run["family"] == "particles" and not run["seed"]]
+    cells = "energy of the {problem}, particles | `problems.{problem}` | {exact:.6f} | {energy:.6f}"
+    lines += table(head, cells, runs)[2:]
+    cells = "$SW_2^2$, {clouds} | NumPy, float64 |  | relative error {relative_error[value]:power}"
+    lines += table(head, cells, _with_errors(kernel))[2:]
+    return lines + [line for result in (flows, equilibria, kernel) for line in provenance(result)]
+
+
+def _drills(reliability: Result) -> list[Any]:
+    """Rows with what was counted in words."""
+    rows = []
+    for row in reliability["rows"].values():
+        found = row["measured"]
+        found = found if isinstance(found, Mapping) else {"cases": len(found)}
+        counted = ", ".join(
+            f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.3g}'}"
+            for name, value in found.items()
+            if isinstance(value, int | float)
+        )
+        rows.append(row | {"met": "yes" if row["met"] else "**no**", "counted": counted})
+    return rows
+
+
+def _winners(directions: Result) -> list[Any]:
+    rows = directions["winners"]
+    return [
+        row | {"won": row["wins"][row["winner"]], "settings": sum(row["wins"].values())}
+        for row in rows
+    ]
 
 
 def _sizes(scaling: Result) -> list[Result]:
     """First and last row of each size that was varied, with the exponents of its cost."""
     return [
-        {"name": name, "ends": (rows[0], rows[-1]), **scaling["exponents"][name]}
+        {"name": name, "from": rows[0][name], "to": rows[-1][name], "first": rows[0]}
+        | {"last": rows[-1], "exponents": scaling["exponents"][name]}
         for name, rows in scaling["sizes"].items()
     ]
 
 
-def _oracles(flows: Result, equilibria: Result, kernel: Result) -> list[str]:
-    """What the package computes beside exact values."""
-    rows = []
-    for row in flows["gaussian"]["rows"]:
-        error = f"largest relative error {100 * row['worst_relative_error']['covariance']:.2g} %"
-        what = f"covariances of {row['settings']['num_steps']} steps, d = {row['dim']}"
-        rows.append((what, "`gaussian_sw_jko_step`", "", error))
-    for run in equilibria["runs"]:
-        if (run["family"], run["seed"]) == ("particles", 0):
-            energies = (number(run[key], "{:.6f}") for key in ("exact", "energy"))
-            what, oracle = (
-                f"energy of the {run['problem']}, particles",
-                f"problems.{run['problem']}",
-            )
-            rows.append((what, f"`{oracle}`", *energies))
-    for row in equal_clouds(kernel):
-        if row["relative_error"]:
-            error = f"relative error {power(row['relative_error']['value'])} in float32"
-            rows.append((f"$SW_2^2$, {_clouds(row)}", "NumPy, float64", "", error))
-    notes = itertools.chain(*map(provenance, (flows, equilibria, kernel)))
-    return [*table(("quantity", "oracle", "exact", "measured"), rows), *notes]
-
-
 TABLES: dict[str, Region] = {
     "oracles": (("fokker_planck", "aggregation", "kernel"), _oracles),
-    "readme-speed": region(
-        "kernel",
-        equal_clouds,
-        {"points, dimension, directions": "case", "swjko": _own_time}
-        | _ratios("POT torch", "OTT-JAX", "torch.sort"),
-        across=lambda row: "{n:,} / {dim} / {directions}".format(**row["shape"]),
-        note=False,
-    ),
+    "readme-speed": (("kernel",), _readme_speed),
     "kernel": region(
         "kernel",
-        equal_clouds,
-        {"clouds": _clouds, "swjko": _own_time}
-        | _ratios(*_PEERS)
-        | {
-            "`jnp.sort`, autodiff": lambda row: ratio(row["ratio"].get("jnp.sort")),
-            "no sort at all": lambda row: ratio(row["ratio"].get("no sort")),
-            "directions on two devices": lambda row: ratio(row["sharded"]["speedup"]),
-        },
+        lambda kernel: _with_clouds(equal_clouds(kernel)),
+        "clouds | swjko | POT (torch) | POT (NumPy, value alone) | OTT-JAX | `torch.sort` | "
+        "`jnp.sort`, autodiff | no sort at all | directions on two devices",
+        "{clouds} | {median_seconds[swjko]:ms} | {ratio[POT torch]:ratio} | "
+        "{ratio[POT NumPy, value]:ratio} | {ratio[OTT-JAX]:ratio} | {ratio[torch.sort]:ratio} | "
+        "{ratio[jnp.sort]:ratio} | {ratio[no sort]:ratio} | {sharded[speedup]:ratio}",
     ),
     "kernel-unequal": region(
         "kernel",
-        lambda kernel: [row for row in kernel["runs"] if row not in equal_clouds(kernel)],
-        {"clouds": _clouds, "swjko": _own_time}
-        | _ratios("POT torch", "POT NumPy, value", "OTT-JAX"),
+        _unequal,
+        "clouds | swjko | POT (torch) | POT (NumPy, value alone) | OTT-JAX",
+        "{clouds} | {median_seconds[swjko]:ms} | {ratio[POT torch]:ratio} | "
+        "{ratio[POT NumPy, value]:ratio} | {ratio[OTT-JAX]:ratio}",
         note=False,
     ),
     "kernel-accuracy": region(
         "kernel",
-        lambda kernel: [row for row in kernel["runs"] if row["relative_error"]],
-        {
-            "clouds": _clouds,
-            "relative error of the value": lambda row: power(row["relative_error"]["value"]),
-            "of the gradient": lambda row: power(row["relative_error"]["gradient"]),
-        },
+        _with_errors,
+        "clouds | relative error of the value | of the gradient",
+        "{clouds} | {relative_error[value]:power} | {relative_error[gradient]:power}",
         note=False,
     ),
     "kernel-memory": region(
         "kernel",
         lambda kernel: kernel["peaks"],
-        {
-            "points in each cloud": lambda row: f"{row['points']:,}",
-            "directions": "directions",
-            "peak of the process": lambda row: f"{row['peak_mib']:.0f} MiB",
-            "seconds": lambda row: markdown.seconds(row["seconds"]),
-        },
+        "points in each cloud | directions | peak of the process | seconds",
+        "{points:,} | {directions} | {peak_mib:.0f} MiB | {seconds:seconds}",
         note=False,
     ),
     "directions": region(
         "directions",
-        lambda directions: directions["winners"],
-        {
-            "d": "dim",
-            "orthogonal / uniform": lambda row: f"{row['error_over_uniform']['orthogonal']:.2g}",
-            "quasi / uniform": lambda row: f"{row['error_over_uniform']['quasi']:.2g}",
-            "least error": "winner",
-            "in so many settings": lambda row: (
-                f"{row['wins'][row['winner']]} of {sum(row['wins'].values())}"
-            ),
-        },
+        _winners,
+        "d | orthogonal / uniform | quasi / uniform | least error | in so many settings",
+        "{dim} | {error_over_uniform[orthogonal]:.2g} | {error_over_uniform[quasi]:.2g} | "
+        "{winner} | {won} of {settings}",
     ),
     "reliability": region(
         "reliability",
-        lambda reliability: reliability["rows"].values(),
-        {
-            "drill": "what",
-            "required": "required",
-            "met": lambda row: "yes" if row["met"] else "**no**",
-            "counted": _counted,
-            "seconds": lambda row: markdown.seconds(row["seconds"]),
-            "date": "date",
-        },
+        _drills,
+        "drill | required | met | counted | seconds | date",
+        "{what} | {required} | {met} | {counted} | {seconds:seconds} | {date}",
     ),
     "scaling-flows": region(
         "scaling",
         lambda scaling: scaling["flows"],
-        {
-            "flows": "num_flows",
-            "`run_many`, flows per second": lambda row: (
-                f"{row['flows_per_second']['run_many']:.3g}"
-            ),
-            "a loop": lambda row: f"{row['flows_per_second']['loop']:.3g}",
-            "ratio": lambda row: f"{row['ratio']:.2f}",
-        },
+        "flows | `run_many`, flows per second | a loop | ratio",
+        "{num_flows} | {flows_per_second[run_many]:.3g} | {flows_per_second[loop]:.3g} | "
+        "{ratio:.2f}",
     ),
     "scaling-sizes": region(
         "scaling",
         _sizes,
-        {
-            "varied": lambda row: f"`{row['name']}`",
-            "from, to": lambda row: " to ".join(str(end[row["name"]]) for end in row["ends"]),
-            "one flow": lambda row: " to ".join(
-                milliseconds(end["seconds"]) for end in row["ends"]
-            ),
-            "exponent of seconds": lambda row: number(row["seconds"], "{:.2f}"),
-            "of temporary bytes": lambda row: number(row["temporary_bytes"], "{:.2f}"),
-        },
+        "varied | from, to | one flow | exponent of seconds | of temporary bytes",
+        "`{name}` | {from} to {to} | {first[seconds]:ms} to {last[seconds]:ms} | "
+        "{exponents[seconds]:.2f} | {exponents[temporary_bytes]:.2f}",
         note=False,
     ),
 }
