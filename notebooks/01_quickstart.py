@@ -14,14 +14,15 @@
 # %% [markdown]
 # # Quickstart
 #
-# A gradient flow in sliced-Wasserstein space, drawn at several times, and one with a known answer, checked against it.
+# This notebook draws a gradient flow in sliced-Wasserstein space, and checks another one against
+# its known answer.
 #
 # Each step of the SW-JKO scheme solves
 #
 # $$\mu_{k+1} = \arg\min_{\mu} \; \frac{SW_2^2(\mu, \mu_k)}{2\tau} + F(\mu) .$$
 #
-# With the environment variable `SWJKO_SMOKE=1` everything runs at a small size, in seconds, to see that it works; figures and numbers then
-# mean little.
+# With the environment variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its
+# figures and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -40,8 +41,9 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## A double well
 #
-# The target is $\nu \propto e^{-V}$ with $V(x) = \sum_i (x_i^2 - 1)^2$: four wells in the plane. $F = \mathrm{KL}(\cdot \,|\, \nu)$, up to
-# a constant, and $\mu_0 = N(0, I)$. The family is a coupling flow, whose density is exact.
+# The target is $\nu \propto e^{-V}$ with $V(x) = \sum_i (x_i^2 - 1)^2$: four wells in the plane. $F
+# = \mathrm{KL}(\cdot \,|\, \nu)$, up to a constant, and $\mu_0 = N(0, I)$. The family is a coupling
+# flow, whose density is exact.
 
 
 # %%
@@ -64,8 +66,8 @@ states, infos = solution.history
 solution.result.name, float(infos.energy[-1])
 
 # %% [markdown]
-# `record=swjko.both` kept the parameters of all steps. `swjko.replay` pushes the same latents through each of them, so a point keeps its
-# identity from one picture to the next.
+# `record=swjko.both` kept the parameters of all steps. `swjko.replay` pushes the same latents
+# through each of them, so a point keeps its identity from one picture to the next.
 
 # %%
 shown = np.unique(np.linspace(0, num_steps - 1, 4).round().astype(int))
@@ -75,7 +77,8 @@ clouds = swjko.replay(
 plots.clouds(clouds.points, states.time[shown], log_prob=log_prob)
 
 # %% [markdown]
-# The energy falls to about the least one, $-\log \int e^{-V}$: here by quadrature, since $V$ is a sum over coordinates.
+# The energy falls to about its minimum, $-\log \int e^{-V}$. Quadrature gives that minimum, since
+# $V$ is a sum over coordinates.
 
 # %%
 grid = np.linspace(-4.0, 4.0, 4001)
@@ -83,21 +86,24 @@ least_energy = -2.0 * float(np.log(np.trapezoid(np.exp(-((grid**2 - 1.0) ** 2)),
 plots.energy(infos, exact=least_energy, exact_name="least energy", unit="nats")
 
 # %% [markdown]
-# `swjko.evaluate` gives the last energy with its standard error; what is above the least is $\mathrm{KL}(\mu \,|\, \nu)$.
+# `swjko.evaluate` gives the last energy with its standard error. The excess over the minimum is
+# $\mathrm{KL}(\mu \,|\, \nu)$.
 
 # %%
 energy = swjko.evaluate(
     jax.random.key(2), scheme.family, scheme.functional, solution.state.params, num_samples=2000
 )
 print(
-    f"KL to the target: {float(energy.value) - least_energy:.4f} +- {float(energy.standard_error):.4f}"
+    f"KL to the target: {float(energy.value) - least_energy:.4f} +- "
+    f"{float(energy.standard_error):.4f}"
 )
 
 # %% [markdown]
 # ## A flow with a known answer
 #
-# From $N(m, s^2 I)$ with $V(x) = |x|^2/2$ every step stays among isotropic Gaussians and has a closed form,
-# `swjko.closed_form.isotropic_sw_jko_step`. The `gaussian` family, which knows nothing of isotropy, has to find it.
+# From $N(m, s^2 I)$ with $V(x) = |x|^2/2$ every step stays among isotropic Gaussians and has a
+# closed form, `swjko.closed_form.isotropic_sw_jko_step`. The `gaussian` family is not restricted to
+# isotropic Gaussians and has to find it.
 
 # %%
 gaussian_inner_steps = 30 if smoke else 150
@@ -126,17 +132,20 @@ for step in range(10):
     scale = float(jnp.sqrt(jnp.trace(covs[step]) / 2))
     law = exact[step + 1]
     print(
-        f"{step + 1:4d}  {float(means[step].mean()):.3f}  {float(law.mean[0]):.3f}   {scale:.3f}  {float(law.scale):.3f}"
+        f"{step + 1:4d}  {float(means[step].mean()):.3f}  {float(law.mean[0]):.3f}   {scale:.3f}  "
+        f"{float(law.scale):.3f}"
     )
 
 # %% [markdown]
-# In these examples time runs $d = 2$ times as fast as in the Wasserstein flow: at SW time 1 the exact Ornstein-Uhlenbeck process at time 2
-# is near. Near and not equal, since a step of 0.1 is an implicit Euler step of 0.2.
+# In these examples time runs $d = 2$ times as fast as in the Wasserstein flow, so the flow at SW
+# time 1 is close to the exact Ornstein-Uhlenbeck process at time 2. They are not equal, since a
+# step of 0.1 is an implicit Euler step of 0.2.
 
 # %%
 ornstein_uhlenbeck = swjko.closed_form.ornstein_uhlenbeck(
     jnp.full(2, 2.0), 4.0 * jnp.eye(2), jnp.eye(2), jnp.zeros(2), 2.0
 )
 print(
-    f"mean {float(ornstein_uhlenbeck.mean[0]):.3f}, scale {float(jnp.sqrt(ornstein_uhlenbeck.cov[0, 0])):.3f}"
+    f"mean {float(ornstein_uhlenbeck.mean[0]):.3f}, scale "
+    f"{float(jnp.sqrt(ornstein_uhlenbeck.cov[0, 0])):.3f}"
 )

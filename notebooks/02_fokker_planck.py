@@ -12,19 +12,23 @@
 # ---
 
 # %% [markdown]
-# # Fokker-Planck, beside the exact scheme
+# # Fokker-Planck and the exact scheme
 #
-# The gradient flow of $F = \mathrm{KL}(\cdot \,|\, \nu)$ in Wasserstein space is the Fokker-Planck equation. The SW-JKO scheme follows
-# the gradient flow of the same $F$ in *another* geometry. Where $\nu$ is Gaussian and the flow starts at a Gaussian, three things are
-# known exactly, and this notebook puts them beside each other and beside what a neural network makes of them:
+# The gradient flow of $F = \mathrm{KL}(\cdot \,|\, \nu)$ in Wasserstein space is the Fokker-Planck
+# equation. The SW-JKO scheme follows the gradient flow of the same $F$ in *another* geometry. If
+# $\nu$ is Gaussian and the flow starts at a Gaussian, three things are known exactly. This notebook
+# compares them with each other and with the flow of a neural network:
 #
 # 1. the stationary law $\nu$;
-# 2. the SW-JKO iterates, `swjko.problems.exact_sw_jko_flow`: the minimiser of each step over *all* measures is Gaussian;
+# 2. the SW-JKO iterates, `swjko.problems.exact_sw_jko_flow`: the minimiser of each step over *all*
+#    measures is Gaussian;
 # 3. the Wasserstein flow, `swjko.closed_form.ornstein_uhlenbeck`.
 #
-# It ends with why the second is not simply the third run $d$ times faster, a rule of thumb that is nearly right.
+# The last part explains why the second is not simply the third run $d$ times faster, a rule of
+# thumb that is nearly right.
 #
-# With the environment variable `SWJKO_SMOKE=1` everything runs at a small size; figures and numbers then mean little.
+# With the environment variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its
+# figures and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -47,8 +51,9 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## A flow in five dimensions
 #
-# A random precision matrix and centre, the start $\mu_0 = N(0, I)$, and a coupling flow, which can be any smooth density and is told
-# nothing of Gaussians. `swjko.adaptive` and others aside, a scheme is a family, a functional and an optimiser.
+# The target has a random precision matrix and centre, and the start is $\mu_0 = N(0, I)$. The
+# family is a coupling flow, which is not restricted to Gaussians. A scheme is a family, a
+# functional and an optimizer.
 
 # %%
 dim = 5
@@ -67,13 +72,14 @@ scheme = swjko.sw_jko(
 solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False, record=swjko.both)
 states, infos = solution.history
 print(
-    f"{solution.result.name} after {int(solution.state.step)} steps, SW time {float(solution.state.time):.2f}"
+    f"{solution.result.name} after {int(solution.state.step)} steps, SW time "
+    f"{float(solution.state.time):.2f}"
 )
 print("eigenvalues of the precision:", np.linalg.eigvalsh(problem.precision).round(2))
 
 # %% [markdown]
-# The movie shows two of the five coordinates. `swjko.replay` pushes the same latents through the parameters of each step, so that a point
-# is the same point from one frame to the next.
+# The movie shows two of the five coordinates. `swjko.replay` pushes the same latents through the
+# parameters of each step, so a point keeps its identity from one frame to the next.
 
 # %%
 center, cov = problem.center, np.linalg.inv(problem.precision)
@@ -99,11 +105,11 @@ with tempfile.TemporaryDirectory() as folder:
 display(shown)
 
 # %% [markdown]
-# ## Is each step the step that it should be?
+# ## Is each step right?
 #
-# The exact iterates are a sequence of Gaussians, means [k d] and covariances [k d d] with the start first. Their energies are
-# Kullback-Leibler divergences between Gaussians. The energies of the flow are evaluated anew, on other draws than those it was trained
-# on, and come with standard errors.
+# The exact iterates are a sequence of Gaussians, means [k d] and covariances [k d d] with the start
+# first. Their energies are Kullback-Leibler divergences between Gaussians. The energies of the flow
+# are evaluated on fresh draws, with standard errors.
 
 
 # %%
@@ -134,17 +140,19 @@ plots.energy(
 )
 
 # %% [markdown]
-# At the end the energy is near zero and its noise is seen on the logarithmic axis. `swjko.certificate` also asks, without any exact
-# solution at hand, whether each step dissipated energy, $F(\mu_{k}) - F(\mu_{k+1}) \ge SW_2^2 / 2\tau$, and whether its inner problem was
-# solved. That is what remains of such checks where nothing is known exactly.
+# At the end the energy is near zero, and the logarithmic axis shows its noise. `swjko.certificate`
+# also checks, without an exact solution, whether each step dissipated energy, $F(\mu_{k}) -
+# F(\mu_{k+1}) \ge SW_2^2 / 2\tau$, and whether its inner problem was solved. This check remains
+# available where nothing is known exactly.
 
 # %%
 print(certificate.verdict)
 
 # %% [markdown]
-# Equal energies do not make equal measures. The symmetric divergence $\mathrm{KL}(\mu|\nu) + \mathrm{KL}(\nu|\mu)$ between the flow and
-# three exact laws at the same SW time: the SW-JKO iterate, the stationary law, and Ornstein-Uhlenbeck at $d$ times that time, which is
-# what the rule of thumb says.
+# Equal energies do not imply equal measures. The next table shows the symmetric divergence
+# $\mathrm{KL}(\mu|\nu) + \mathrm{KL}(\nu|\mu)$ between the flow and three exact laws at the same SW
+# time: the SW-JKO iterate, the stationary law, and Ornstein-Uhlenbeck at $d$ times that time, which
+# is the rule of thumb.
 
 # %%
 symmetric_kl = jax.jit(swjko.symmetric_kl, static_argnames="num_samples")
@@ -181,26 +189,31 @@ for step in np.unique(np.linspace(1, num_steps, 5).round().astype(int)):
     print(f"{times[step]:7.2f}   {columns}   {between:.5f}")
 
 # %% [markdown]
-# Read the columns: the network stays near the exact SW-JKO iterate at all times. Until both have arrived it is much farther from
-# Ornstein-Uhlenbeck, by about as much as the exact iterate itself is (last column), so that this is no failure to solve. Part of it is
-# the size of the step: one SW-JKO step of size $\tau$ has the error of an implicit Euler step of size $d\tau$. The rest is geometry.
+# The network stays near the exact SW-JKO iterate at all times. Until both have arrived it is much
+# farther from Ornstein-Uhlenbeck. The exact iterate is about as far from it (last column), so the
+# inner solve is not the cause. One cause is the size of the step: an SW-JKO step of size $\tau$ has
+# the error of an implicit Euler step of size $d\tau$. The other is geometry.
 #
 # ## Why SW time is not simply $d$ times Wasserstein time
 #
-# $SW_2^2$ between a measure and its translate by $a$ is exactly $|a|^2 / d$, that is $W_2^2 / d$. Hence the rule: an SW flow moves $d$
-# times as fast. For a change of *scale* the ratio is the same. For a change of *shape* it is not. Take $N(0, I)$ and $N(0, I + \epsilon
-# B)$: the standard deviation along $\theta$ changes by $\epsilon\, \theta^T B \theta / 2$, and the mean over the sphere of its square is
+# $SW_2^2$ between a measure and its translate by $a$ is exactly $|a|^2 / d$, that is $W_2^2 / d$.
+# Hence the rule: an SW flow moves $d$ times as fast. For a change of *scale* the ratio is the same.
+# For a change of *shape* it is not. Take $N(0, I)$ and $N(0, I + \epsilon B)$: the standard
+# deviation along $\theta$ changes by $\epsilon\, \theta^T B \theta / 2$, and the mean over the
+# sphere of its square is
 #
 # $$\frac{\epsilon^2}{4} \cdot \frac{2 \|B\|_F^2 + (\mathrm{tr} B)^2}{d (d + 2)}, \qquad\text{while}\qquad W_2^2 \approx
 # \frac{\epsilon^2}{4} \|B\|_F^2 .$$
 #
-# So $d \cdot SW_2^2 / W_2^2$ is 1 for $B = I$ and only $2 / (d + 2)$ for a traceless $B$, a shear: slicing makes shears cheap.
+# So $d \cdot SW_2^2 / W_2^2$ is 1 for $B = I$ and only $2 / (d + 2)$ for a traceless $B$, a shear:
+# slicing makes shears cheap.
 
 # %%
 print("  d   scale: d SW2^2 / W2^2   shear: d SW2^2 / W2^2   2 / (d + 2)")
 for d in (2, 5, 10, 50):
     with jax.enable_x64(True):
-        # In the plane equal angles, which are exact there; else whole orthogonal blocks, with a noise of about a hundredth in the shear.
+        # In the plane equal angles, which are exact there; else whole orthogonal blocks, with a
+        # noise of about a hundredth in the shear.
         directions = swjko.recommended_directions(jax.random.key(4), 2000 if smoke else 40_000, d)
         zero, unit, small = np.zeros(d), np.eye(d), 1e-3
         shear = np.diag(np.concatenate([[1.0, -1.0], np.zeros(d - 2)]))
@@ -215,9 +228,10 @@ for d in (2, 5, 10, 50):
     print(f"{d:3d}   {ratios[0]:21.4f}   {ratios[1]:21.4f}   {2 / (d + 2):11.4f}")
 
 # %% [markdown]
-# What is cheap is fast. Near the equilibrium $N(0, I)$ of $V = |x|^2/2$ the covariance of Ornstein-Uhlenbeck forgets scale and shear
-# alike at the rate 2. Under SW the scale relaxes at the rate $2 d$ and the shear at $2 d \cdot (d + 2) / 2 = d (d + 2)$. The exact
-# iterates of small steps confirm it:
+# A cheap change is a fast one. Near the equilibrium $N(0, I)$ of $V = |x|^2/2$, scale and shear of
+# the covariance both decay at the rate 2 under Ornstein-Uhlenbeck. Under SW the scale relaxes at
+# the rate $2 d$ and the shear at $2 d \cdot (d + 2) / 2 = d (d + 2)$. The exact iterates of small
+# steps confirm it:
 
 # %%
 print("  d   rate of scale      2 d   rate of shear   d (d + 2)")
@@ -242,10 +256,11 @@ for d in (2,) if smoke else (2, 5):
     print(f"{d:3d}   {rates[0]:13.3f}   {2 * d:6d}   {rates[1]:13.3f}   {d * (d + 2):9d}")
 
 # %% [markdown]
-# ## How much it matters, against dimension
+# ## How the difference depends on dimension
 #
-# The SW flow in continuous time (second-order steps that are small) at time $t / d$, against Ornstein-Uhlenbeck at time $t$, for random
-# precisions: the lower, the better the rule of thumb. Ends agree; ways differ, least in the plane.
+# The SW flow in continuous time (second-order steps that are small) at time $t / d$, against
+# Ornstein-Uhlenbeck at time $t$, for random precisions: the lower, the better the rule of thumb.
+# The limits agree; the paths to them do not. The difference is smallest in the plane.
 
 # %%
 wasserstein_times = np.array([0.1, 0.5, 0.9, 1.8, 4.0])
@@ -287,5 +302,6 @@ axis.legend(fontsize=8)
 display(figure)
 
 # %% [markdown]
-# So compare an SW-JKO solver with the exact SW-JKO step, and not with the dilated Fokker-Planck equation: no solver can come nearer to
-# the latter than the curves above. If what you want is the end of the flow, as in sampling, the difference does not matter.
+# So compare an SW-JKO solver with the exact SW-JKO step, not with the dilated Fokker-Planck
+# equation: no solver can be nearer to the latter than the curves above. If you want the end of the
+# flow, as in sampling, the difference does not matter.

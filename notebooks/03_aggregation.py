@@ -18,9 +18,10 @@
 #
 # $$F(\mu) = \tfrac12 \iint W(x - y) \, d\mu(x) \, d\mu(y) + \int V \, d\mu$$
 #
-# describes swarms: $W$ attracts at long range and repels at short range, and the flow of $F$ settles where both balance. No density
-# enters, so any family of measures can carry the flow: particles, the image of noise under a network, or weights on a grid. Three kernels
-# in the plane have equilibria that are known exactly:
+# describes swarms: $W$ attracts at long range and repels at short range, and the flow of $F$
+# settles where both balance. $F$ needs no density, so any family can be used: particles, the image
+# of noise under a network, or weights on a grid. Three kernels in the plane have equilibria that
+# are known exactly:
 #
 # | | $W$, with $r = \lvert x\rvert$ | $V$ | equilibrium | $F$ |
 # |---|---|---|---|---|
@@ -28,8 +29,9 @@
 # | disk | $r^2/2 - \log r$ | 0 | uniform on the unit disk | $3/8$ |
 # | annulus | $r^2/2 - \log r$ | $-\frac14 \log r$ | uniform on $1/2 < r < \sqrt5/2$ | printed below |
 #
-# Source: Bonet, Courty, Septier, Drumetz (2022), arXiv 2110.10972, section 4. With `SWJKO_SMOKE=1` everything runs at a small size;
-# figures and numbers then mean little.
+# Source: Bonet, Courty, Septier, Drumetz (2022), arXiv 2110.10972, section 4. With the environment
+# variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its figures and numbers are
+# then meaningless.
 
 # %%
 # %matplotlib inline
@@ -52,7 +54,8 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## The energies
 #
-# A kernel is a function of one difference of two points. `swjko.problems` knows the exact energies and radii.
+# A kernel is a function of the difference of two points. `swjko.problems` has the exact energies
+# and radii.
 
 
 # %%
@@ -74,19 +77,23 @@ kernels = {"ring": ring_kernel, "disk": coulomb_kernel, "annulus": coulomb_kerne
 others = {"ring": [], "disk": [], "annulus": [(1.0, swjko.potential(repulsive_center))]}
 for name, equilibrium in equilibria.items():
     print(
-        f"{name}: F = {equilibrium.exact_energy:.6f}, radii {equilibrium.inner_radius:.4f} and {equilibrium.outer_radius:.4f}"
+        f"{name}: F = {equilibrium.exact_energy:.6f}, radii {equilibrium.inner_radius:.4f} and "
+        f"{equilibrium.outer_radius:.4f}"
     )
 
 # %% [markdown]
 # ## The families
 #
-# All start at $N(0, 0.25^2 I)$. How the double integral is estimated depends on what the points are:
+# All start at $N(0, 0.25^2 I)$. How the double integral is estimated depends on what the points
+# are:
 #
-# - **network**: points are independent draws, and a point is never paired with itself. Unbiased; the default of `swjko.interaction`.
-# - **particles**: the points *are* the measure. The ring's kernel is finite at 0, so all pairs count (`self_pairs=True`); the other one
-#   is infinite there, and particles of their own accord keep away from each other.
-# - **grid**: the mass of a cell is spread over it and interacts with itself, by the mean of $W$ over two points of one cell. For
-#   $-\log|x|$ that is finite; below it is a sum over midpoints.
+# - **network**: points are independent draws, and a point is never paired with itself. Unbiased;
+#   the default of `swjko.interaction`.
+# - **particles**: the points *are* the measure. The ring's kernel is finite at 0, so all pairs
+#   count (`self_pairs=True`). The other kernel is infinite there and keeps particles apart.
+# - **grid**: the mass of a cell is spread over it and interacts with itself, by the mean of $W$
+#   over two points of one cell. For $-\log|x|$ that mean is finite; the code below approximates it
+#   by a sum over midpoints.
 
 # %%
 start_scale, num_particles, cells = (0.25, 40, 8) if smoke else (0.25, 400, 20)
@@ -117,7 +124,8 @@ for name, kernel in kernels.items():
         side**2,
         weights=jax.nn.softmax(-0.5 * jnp.sum(centers**2, axis=1) / start_scale**2),
     )
-    # The difference of two uniform points has triangular coordinates; an even number of midpoints keeps away from 0.
+    # The difference of two uniform points has triangular coordinates; an even number of midpoints
+    # keeps away from 0.
     t = (np.arange(200) + 0.5) / 100 - 1
     density = np.outer(1 - np.abs(t), 1 - np.abs(t)).ravel() / 100**2
     differences = jnp.asarray(
@@ -129,9 +137,10 @@ for name, kernel in kernels.items():
 # %% [markdown]
 # ## Nine flows
 #
-# One call makes a scheme of any of them. The optimiser starts afresh in each JKO step, so its schedule spans one step. A step of $\tau =
-# 0.4$ in SW time is one of about $d\tau = 0.8$ in Wasserstein time: large, since we are after the end; the annulus gets smaller and fewer
-# ones, since only symmetric measures stay put there.
+# One function makes all nine schemes. The optimizer starts afresh in each JKO step, so its schedule
+# spans one step. A step of $\tau = 0.4$ in SW time is a step of about $d\tau = 0.8$ in Wasserstein
+# time. That is large, since only the end matters here. The annulus gets smaller and fewer steps,
+# since it is an equilibrium among symmetric measures only.
 
 # %%
 families = {"particles": lambda name: particles, "network": lambda name: network, "grid": grids.get}
@@ -164,7 +173,8 @@ for name in equilibria:
         )
         solutions[name, family] = (scheme, solution)
         print(
-            f"{name}, {family}: {solution.result.name}, F = {float(solution.history[1].energy[-1]):.4f}",
+            f"{name}, {family}: {solution.result.name}, F = "
+            f"{float(solution.history[1].energy[-1]):.4f}",
             flush=True,
         )
 
@@ -202,12 +212,13 @@ for row, family in enumerate(families):
 display(figure)
 
 # %% [markdown]
-# ## Energies beside the exact ones
+# ## Energies and their exact values
 #
-# Of the network, over fresh draws and with a standard error. Of particles and grids, the value of the measure itself, which is not
-# random; for the grid with the distances between centres of cells. Particles under a kernel that is infinite at 0 lie *below* the minimum
-# over measures, since none interacts with itself: for $n$ particles by about $\log(n) / (4 n)$. That is a property of point clouds and
-# not an error of the flow.
+# The network's energy is estimated over fresh draws, with a standard error. The energy of particles
+# and grids is exact for the measure itself; the grid uses distances between centres of cells.
+# Particles under a kernel that is infinite at 0 lie *below* the minimum over measures, by about
+# $\log(n) / (4 n)$ for $n$ particles, since no particle interacts with itself. That is a property
+# of point clouds, not an error of the flow.
 
 # %%
 evaluate = jax.jit(swjko.evaluate, static_argnames=("num_samples", "num_repeats"))
@@ -224,16 +235,19 @@ for (name, family), (scheme, solution) in solutions.items():
     exact = equilibria[name].exact_energy
     error = f" +- {float(energy.standard_error):.5f}" if family == "network" else " " * 11
     print(
-        f"{name:8s} {family:9s} {float(energy.value):9.5f}{error}  {exact:9.5f}  {float(energy.value) - exact:+9.5f}"
+        f"{name:8s} {family:9s} {float(energy.value):9.5f}{error}  {exact:9.5f}  "
+        f"{float(energy.value) - exact:+9.5f}"
     )
 print(
-    f"log(n) / (4 n) for {num_particles} particles: {np.log(num_particles) / (4 * num_particles):.5f}"
+    f"log(n) / (4 n) for {num_particles} particles: "
+    f"{np.log(num_particles) / (4 * num_particles):.5f}"
 )
 
 # %% [markdown]
 # ## Where the mass is
 #
-# On a uniform disk or annulus $|x|^2$ is uniform between the squared radii, so the quantiles of $|x|$ are known.
+# On a uniform disk or annulus $|x|^2$ is uniform between the squared radii, so the quantiles of
+# $|x|$ are known.
 
 # %%
 levels = np.array([0.05, 0.5, 0.95])
@@ -256,8 +270,8 @@ for name, equilibrium in equilibria.items():
 # %% [markdown]
 # ## How the energy falls
 #
-# The network's energies along the ring's flow, each evaluated anew with its standard error (the band), above the exact minimum: exact
-# steps never raise $F$.
+# The figure shows the network's energies along the ring's flow, each evaluated on fresh draws with
+# its standard error (the band), above the exact minimum. Exact steps never raise $F$.
 
 # %%
 scheme, solution = solutions["ring", "network"]
@@ -288,7 +302,7 @@ plots.energy(
 )
 
 # %% [markdown]
-# The same flow as clouds, from the same latents at all times.
+# The same flow as clouds, with the same latents at all times:
 
 # %%
 shown = np.unique(np.linspace(0, len(states.time) - 1, 4).round().astype(int))

@@ -14,15 +14,18 @@
 # %% [markdown]
 # # Many flows on many devices
 #
-# Schemes and families are pytrees: their data are leaves. So many flows at once, with other targets, other step sizes or other random
-# keys, are one compiled program over stacked leaves. `swjko.run_many` runs it, on one device or over a mesh of them.
+# Schemes and families are pytrees: their data are leaves. Many flows with different targets, step
+# sizes or random keys are therefore one compiled program over stacked leaves. `swjko.run_many` runs
+# it on one device or over a mesh.
 #
-# To try a mesh without a rack of accelerators, XLA can pretend that one CPU is four devices. The flag must be set **before jax starts**,
-# which is why it stands in the first cell; if jax runs already, restart the kernel. On real accelerators leave it out: `jax.devices()`
-# then lists them, and nothing else below changes. Forced devices share the cores of the machine, so they show that a program is right and
-# not how fast it is.
+# To try a mesh without accelerators, XLA can present one CPU as four devices. The flag must be set
+# **before jax starts**, so it is in the first cell; if jax runs already, restart the kernel. On
+# real accelerators leave it out: `jax.devices()` then lists them, and nothing else below changes.
+# Forced devices share the cores of the machine, so they show that a program is correct, not how
+# fast it is.
 #
-# With `SWJKO_SMOKE=1` everything runs at a small size; figures and numbers then mean little.
+# With the environment variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its
+# figures and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -51,9 +54,11 @@ print(f"{len(jax.devices())} devices of kind {jax.devices()[0].platform}; mesh {
 # %% [markdown]
 # ## Eight targets
 #
-# Eight random Gaussians in three dimensions, a scheme for each, and `swjko.stack_flows` to make one scheme of them: leaves that differ
-# are stacked, and equal ones are kept once. The schemes may differ in leaves alone, so make functions and the optimiser once, outside the
-# loop. The target's centre and precision are leaves, since `swjko.problems` binds them by `jax.tree_util.Partial`.
+# There are eight random Gaussians in three dimensions, with a scheme for each. `swjko.stack_flows`
+# makes one scheme of them: leaves that differ are stacked, and equal ones are kept once. Schemes
+# may differ in leaves only, so make functions and the optimizer once, outside the loop. The
+# target's centre and precision are leaves, since `swjko.problems` binds them by
+# `jax.tree_util.Partial`.
 
 # %%
 num_flows, num_steps, num_inner_steps, dim = (8, 3, 30, 3) if smoke else (8, 10, 150, 3)
@@ -80,19 +85,21 @@ means, covs = jax.device_get(jax.vmap(swjko.gaussian_moments)(states.params))
 print("energies, [flows, steps]:", infos.energy.shape)
 
 # %% [markdown]
-# Each device holds its own flows and nothing passes between devices while they run:
+# Each device holds its own flows, and no data move between devices while they run:
 
 # %%
 for shard in states.time.addressable_shards:
     print(f"{shard.device}: {shard.data.shape[0]} flows")
 
 # %% [markdown]
-# Each flow has an answer of its own, known exactly. The last measures beside the exact SW-JKO iterates, and how far the flow has gone:
+# Each flow has its own exact answer. The table compares the last measures with the exact SW-JKO
+# iterates, and shows how far the flow has moved:
 
 # %%
 print("flow  result   |mean - exact|   |cov - exact|   |exact cov - start|")
 for index, problem in enumerate(targets):
-    # The average over the sphere is one over directions, whose noise of 1 / root(num_directions) is the oracle's own.
+    # The average over the sphere is one over directions, whose noise of 1 / root(num_directions) is
+    # the oracle's own.
     exact = problems.exact_sw_jko_flow(
         problem, 0.1, num_steps, num_directions=2000 if smoke else 30_000
     )
@@ -101,12 +108,13 @@ for index, problem in enumerate(targets):
         np.linalg.norm(covs[index] - exact.cov[-1]),
     )
     print(
-        f"{index:4d}  {swjko.Result(int(states.result[index])).name:6s}   {errors[0]:14.4f}   {errors[1]:13.4f}   "
+        f"{index:4d}  {swjko.Result(int(states.result[index])).name:6s}   {errors[0]:14.4f}   "
+        f"{errors[1]:13.4f}   "
         f"{np.linalg.norm(exact.cov[-1] - np.eye(dim)):19.4f}"
     )
 
 # %% [markdown]
-# A flow among others is the flow that runs alone, with the same key: `swjko.solve` draws the same numbers.
+# Each flow equals the flow that runs alone with the same key: `swjko.solve` draws the same numbers.
 
 # %%
 alone = swjko.solve(keys[3], schemes[3], num_steps, progress=False)
@@ -118,8 +126,8 @@ print(
 # %% [markdown]
 # ## A flow that fails leaves the others alone
 #
-# Errors inside a compiled program cannot be raised. A flow that goes wrong stands still at its last good state, and its result code says
-# why. Here the third flow gets a broken step size.
+# Errors inside a compiled program cannot be raised. A flow that fails stops at its last good state,
+# and its result code says why. Here the third flow gets a broken step size.
 
 # %%
 sizes = jnp.full(num_flows, 0.1).at[2].set(jnp.nan)
@@ -142,9 +150,10 @@ print(swjko.Result.NON_FINITE.advice)
 # %% [markdown]
 # ## A sweep over step sizes, against the exact flow
 #
-# How small must a step be? For $V = |x|^2/2$ and an isotropic start, SW time *is* $d$ times Wasserstein time, and Ornstein-Uhlenbeck at
-# $d\,T$ is the exact flow at SW time $T$. Four step sizes that divide $T$; all flows take as many steps as the smallest size needs, and
-# each is read where it reaches $T$. Equal keys give them common random numbers.
+# How small must a step be? For $V = |x|^2/2$ and an isotropic start, SW time *is* $d$ times
+# Wasserstein time, and Ornstein-Uhlenbeck at $d\,T$ is the exact flow at SW time $T$. Four step
+# sizes that divide $T$; all flows take as many steps as the smallest size needs, and each is read
+# where it reaches $T$. Equal keys give them common random numbers.
 
 # %%
 sweep_dim, end, step_sizes = 2, 0.8, np.array([0.05, 0.1, 0.2, 0.4])
@@ -189,7 +198,8 @@ for index, size in enumerate(step_sizes):
     errors.append(abs(mean - limit[0]))
     exact_errors.append(abs(float(law.mean[0]) - limit[0]))
     print(
-        f"{size:9.2f}   {count:5d}   {mean:.4f}   {float(law.mean[0]):10.4f}   {scale:.4f}   {float(law.scale):10.4f}"
+        f"{size:9.2f}   {count:5d}   {mean:.4f}   {float(law.mean[0]):10.4f}   {scale:.4f}   "
+        f"{float(law.scale):10.4f}"
     )
 
 figure = Figure(figsize=(5.2, 3.6), dpi=100, layout="constrained")
@@ -210,13 +220,13 @@ axis.legend(fontsize=8)
 display(figure)
 
 # %% [markdown]
-# The error of the scheme itself is of first order in the step size, and the inner solves follow the exact steps. (`swjko.sw_bdf2` is of
-# second order, for the same arguments.)
+# The error of the scheme itself is of first order in the step size, and the inner solves follow the
+# exact steps. (`swjko.sw_bdf2` is of second order, for the same arguments.)
 #
-# ## By hand: `jax.vmap`
+# ## With your own `jax.vmap`
 #
-# `run_many` is for convenience. The same sweep is a `vmap` whose `in_axes` is a scheme, and composes with whatever else you have, such as
-# a function of the end that is differentiated or minimised.
+# `run_many` is a convenience. The same sweep is a `vmap` whose `in_axes` is a scheme. It composes
+# with the rest of your program, such as a function of the end that you differentiate or minimise.
 
 # %%
 run = jax.jit(

@@ -12,15 +12,17 @@
 # ---
 
 # %% [markdown]
-# # A posterior, against NUTS
+# # A posterior, compared with NUTS
 #
-# Sampling from an unnormalised density is a gradient flow too: $F = \mathrm{KL}(\cdot \,|\, \nu)$ needs $\log\nu$ up to a constant. Here
-# $\nu$ is the posterior of a Bayesian logistic regression, and a long run of NUTS (blackjax) is the judge. It converges to the posterior
-# and has no bias, so differences beyond its Monte Carlo error are errors of the flow.
+# Sampling from an unnormalised density is a gradient flow too: $F = \mathrm{KL}(\cdot \,|\, \nu)$
+# needs $\log\nu$ up to a constant. Here $\nu$ is the posterior of a Bayesian logistic regression,
+# and a long run of NUTS (blackjax) is the reference. NUTS converges to the posterior without bias,
+# so differences beyond its Monte Carlo error are errors of the flow.
 #
-# The model: labels $y_i = \pm 1$ with $p(y_i | w) = \sigma(y_i \langle x_i, w\rangle)$, weights $w | \alpha \sim N(0, I / \alpha)$ and
-# $\alpha \sim \mathrm{Gamma}(1, \text{rate } 100)$; the unknowns are $(w, \log\alpha)$. With `SWJKO_SMOKE=1` everything runs at a small
-# size; figures and numbers then mean little.
+# The model: labels $y_i = \pm 1$ with $p(y_i | w) = \sigma(y_i \langle x_i, w\rangle)$, weights $w
+# | \alpha \sim N(0, I / \alpha)$ and $\alpha \sim \mathrm{Gamma}(1, \text{rate } 100)$; the
+# unknowns are $(w, \log\alpha)$. With the environment variable `SWJKO_SMOKE=1` the notebook runs at
+# a small size in seconds; its figures and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -45,8 +47,9 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## Data
 #
-# scikit-learn's breast cancer table: ten means of measurements of cell nuclei, benign or malignant. A fifth of the rows is held out.
-# (With all thirty columns the classes can be separated by a plane, and the posterior then has no variance; with ten they cannot.)
+# The data are scikit-learn's breast cancer table: ten means of measurements of cell nuclei, benign
+# or malignant. A fifth of the rows is held out. (With all thirty columns a plane separates the
+# classes, and the posterior then has no variance. With ten columns it does not.)
 
 # %%
 table = problems.breast_cancer()
@@ -69,15 +72,18 @@ separable = scipy.optimize.linprog(
     bounds=(None, None),
 )
 print(
-    f"{len(train)} rows for training, {len(test)} held out, {dim} unknowns; separable: {separable.status == 0}"
+    f"{len(train)} rows for training, {len(test)} held out, {dim} unknowns; separable: "
+    f"{separable.status == 0}"
 )
 
 # %% [markdown]
 # ## Coordinates
 #
-# Some columns are nearly the same measurement (radius, perimeter, area), so the posterior is long and thin. A flow and NUTS alike do
-# better in coordinates in which it is about round: mode plus a factor of the inverse Hessian there, the Laplace approximation. In these
-# coordinates the flow starts at $N(0, I)$, so the Laplace approximation is also the baseline: what the flow adds is what is not Gaussian.
+# Some columns are nearly the same measurement (radius, perimeter, area), so the posterior is long
+# and thin. Both the flow and NUTS do better in coordinates in which it is about round: the mode
+# plus a factor of the inverse Hessian there, the Laplace approximation. In these coordinates the
+# flow starts at $N(0, I)$, so the Laplace approximation is also the baseline. The flow adds what is
+# not Gaussian.
 
 # %%
 with jax.enable_x64(True):
@@ -117,8 +123,9 @@ print(
 # %% [markdown]
 # ## The flow
 #
-# The optimiser's `eps` is at the size of the gradients that remain near the end, so that its steps shrink with them; with the usual one,
-# each JKO step would begin by moving all parameters by the full rate.
+# The optimizer's `eps` has the size of the gradients that remain near the end, so its updates
+# shrink with them. With the usual `eps`, each JKO step would begin by moving all parameters at the
+# full rate.
 
 # %%
 num_steps, num_inner_steps = (2, 10) if smoke else (5, 150)
@@ -138,12 +145,14 @@ scheme = swjko.sw_jko(
 solution = swjko.solve(jax.random.key(0), scheme, num_steps, progress=False, record=swjko.both)
 states, infos = solution.history
 print(
-    f"{solution.result.name}: {solution.timing.run_seconds:.1f} seconds, and {solution.timing.compile_seconds:.1f} to compile"
+    f"{solution.result.name}: {solution.timing.run_seconds:.1f} seconds, and "
+    f"{solution.timing.compile_seconds:.1f} to compile"
 )
 
 # %% [markdown]
-# The density of the flow is known, so its draws can be weighted: importance sampling gives the evidence $\log \int e^{\log\nu}$ and says
-# how many independent draws of the posterior the draws are worth. The least value of $F$ is minus the log-evidence.
+# The density of the flow is known, so its draws can be weighted. Importance sampling gives the
+# evidence $\log \int e^{\log\nu}$ and the effective number of independent draws. The minimum of $F$
+# is minus the log-evidence.
 
 # %%
 num_draws = 500 if smoke else 20_000
@@ -156,7 +165,8 @@ log_weights = np.asarray(jax.vmap(round_log_prob)(draws.points), np.float64) - n
 log_evidence = np.logaddexp.reduce(log_weights) - math.log(num_draws)
 effective = math.exp(2 * np.logaddexp.reduce(log_weights) - np.logaddexp.reduce(2 * log_weights))
 print(
-    f"log-evidence {log_evidence:.3f}; {effective:.0f} effective draws of {num_draws}, {100 * effective / num_draws:.1f} %"
+    f"log-evidence {log_evidence:.3f}; {effective:.0f} effective draws of {num_draws}, "
+    f"{100 * effective / num_draws:.1f} %"
 )
 
 energies = jax.lax.map(
@@ -186,10 +196,10 @@ plots.energy(
 )
 
 # %% [markdown]
-# ## The judge
+# ## The reference
 #
-# Four chains of NUTS in the same coordinates, in double precision, each warmed up by blackjax's window adaptation. Without blackjax the
-# comparison is left out (`pip install blackjax`).
+# Four chains of NUTS run in the same coordinates, in double precision, each warmed up by blackjax's
+# window adaptation. Without blackjax (`pip install blackjax`) the comparison is skipped.
 
 # %%
 flow_points = mode + np.asarray(draws.points, np.float64) @ factor.T
@@ -223,14 +233,16 @@ if has_blackjax:
         rhat, ess = np.asarray(blackjax.rhat(chains)), np.asarray(blackjax.ess(chains))
     nuts_points = chains.reshape(-1, dim)
     print(
-        f"R-hat at most {rhat.max():.4f}, effective draws at least {ess.min():.0f} of {len(nuts_points)}, {divergent.sum()} divergent"
+        f"R-hat at most {rhat.max():.4f}, effective draws at least {ess.min():.0f} of "
+        f"{len(nuts_points)}, {divergent.sum()} divergent"
     )
 else:
     print("blackjax is not installed: no comparison with NUTS. pip install blackjax")
 
 # %% [markdown]
-# Marginals: differences of means in posterior standard deviations, and ratios of standard deviations. The Monte Carlo error of a NUTS
-# mean is one over the root of its effective draws.
+# The table shows differences of marginal means in posterior standard deviations, and ratios of
+# standard deviations. The Monte Carlo error of a NUTS mean is one over the root of its effective
+# draws.
 
 # %%
 if has_blackjax:
@@ -246,11 +258,13 @@ if has_blackjax:
         ]
         ratio = [points[:, at].std() / deviation[at] for points in (flow_points, laplace_points)]
         print(
-            f"{name:24s} {off[0]:+7.3f}   {off[1]:+7.3f}   {1 / math.sqrt(max(ess[at], 1.0)):10.3f}   {ratio[0]:7.3f}   {ratio[1]:7.3f}"
+            f"{name:24s} {off[0]:+7.3f}   {off[1]:+7.3f}   "
+            f"{1 / math.sqrt(max(ess[at], 1.0)):10.3f}   {ratio[0]:7.3f}   {ratio[1]:7.3f}"
         )
 
 # %% [markdown]
-# Two marginals as densities: $\log\alpha$, and the weight that the Laplace approximation misses most.
+# Two marginals as densities: $\log\alpha$, and the weight that the Laplace approximation misses
+# most.
 
 # %%
 shown = {"flow": flow_points, "Laplace": laplace_points} | (
@@ -283,8 +297,8 @@ display(figure)
 # %% [markdown]
 # ## Prediction
 #
-# Held-out rows, each predicted by the average over the draws. Differences in prediction are far smaller than those of marginals, which is
-# why accuracy hardly tells one sampler from another.
+# Each held-out row is predicted by the average over the draws. Differences in prediction are far
+# smaller than those of marginals, so accuracy hardly distinguishes samplers.
 
 
 # %%

@@ -14,11 +14,13 @@
 # %% [markdown]
 # # Your own functional, family and data, inside a larger JAX pipeline
 #
-# A functional is a function, a family a map of noise, data are leaves of a pytree, and a flow is a function of all of them that JAX
-# transforms like any other. This notebook writes each of its own, checks them against closed forms, and then differentiates *through*
+# A functional is a function, a family is a map of noise, and data are leaves of a pytree. A flow is
+# a function of all of them, which JAX transforms like any other. This notebook writes its own
+# functional and family and checks them against closed forms. It then differentiates *through*
 # flows: first against exact derivatives, then to learn a potential from two photographs of a crowd.
 #
-# With `SWJKO_SMOKE=1` everything runs at a small size; figures and numbers then mean little.
+# With the environment variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its
+# figures and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -42,9 +44,9 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## A functional
 #
-# Any function `(key, cloud) -> scalar`. This one is $\int \rho^2 dx$, the mean of $\rho$ over draws of $\rho$, whose Wasserstein flow is
-# a porous medium equation, $\partial_t \rho = \Delta \rho^2$. It reads the density and says so: beside a family without one it is refused
-# before anything runs.
+# Any function `(key, cloud) -> scalar`. This one is $\int \rho^2 dx$, the mean of $\rho$ over draws
+# of $\rho$, whose Wasserstein flow is a porous medium equation, $\partial_t \rho = \Delta \rho^2$.
+# It reads the density and says so; a family without a density is refused before anything runs.
 
 
 # %%
@@ -60,8 +62,8 @@ energy = swjko.weighted_sum(
 # %% [markdown]
 # ## A family
 #
-# A map of noise with its inverse, both with the log-determinant. Here a scale for each coordinate: all Gaussians with axes along the
-# coordinates.
+# A family is a map of noise with its inverse, both with the log-determinant. Here it has a scale
+# for each coordinate: all Gaussians with axes along the coordinates.
 
 
 # %%
@@ -80,10 +82,11 @@ def inverse(params, x):
 diagonal = swjko.pushforward(init, transform, dim=2, inverse=inverse)
 
 # %% [markdown]
-# What should come out is known. Over all measures the minimum of $\int \rho^2 + \int |x|^2/2\, d\rho$ in the plane is Barenblatt's
-# profile $\rho = (\lambda - |x|^2/2)_+ / 2$ with $\lambda = \sqrt{2/\pi}$ and energy $2\lambda/3$. Over Gaussians $N(0, s^2 I)$ the
-# energy is $1/(4\pi s^2) + s^2$, least at $s^4 = 1/(4\pi)$. The own family cannot do better than the latter; a coupling flow can, and
-# comes near to the former.
+# The answer is known. Over all measures the minimum of $\int \rho^2 + \int |x|^2/2\, d\rho$ in the
+# plane is Barenblatt's profile $\rho = (\lambda - |x|^2/2)_+ / 2$ with $\lambda = \sqrt{2/\pi}$ and
+# energy $2\lambda/3$. Over Gaussians $N(0, s^2 I)$ the energy is $1/(4\pi s^2) + s^2$, least at
+# $s^4 = 1/(4\pi)$. The family above cannot do better than the latter; a coupling flow can, and gets
+# close to the former.
 
 # %%
 num_steps, num_inner_steps = (2, 10) if smoke else (10, 120)
@@ -110,7 +113,8 @@ for name, family in families.items():
         jax.random.key(1), family, energy, solution.state.params, num_samples=1000
     )
     print(
-        f"{name}: energy {float(value.value):.4f} +- {float(value.standard_error):.4f}, exact bound {least[name]:.4f}"
+        f"{name}: energy {float(value.value):.4f} +- {float(value.standard_error):.4f}, exact "
+        f"bound {least[name]:.4f}"
     )
     profiles[name] = swjko.sample(
         family, solution.state.params, jax.random.key(2), 400 if smoke else 1500
@@ -147,13 +151,15 @@ display(figure)
 # %% [markdown]
 # ## Gradients through a flow
 #
-# `swjko.run` is a scan of scans, so `jax.grad` goes through it: through all JKO steps, and through all optimiser updates inside them. Two
-# things matter. The optimiser must itself be differentiable where gradients vanish: Adam divides by a square root, so give it an
-# `eps_root`. And memory grows with steps times updates, so keep the flow short.
+# `swjko.run` is a scan of scans, so `jax.grad` differentiates through all JKO steps and all
+# optimizer updates inside them. Two things matter. The optimizer must be differentiable where
+# gradients vanish: Adam divides by a square root, so give it an `eps_root`. Memory grows with steps
+# times updates, so keep the flow short.
 #
-# Two derivatives whose exact values are known, for $V(x) = |x - c|^2/2 + a (x_1 - c_1)(x_2 - c_2)$ and Gaussians: how the mean follows
-# the centre $c$, and how the covariance follows the tilt $a$. Both are bound to the potential by `jax.tree_util.Partial`, so they are
-# leaves of the scheme and can be replaced by whatever is being differentiated.
+# Two derivatives have known values for $V(x) = |x - c|^2/2 + a (x_1 - c_1)(x_2 - c_2)$ and
+# Gaussians: how the mean follows the centre $c$, and how the covariance follows the tilt $a$. Both
+# are bound to the potential by `jax.tree_util.Partial`, so they are leaves of the scheme and can be
+# replaced by the variable of differentiation.
 
 
 # %%
@@ -242,32 +248,39 @@ with jax.enable_x64(True):
 print("                         jax.grad   finite differences   exact SW-JKO")
 for name, values in rows.items():
     print(
-        f"{name:22s}   {float(values[0]):8.4f}   {float(values[1]):18.4f}   {float(values[2]):12.4f}"
+        f"{name:22s}   {float(values[0]):8.4f}   {float(values[1]):18.4f}   "
+        f"{float(values[2]):12.4f}"
     )
 
 # %% [markdown]
-# In the first row all three agree, up to what the program is off from exact steps for these draws and this many updates. In the second
-# row `jax.grad` is **too small**, and finite differences are right. This is no accident and worth knowing before you differentiate
-# through flows.
+# In the first row all three agree, up to the error of the inner solves for these draws and updates.
+# In the second row `jax.grad` is **too small**, and finite differences are right. This is
+# systematic, and you should know it before you differentiate through flows.
 #
-# The proximity compares sorted projections, and its gradient pairs points by rank. Automatic differentiation holds the ranks fixed: they
-# are integers. A shift of the cloud changes no rank and its derivative is exact. A shear makes points overtake each other in some
-# directions, each overtaking makes the gradient jump a little, and a derivative does not see jumps, while a finite difference over many
-# of them does. What is left out is the reason why shears are cheap for $SW_2$ (notebook 02), so their response is underestimated; for
-# points moved by a small step in the plane by a half.
+# The proximity compares sorted projections, and its gradient pairs points by rank. Automatic
+# differentiation holds the ranks fixed, since they are integers. A shift of the cloud changes no
+# rank and its derivative is exact. Under a shear, points overtake each other in some directions,
+# and each time the gradient jumps a little. A derivative does not see jumps, while a finite
+# difference over many of them does. The part left out is the reason why shears are cheap for $SW_2$
+# (notebook 02), so their response is underestimated: by a half for points moved by a small step in
+# the plane.
 #
-# So: for a few parameters, and where the number itself matters, take finite differences with one key, which costs two flows a parameter.
-# To *minimise* something that is least when the end of the flow is right, the gradient with fixed ranks will do, as below: by the chain
-# rule it is a factor of the product whose other factor, the gradient at the end of the flow, vanishes at the solution.
+# For a few parameters, and if the number itself matters, use finite differences with one key, at
+# the cost of two flows for each parameter. To *minimise* a loss that is least when the end of the
+# flow is right, the gradient with fixed ranks is enough, as below: in the chain rule it multiplies
+# the gradient at the end of the flow, which vanishes at the solution.
 #
 # ## A JKO step inside a training loop
 #
-# The inverse problem: a crowd is seen at two times, and the potential that moved it is to be found. The model is one JKO step, and what
-# is learned are its parameters: two centres that attract. Each training step draws its own minibatch of people, moves them by a JKO step
-# under the present potential, and compares where they go with a minibatch of the second photograph. Source of the idea: Bunne,
-# Meng-Papaxanthos, Krause, Cuturi (2022), "Proximal optimal transport modeling of population dynamics", arXiv 2106.06345.
+# The inverse problem is to find the potential that moved a crowd from photographs at two times. The
+# model is one JKO step, and its parameters, two centres that attract, are learned. Each training
+# step draws its own minibatch of people, moves them by a JKO step under the present potential, and
+# compares where they go with a minibatch of the second photograph. Source of the idea: Bunne,
+# Meng-Papaxanthos, Krause, Cuturi (2022), "Proximal optimal transport modeling of population
+# dynamics", arXiv 2106.06345.
 #
-# The crowds come from a known potential, by the same scheme with more directions, so the truth is at hand.
+# The crowds come from a known potential, by the same scheme with more directions, so the truth is
+# known.
 
 
 # %%
@@ -290,7 +303,8 @@ def moved(params, scheme, start, key):
 
 truth = {"centers": jnp.array([[1.5, 0.8], [-1.2, 0.2]])}
 batch, crowd = (32, 64) if smoke else (128, 512)
-# Plain gradient descent on particles: the gradient of a mean over n points is 1 / n of a point's own.
+# Plain gradient descent on particles: the gradient of a mean over n points is 1 / n of a point's
+# own.
 template = {
     "functional": swjko.potential(Partial(two_attractors, truth)),
     "step_size": 0.3,
@@ -311,7 +325,8 @@ model = swjko.sw_jko(
     **template,
 )
 first_key, second_key, truth_key = jax.random.split(jax.random.key(4), 3)
-# Two photographs of different people of one population, so that nobody can be followed from one to the other.
+# Two photographs of different people of one population, so that nobody can be followed from one to
+# the other.
 before = 0.7 * jax.random.normal(first_key, (crowd, 2))
 unseen = 0.7 * jax.random.normal(second_key, (crowd, 2))
 after = jax.jit(moved)(truth, nature, unseen, truth_key)
@@ -334,7 +349,7 @@ def mismatch(params, before_key, after_key, direction_key, flow_key):
 
 
 # %% [markdown]
-# The loop is optax's usual one; that a flow runs in it does not show.
+# The loop is the usual one of optax, with a flow inside.
 
 # %%
 value_and_grad = jax.jit(jax.value_and_grad(loss))
@@ -355,7 +370,8 @@ learned = learned[np.argsort(-learned[:, 0])]
 print("true centres:   ", np.asarray(truth["centers"], float).round(3).tolist())
 print("learned centres:", learned.round(3).tolist())
 print(
-    f"loss of the first ten minibatches {np.mean(losses[:10]):.4f}, of the last ten {np.mean(losses[-10:]):.4f}"
+    f"loss of the first ten minibatches {np.mean(losses[:10]):.4f}, of the last ten "
+    f"{np.mean(losses[-10:]):.4f}"
 )
 at_truth = np.mean(
     [
@@ -366,8 +382,8 @@ at_truth = np.mean(
 print(f"loss of the true centres over minibatches of their own: {at_truth:.4f}")
 
 # %% [markdown]
-# Two minibatches of one law are at a distance, so the loss cannot end at zero; it ends at about that of the true centres. The centres are
-# found up to what photographs of so many people leave open.
+# Two minibatches of one law are at a positive distance, so the loss cannot end at zero. It ends at
+# about that of the true centres. The centres are found up to the sampling error of the photographs.
 
 # %%
 figure = Figure(figsize=(8.0, 3.8), dpi=100, layout="constrained")

@@ -14,13 +14,16 @@
 # %% [markdown]
 # # Images: from noise to digits
 #
-# Data without a density: the functional is $F(\mu) = \tfrac12 SW_2^2(\mu, \nu)$ for a sample of $\nu$, here scikit-learn's 1797 digits of
-# 8 x 8 pixels as points in 64 dimensions. Nothing but sorted projections compares them: no adversary, no likelihood. Two families are
-# sent the same way, an invertible coupling flow, which knows nothing of pixels, and a convolutional generator of 16 latent dimensions.
+# These data have no density. The functional is $F(\mu) = \tfrac12 SW_2^2(\mu, \nu)$ for a sample of
+# $\nu$, here scikit-learn's 1797 digits of 8 x 8 pixels as points in 64 dimensions. Only sorted
+# projections compare them: there is no adversary and no likelihood. Two families follow the same
+# flow: an invertible coupling flow without knowledge of pixels, and a convolutional generator with
+# 16 latent dimensions.
 #
-# A notebook in minutes on a CPU cannot make large pictures; `python -m benchmarks images` measures larger ones. What it can do is to ask
-# how good these are, beside pictures that were held out. With `SWJKO_SMOKE=1` everything runs at a small size; figures and numbers then
-# mean little.
+# A notebook that takes minutes on a CPU cannot make large pictures; `python -m benchmarks images`
+# measures larger ones. This notebook compares its small ones with pictures that were held out. With
+# the environment variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its figures
+# and numbers are then meaningless.
 
 # %%
 # %matplotlib inline
@@ -43,7 +46,8 @@ smoke = os.environ.get("SWJKO_SMOKE") == "1"
 # %% [markdown]
 # ## Data
 #
-# Rows of pixels in [0, 1], four fifths of them to learn from. Your own pictures: `images.load_images("folder")`.
+# The data are rows of pixels in [0, 1]; four fifths of them are used to learn. For your own
+# pictures use `images.load_images("folder")`.
 
 # %%
 digits = images.load_images("digits")
@@ -56,8 +60,9 @@ print(f"{len(target)} pictures of shape {digits.shape} to learn from, {len(unsee
 # %% [markdown]
 # ## Two flows
 #
-# The target is met in minibatches as large as the clouds, drawn anew for each update. A step of size $\tau$ weighs $SW_2^2(\mu, \mu_k) /
-# (2 \tau)$ against $SW_2^2(\mu, \nu) / 2$, so $\tau$ = 2 is a step of about two thirds of the way.
+# The target is used in minibatches as large as the clouds, drawn afresh for each update. A step of
+# size $\tau$ weighs $SW_2^2(\mu, \mu_k) / (2 \tau)$ against $SW_2^2(\mu, \nu) / 2$, so $\tau$ = 2
+# is a step of about two thirds of the way.
 
 # %%
 num_steps, num_inner_steps, batch, num_projections = (2, 5, 32, 8) if smoke else (8, 150, 256, 128)
@@ -89,10 +94,10 @@ for name, family in families.items():
     print(f"{name}: {solution.result.name}", flush=True)
 
 # %% [markdown]
-# ## How the energy falls, and how far it can
+# ## How far the energy falls
 #
-# Two finite samples of one law are not at distance zero, so the level to reach is that of as many held-out pictures, against the same
-# minibatches.
+# Two finite samples of one law are not at distance zero, so the level to reach is that of as many
+# held-out pictures, against the same minibatches.
 
 # %%
 floor = np.mean(
@@ -126,15 +131,16 @@ for index, (name, (scheme, solution)) in enumerate(solutions.items()):
         **level,
     )
     print(
-        f"{name}: {float(estimate.value[-1]):.5f} +- {float(estimate.standard_error[-1]):.5f}; held-out pictures {floor:.5f}"
+        f"{name}: {float(estimate.value[-1]):.5f} +- {float(estimate.standard_error[-1]):.5f}; "
+        f"held-out pictures {floor:.5f}"
     )
 display(figure)
 
 # %% [markdown]
 # ## The same noise, step after step
 #
-# Each row follows one latent through the flow: `swjko.replay` pushes the same noise through the parameters of each step. The first column
-# is $\mu_0$.
+# Each row follows one latent through the flow: `swjko.replay` pushes the same noise through the
+# parameters of each step. The first column is $\mu_0$.
 
 
 # %%
@@ -173,7 +179,7 @@ display(figure)
 # %% [markdown]
 # ## Sheets of samples
 #
-# Drawn, not chosen, beside pictures of the data.
+# The samples are random draws, shown with pictures of the data.
 
 # %%
 num = len(unseen)
@@ -192,25 +198,30 @@ for axis, (name, rows) in zip(figure.subplots(1, 3), shown.items(), strict=True)
 display(figure)
 
 # %% [markdown]
-# ## Beside what was held out
+# ## Compared with held-out pictures
 #
-# Three questions, each asked of held-out pictures as well:
+# There are three questions, each also asked of held-out pictures:
 #
-# - how far is a picture from the nearest one that was learned from? Much nearer would be copying, much farther is not a digit;
-# - which digits are made? The class of the nearest ones; the data have about a tenth of each;
-# - can made and held-out pictures be told apart? One nearest neighbour, leave-one-out: 0.5 for one law, 1.0 for two that do not meet
-#   (Lopez-Paz and Oquab 2017, arXiv 1610.06545).
+# - How far is a picture from the nearest training picture? Much nearer would be copying; much
+#   farther is not a digit.
+# - Which digits are made? The class of the nearest training picture says so; the data have about a
+#   tenth of each.
+# - Can generated and held-out pictures be told apart? The accuracy of one nearest neighbour,
+#   leave-one-out, is 0.5 for equal laws and 1.0 for disjoint ones (Lopez-Paz and Oquab 2017, arXiv
+#   1610.06545).
 
 # %%
 classifier = KNeighborsClassifier(5).fit(np.asarray(target), digits.labels[train])
 print(
-    f"classes of held-out pictures are recognised in {100 * classifier.score(np.asarray(unseen), digits.labels[held_out]):.1f} %"
+    "classes of held-out pictures are recognised in "
+    f"{100 * classifier.score(np.asarray(unseen), digits.labels[held_out]):.1f} %"
 )
 for name, rows in shown.items():
     nearest = np.median(classifier.kneighbors(rows, 1)[0])
     shares = np.bincount(classifier.predict(rows), minlength=10) / len(rows)
     print(
-        f"{name}: median distance to the nearest {nearest:.3f}; shares of digits 0 to 9: {shares.round(2)}"
+        f"{name}: median distance to the nearest {nearest:.3f}; shares of digits 0 to 9: "
+        f"{shares.round(2)}"
     )
 for name, rows in samples.items():
     both, kind = np.concatenate([rows, np.asarray(unseen)]), np.repeat([0, 1], num)
@@ -219,6 +230,7 @@ for name, rows in samples.items():
     print(f"{name}: told from held-out pictures in {np.mean(kind[neighbour] == kind):.3f} of cases")
 
 # %% [markdown]
-# Sliced distances look along one direction at a time. The energies come near to that of held-out pictures, while a neighbour in all 64
-# dimensions still tells made from found: the coupling flow leaves a grain on the background, which a projection of random direction
-# hardly sees and a convolution does not make. What a family can do matters as much as the distance that it is sent by.
+# Sliced distances look along one direction at a time. The energies come close to that of held-out
+# pictures, while a nearest neighbour in all 64 dimensions still tells generated from real pictures.
+# The coupling flow leaves a grain on the background, which a random projection hardly sees and a
+# convolution does not make. The family matters as much as the distance.
