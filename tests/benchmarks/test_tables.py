@@ -26,25 +26,23 @@ def test_constants_come_from_the_largest_case_and_the_most_bytes():
     assert found.seconds == pytest.approx(2e-9)
     assert found.bytes == 30.0
     one = 2048 * 11 * 2 * 2e-9
-    assert scaling_plan.sort_seconds(found, 2048, 10) == pytest.approx(10 * one)
-    assert scaling_plan.sort_seconds(found, 2048, 10, 4) == pytest.approx(3 * one)
+    assert found.sorting(2048, 10) == pytest.approx(10 * one)
+    assert found.sorting(2048, 10, 4) == pytest.approx(3 * one)
 
 
 def test_exchange_and_memory_of_the_model():
-    network = scaling_plan.Network(bandwidth=1e6, latency=0.5)
-    expected = 2 * 7 / 8 * 4 * 5001 / 1e6 + 6 * 0.5
-    assert scaling_plan.exchange_seconds(1000, 5, 1, network) == 0.0
-    assert scaling_plan.exchange_seconds(1000, 5, 8, network) == pytest.approx(expected)
-    found = scaling_plan.Constants(1e-9, 30.0)
+    model = scaling_plan.Model(1e-9, 30.0, bandwidth=1e6, latency=0.5)
+    assert model.exchange(1000, 5, 1) == 0.0
+    assert model.exchange(1000, 5, 8) == pytest.approx(2 * 7 / 8 * 4 * 5001 / 1e6 + 6 * 0.5)
     for devices, directions in ((4, 16), (64, 2)):
-        on_each = scaling_plan.device_bytes(found, 1000, 5, 128, devices, block=16)
+        on_each = model.memory(1000, 5, 128, devices, block=16)
         assert on_each == 12 * 1000 * 5 + 30 * 1000 * directions
 
 
 def test_tables_show_what_the_model_gives():
     lines = tables.render("scaling-plan-directions", {"kernel": kernel()})
     assert len(lines) == 2 + 5
-    alone = scaling_plan.sort_seconds(scaling_plan.planned(kernel()), 10**5, 10**6)
+    alone = scaling_plan.planned(kernel()).sorting(10**5, 10**6)
     assert "| 1 | 1,000,000 | 0.2" in lines[2]
     assert f"{alone / 60:.3g} min" in lines[2] or f"{alone / 3600:.3g} h" in lines[2]
     assert lines[-1].startswith("| 4,096 | 245 |")
