@@ -209,3 +209,26 @@ def failing_scheme():
     return sw_jko(
         functional=swjko.potential(lambda x: jnp.sum(jnp.where(x > -jnp.inf, jnp.nan, x)))
     )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndependentFlows:
+    """Three flows as one scheme; all leaves but the step have an axis, and the state keeps a key."""
+
+    one: swjko.Scheme
+
+    @property
+    def family(self):
+        return self.one.family
+
+    def init(self, key):
+        state = jax.vmap(self.one.init)(jax.random.split(key, 3))
+        return state._replace(step=jnp.zeros((), jnp.int32), extra=key)
+
+    def step(self, key, state):
+        states, info = jax.vmap(self.one.step, in_axes=(0, swjko.State(0, 0, None, 0)))(
+            jax.random.split(key, 3), state._replace(extra=())
+        )
+        key = jax.random.fold_in(state.extra, 1)
+        return states._replace(step=state.step + 1, extra=key), info

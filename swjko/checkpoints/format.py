@@ -1,9 +1,8 @@
-"""Bytes of checkpoints: leaves of a tree packed without pickling, and files written atomically.
+"""Bytes of checkpoints: leaves of a tree without pickling, and atomic writes of files.
 
-A frame is two lengths (unsigned 64-bit integers, little endian), a JSON header and a payload.
-Packed leaves are one frame: the header lists their dtype, shape and key implementation, and
-the payload holds their raw bytes. A checkpoint is ``MAGIC``, the SHA-256 of the rest, a frame
-for its header, and the packed leaves.
+A frame is two lengths (64 bits, little endian), a JSON header and a payload. Packed leaves are
+one frame: its header lists dtypes, shapes and key implementations, its payload holds raw bytes.
+A checkpoint is a magic line, the SHA-256 of the rest, a frame for the header, and packed leaves.
 """
 
 import contextlib
@@ -11,33 +10,48 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-MAGIC = b"swjko checkpoint 1\n"
-_BODY = len(MAGIC) + hashlib.sha256().digest_size
+from swjko.schemes.base import State
+
+HISTORY = "history.bin"
+_MAGIC = b"swjko checkpoint 1\n"
+_BODY = len(_MAGIC) + hashlib.sha256().digest_size
 _LENGTHS = struct.Struct("<QQ")
+_NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 class Damaged(Exception):
-    """Bytes that differ from those that were written."""
+    """Bytes differ from those that were written."""
+
+
+class Checkpoint(NamedTuple):
+    """Content of a checkpoint, with the history up to it as bytes and their SHA-256."""
+
+    step: int
+    run: dict[str, str]
+    leaves: list[Any]
+    history: bytes
+    digest: Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part.
+    """Write a file so that its readers see the old content or the new, never a part.
 
-    The content reaches the disk before the file gets its name, so this also holds if the
-    process or the machine stops in between.
+    This holds even if the process or the machine stops: the content is on the disk before the
+    file gets its name.
 
     Args:
-      path: File to create or replace. Its directory must exist.
-      content: Bytes of the whole file.
+      path: File to create or replace, in an existing directory.
+      content: All bytes of the file.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -52,11 +66,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    flush(path.parent)
 
 
 def write_all(file: int, content: bytes) -> None:
@@ -66,15 +76,23 @@ def write_all(file: int, content: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
+def flush(path: Path) -> None:
+    """Wait until a file or a directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def finite_json(value: Any) -> Any:
-    """Convert a value to what JSON can hold.
+    """Convert a value to what JSON can hold, with None for NaN and infinities.
 
     Args:
       value: Nested named tuples, mappings, sequences, arrays and scalars.
 
     Returns:
-      The value with named tuples and mappings as dictionaries, sequences and arrays as lists,
-      and None in place of NaN and infinities.
+      Named tuples and mappings as dictionaries, sequences and arrays as lists.
     """
     if hasattr(value, "_asdict"):
         value = value._asdict()
@@ -87,25 +105,37 @@ def finite_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def checkpoint_paths(directory: Path) -> list[Path]:
+    """Return the paths of the checkpoints in a directory, newest first."""
+    matches = {path: _NAME.fullmatch(path.name) for path in directory.iterdir()}
+    steps = {path: int(match[1]) for path, match in matches.items() if match}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+
 def encode(header: Mapping[str, Any], leaves: Sequence[Any]) -> bytes:
-    """Return the bytes of a checkpoint file with this header and these leaves."""
+    """Return the bytes of a checkpoint with this header and these leaves."""
     body = _frame(header, b"") + pack(leaves)
-    return MAGIC + hashlib.sha256(body).digest() + body
+    return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def decode(content: bytes) -> tuple[dict[str, Any], list[Any]]:
-    """Return the header and the leaves of a checkpoint file.
-
-    Raises:
-      Damaged: The content is not a checkpoint, or its checksum does not match.
-    """
-    if not content.startswith(MAGIC):
-        raise Damaged("it does not start with the header of a checkpoint")
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, and the history beside it; raise Damaged if a checksum differs."""
+    content = path.read_bytes()
     body = content[_BODY:]
-    if hashlib.sha256(body).digest() != content[len(MAGIC) : _BODY]:
+    if not content.startswith(_MAGIC):
+        raise Damaged("it does not start like a checkpoint")
+    if hashlib.sha256(body).digest() != content[len(_MAGIC) : _BODY]:
         raise Damaged("its checksum does not match")
     header, _, offset = _unframe(body, 0)
-    return header, unpack(body, offset)[0]
+    leaves, _ = _unpack(body, offset)
+    length, history_path, history = header["history"]["bytes"], path.with_name(HISTORY), b""
+    if length:
+        with history_path.open("rb") as file:
+            history = file.read(length)
+    digest = hashlib.sha256(history)
+    if len(history) != length or digest.hexdigest() != header["history"]["sha256"]:
+        raise Damaged(f"the checksum of {history_path} up to it does not match")
+    return Checkpoint(header["step"], header["configuration"], leaves, history, digest)
 
 
 def pack(leaves: Sequence[Any]) -> bytes:
@@ -119,12 +149,51 @@ def pack(leaves: Sequence[Any]) -> bytes:
     return _frame({"leaves": kinds}, b"".join(payloads))
 
 
-def unpack(content: bytes, offset: int) -> tuple[list[Any], int]:
-    """Unpack the frame that starts at an offset.
+def unpack_all(content: bytes) -> list[list[Any]]:
+    """Unpack consecutive frames into lists of NumPy arrays and random keys."""
+    frames, offset = [], 0
+    while offset < len(content):
+        leaves, offset = _unpack(content, offset)
+        frames.append(leaves)
+    return frames
 
-    Returns:
-      The leaves, as NumPy arrays and random keys, and the offset of the next frame.
-    """
+
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is an array of random keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+class SingleFile:
+    """Back end of a store for one process: the checkpoint file itself holds the state."""
+
+    entries: Mapping[str, str] = {}
+    is_writer = True
+
+    def write(self, step: int, state: State) -> list[Any]:
+        """Return what belongs into the checkpoint file: the leaves of the state."""
+        return jax.tree.leaves(state)
+
+    def check(self, step: int, leaves: Sequence[Any]) -> None:
+        """Accept any leaves: the checksum of the file covers them."""
+
+    def restore(self, step: int, leaves: Sequence[Any], start: State) -> State:
+        """Put the leaves into the structure of ``start``, placed as its leaves are."""
+        places, structure = jax.tree.flatten(start)
+        placed = [
+            jax.device_put(leaf, place.sharding if place.committed else None)
+            for leaf, place in zip(leaves, places, strict=True)
+        ]
+        return structure.unflatten(placed)
+
+    def prune(self, names: set[str]) -> None:
+        """Do nothing: there are no files beside the checkpoints."""
+
+    def agree(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the message: there is no other process."""
+        return message
+
+
+def _unpack(content: bytes, offset: int) -> tuple[list[Any], int]:
     header, payload, end = _unframe(content, offset)
     leaves, position = [], 0
     for name, shape, implementation in header["leaves"]:
@@ -135,11 +204,6 @@ def unpack(content: bytes, offset: int) -> tuple[list[Any], int]:
         else:
             leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=implementation))
     return leaves, end
-
-
-def is_key(leaf: Any) -> bool:
-    """Return whether a leaf is an array of random keys."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _frame(header: Mapping[str, Any], payload: bytes) -> bytes:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from swjko.checkpoints.format import Damaged, is_key
+from swjko.checkpoints.format import Damaged, flush, is_key
 from swjko.schemes.base import State
 
 _SUFFIX = ".arrays"
@@ -53,7 +53,7 @@ class ShardedArrays:
             shutil.rmtree(path)
         multihost_utils.sync_global_devices("swjko: nothing in the way of the arrays")
         orbax.save(str(path.absolute()), _named_leaves(state))
-        return [_as_array(_checksums(path, flush=True))] if self.is_writer else []
+        return [_as_array(_checksums(path, sync=True))] if self.is_writer else []
 
     def check(self, step: int, leaves: Sequence[Any]) -> None:
         """Compare the checksums in a ``.ckpt`` with the files of its arrays.
@@ -128,18 +128,14 @@ def from_process_0(message: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0"))
 
 
-def _checksums(path: Path, *, flush: bool = False) -> dict[str, str]:
-    """Return the SHA-256 of each file below a directory, flushed to the disk first if asked."""
+def _checksums(path: Path, *, sync: bool = False) -> dict[str, str]:
+    """Return the SHA-256 of each file below a directory; with ``sync``, flush all files first."""
     if not path.is_dir():
         raise FileNotFoundError(2, os.strerror(2))
     found = {}
     for entry in sorted(path.rglob("*")):
-        if flush:
-            descriptor = os.open(entry, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        if sync:
+            flush(entry)
         if not entry.is_dir():
             with entry.open("rb") as file:
                 found[str(entry.relative_to(path))] = hashlib.file_digest(

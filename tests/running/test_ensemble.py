@@ -16,6 +16,7 @@ from scipy.special import softmax
 import swjko
 from benchmarks import scaling
 from benchmarks.__main__ import main
+from swjko.checkpoints import read_history
 from swjko.checkpoints import store as checkpoints
 from swjko.running import compiled as programs
 from swjko.running import ensemble, progress
@@ -406,7 +407,7 @@ def test_many_flows_go_on_bit_for_bit(num, tmp_path, monkeypatch):
                 solved(split(num), scheme, mesh=mesh, **options)
         resumed = solved(split(num), scheme, mesh=mesh, **options)
     assert_same((resumed.state, resumed.history), (whole.state, whole.history))
-    lines = checkpoints.read_history(tmp_path)
+    lines = read_history(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     np.testing.assert_array_equal(
         np.asarray([line["energy"] for line in lines], whole.history[1].energy.dtype),

@@ -162,9 +162,9 @@ def test_a_run_that_was_cut_stops_where_it_would_have_stopped(key, tmp_path, mon
             found = swjko.solve(key, particle_scheme(), 100, chunk_size=chunk_size, **kept)
             chex.assert_trees_all_equal((found.state, found.history), (whole.state, whole.history))
             assert found.stopped is True
-    with pytest.raises(swjko.CheckpointError, match=r"stop_steps: 5 there and 6 here"):
+    with pytest.raises(swjko.CheckpointError, match=r"stop_steps: 5 saved, 6 now"):
         swjko.solve(key, particle_scheme(), 100, **(kept | {"stop_steps": 6}))
-    with pytest.raises(swjko.CheckpointError, match=r"num_standard_errors: 2.0 there and 1.0 here"):
+    with pytest.raises(swjko.CheckpointError, match=r"num_standard_errors: 2.0 saved, 1.0 now"):
         swjko.solve(
             key,
             particle_scheme(),
