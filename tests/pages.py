@@ -1,4 +1,4 @@
-"""Pages of Markdown as the tests see them: their blocks of code, made small and run."""
+"""The code blocks of Markdown pages, made small and run."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ _BLOCK = re.compile(
     r"^(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
-# Counts of which a few are enough to see that a program runs: their name, followed by a number, in a call or on a line of its own.
+# Counts that are reduced to see that a program runs, in a call or in an assignment.
 _COUNTS = {
     "num_steps": 2,
     "num_inner_steps": 3,
@@ -28,7 +28,7 @@ _SMALLER = {
 
 
 class Block(NamedTuple):
-    """A block of Python: what must be installed to run it, and what it prints, where the page says so."""
+    """A block of Python, the packages that it needs, and what the page says that it prints."""
 
     code: str
     needs: tuple[str, ...]
@@ -52,7 +52,7 @@ def shrunk(code: str) -> str:
 
 
 def run(codes: list[str], page: str) -> dict:
-    """The names that programs define, run one after the other in one namespace; errors tell the page and the line within its block."""
+    """Runs programs in one namespace, and returns it; errors name the page and the block."""
     names: dict = {"__name__": "page"}
     for number, code in enumerate(codes):
         exec(compile(code, f"{page}, block {number + 1}", "exec"), names)

@@ -1,4 +1,4 @@
-"""Notebooks run from start to end at a small size, agree with their paired scripts, and use the public names alone."""
+"""Notebooks run at a small size, agree with their scripts, and use public names only."""
 
 import ast
 import pkgutil
@@ -70,7 +70,7 @@ def test_only_public_names_and_no_algorithms(script):
             if isinstance(node.value, ast.Name) and node.value.id == "swjko":
                 assert node.attr in swjko.__all__
         elif isinstance(node, ast.FunctionDef):
-            # A potential or a kernel of the user's is one expression; anything longer belongs in the package.
+            # A potential or a kernel is one expression; longer functions belong in the package.
             statements = node.body[1:] if ast.get_docstring(node) else node.body
             assert len(statements) == 1, f"{node.name} defines an algorithm"
 
@@ -90,7 +90,7 @@ def test_outputs_are_those_of_a_whole_run_and_small(path):
     assert pictures
 
 
-# Kernels and their sockets warn in ways of their own, which are not the package's.
+# Jupyter kernels and their sockets may warn.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
@@ -108,7 +108,7 @@ def check_quickstart(printed):
 
 
 def check_fokker_planck(printed):
-    # In the plane the directions are exact: slicing halves the cost of a shear, and doubles its rate, 8 instead of 4.
+    # In the plane slicing halves the cost of a shear and doubles its rate, 8 instead of 4.
     plane = [
         [float(word) for word in line.split()]
         for line in printed.splitlines()
@@ -125,7 +125,7 @@ def check_many_flows(printed):
 
 
 def check_pipeline(printed):
-    # A shift keeps all ranks, and jax.grad is the finite difference; a shear changes them, which jax.grad does not see.
+    # A shift keeps all ranks; a shear changes them, which jax.grad does not see.
     shift, shear = (
         [float(word) for word in printed.split(name)[1].split()[:3]]
         for name in ("d mean_1 / d center_1", "d cov_12 / d tilt")

