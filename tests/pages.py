@@ -7,7 +7,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 
 _BLOCK = re.compile(
-    r"^(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    r"^(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)^```\n"
+    r"(?:\n```text\n(?P<output>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
 # Counts that are reduced to see that a program runs, in a call or in an assignment.

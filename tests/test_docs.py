@@ -182,10 +182,8 @@ def test_pages_are_filled_and_what_is_wrong_is_named(tmp_path, monkeypatch):
         "a <!-- begin: one -->old<!-- end: one --> b\n<!-- begin: one -->\nold\n<!-- end: one -->\n"
     )
     filled = tables.fill(text, {"result": {"value": 3}}, "page")
-    assert (
-        filled
-        == "a <!-- begin: one -->**3**<!-- end: one --> b\n<!-- begin: one -->\n\n**3**\n\n<!-- end: one -->\n"
-    )
+    inline = "a <!-- begin: one -->**3**<!-- end: one --> b\n"
+    assert filled == inline + "<!-- begin: one -->\n\n**3**\n\n<!-- end: one -->\n"
     assert tables.fill(filled, {"result": {"value": 3}}, "page") == filled
     assert "python -m benchmarks result" in tables.fill(text, {}, "page")
     with pytest.raises(ValueError, match="page: no table is called 'two'; there are one"):
