@@ -161,18 +161,14 @@ def interleaved_medians(
     the second call of its turn is timed: by then the threads that another library left spinning
     sleep, and the function's own threads are awake. Results of JAX are waited for.
     """
-    first_calls(functions)
+    for function in functions.values():
+        timed(function)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             first = timed(function)[0]
             seconds[name].append(timed(function)[0] if first < 0.1 else first)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def first_calls(functions: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
-    """Seconds and result of one call of each function; the first call compiles."""
-    return {name: timed(function) for name, function in functions.items()}
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -214,13 +210,8 @@ def run_child(arguments: Sequence[str], *, num_devices: int | None = None) -> st
 def mean_and_error(values: Iterable[float]) -> dict[str, float | None]:
     """Mean and its standard error; the error of a single value is None."""
     draws = np.asarray(list(values), np.float64)
-    return {"mean": float(draws.mean()), "standard_error": standard_error(draws)}
-
-
-def standard_error(values: Iterable[float]) -> float | None:
-    """Standard error of the mean; None for a single value."""
-    draws = np.asarray(list(values), np.float64)
-    return float(draws.std(ddof=1) / math.sqrt(len(draws))) if len(draws) > 1 else None
+    error = float(draws.std(ddof=1) / math.sqrt(len(draws))) if len(draws) > 1 else None
+    return {"mean": float(draws.mean()), "standard_error": error}
 
 
 def new_figure(

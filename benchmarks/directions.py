@@ -85,17 +85,13 @@ def measure(pair: str, dim: int, sizes: Sizes) -> dict[str, Any]:
         for kind, value in values.items()
     }
     log_nums = np.log(sizes.nums)
+    noise = draws.std(ddof=1) / np.sqrt(num_keys) / reference
+    source = {"kind": best, "directions": num, "keys": num_keys}
     return {
         "pair": pair,
         "dim": dim,
         "nums": sizes.nums,
-        "reference": {
-            "value": reference,
-            "relative_standard_error": draws.std(ddof=1) / np.sqrt(num_keys) / reference,
-            "kind": best,
-            "directions": num,
-            "keys": num_keys,
-        },
+        "reference": {"value": reference, "relative_standard_error": noise, **source},
         "rms_relative_error": errors,
         "slope": {
             kind: np.polyfit(log_nums, np.log(error), 1)[0] for kind, error in errors.items()

@@ -3,15 +3,12 @@
 All methods compute value and gradient in x, in float32, along the same directions. A package that
 is not installed (torch, POT, ott) is left out and named in ``missing``. Per case, in ``runs``:
 
-- median_seconds: of interleaved calls. For torch the better of one and two threads counts
-  (``torch_threads`` has both). POT on NumPy computes the value alone.
-- first_call_seconds: compilation and one call.
+- median_seconds: of interleaved calls; for torch the better of one and two threads counts.
 - ratio: seconds of the peer over seconds of swjko. "no sort" projects, subtracts and projects
   back, which no implementation can undercut.
 - sharded: directions on two host devices, measured in another process, so not interleaved.
 - temporary_bytes: of the compiled program, per direction and per point ((n + m) / 2 of them).
-- relative_error: of value and gradient (Euclidean norm) against NumPy in float64.
-- agreement: the same of each peer against swjko.
+- relative_error: of value and gradient against NumPy in float64; agreement: of peers with swjko.
 
 ``peaks``: peak memory of a process that computes one value and gradient of two clouds in the plane.
 """
@@ -62,9 +59,8 @@ FLAGS = common.Flags(quick="the two smallest cases, few repeats")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--repeats", type=int, metavar="N", help="calls of each method; a third for large cases"
-    )
+    help_text = "calls of each method; a third for large cases"
+    parser.add_argument("--repeats", type=int, metavar="N", help=help_text)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -79,8 +75,7 @@ def main(args: argparse.Namespace) -> None:
             repeats = max(3, repeats // 3)
         rows.append(measure(case, repeats))
         common.show(case.name, rows[-1]["median_seconds"])
-    has_peak = Path("/proc/self/status").exists()
-    numbers = sizes.peak_directions if has_peak else ()
+    numbers = sizes.peak_directions if Path("/proc/self/status").exists() else ()
     peaks = [peak_memory(sizes.peak_points, number) for number in numbers]
     content = {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks}
     common.finish(args, content, ("", _figure(rows)))
@@ -90,7 +85,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     """The row of one case in the JSON."""
     inputs = peers.make_inputs(case)
     functions = peers.methods(inputs)
-    first = common.first_calls(functions)
+    first = {name: common.timed(function) for name, function in functions.items()}
     own = first[OURS][1]
     medians, threads = best_threads(common.interleaved_medians(functions, repeats=repeats))
     memory: Any = peers.ours.lower(*inputs.map(jnp.asarray)).compile().memory_analysis()
@@ -134,12 +129,9 @@ def sharded_seconds(case: Case, repeats: int) -> dict[str, Any]:
     errors = peers.relative_errors(peers.ours(*sharded), peers.ours(*inputs))
     functions = {"unsharded": lambda: peers.ours(*inputs), "sharded": lambda: peers.ours(*sharded)}
     medians = common.interleaved_medians(functions, repeats=repeats)
-    return {
-        "devices": number,
-        **medians,
-        "speedup": medians["unsharded"] / medians["sharded"],
-        "difference": float(errors["gradient"]),
-    }
+    speedup = medians["unsharded"] / medians["sharded"]
+    difference = float(errors["gradient"])
+    return {"devices": number, **medians, "speedup": speedup, "difference": difference}
 
 
 _PEAK_SCRIPT = """
@@ -167,12 +159,10 @@ def peak_memory(points: int, num_directions: int) -> dict[str, Any]:
     return row | {"value": value, "peak_mib": peak, "seconds": seconds}
 
 
-def best_threads(
-    medians: Mapping[str, float],
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def best_threads(medians: Mapping[str, float]) -> tuple[dict[str, float], dict[str, Any]]:
     """Medians with the better thread count of each torch method, and those of all counts."""
     best: dict[str, float] = {}
-    threads: dict[str, dict[str, float]] = {}
+    threads: dict[str, Any] = {}
     for name, median in medians.items():
         plain, _, count = name.partition("@")
         best[plain] = min(median, best.get(plain, median))
@@ -195,11 +185,9 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter("{x:g}")
-    labels = [
-        row["case"].replace(" weighted", "\nweighted").replace(" to ", " to\n") for row in rows
-    ]
+    labels = "|".join(row["case"] for row in rows)
+    labels = labels.replace(" weighted", "\nweighted").replace(" to ", " to\n").split("|")
     axis.set_xticks(range(len(rows)), labels, fontsize=8)
-    axis.set_xlabel("(points, dimension, directions)")
-    axis.set_ylabel("seconds of the peer / seconds of swjko")
+    axis.set(xlabel="(points, dimension, directions)", ylabel="seconds of the peer over swjko")
     figure.legend(fontsize=8, ncols=4, loc="outside upper center", frameon=False)
     return figure

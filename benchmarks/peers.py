@@ -27,10 +27,9 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Short form for tables and figures."""
+        """Short form for figures."""
         sizes = f"{self.n}" if self.n == self.m else f"{self.n} to {self.m}"
-        weighted = " weighted" if self.weighted else ""
-        return f"({sizes}, {self.dim}, {self.num_directions}){weighted}"
+        return f"({sizes}, {self.dim}, {self.num_directions})" + " weighted" * self.weighted
 
     @property
     def elements(self) -> int:
@@ -58,10 +57,9 @@ def make_inputs(case: Case) -> Inputs:
     directions = rng.standard_normal((case.num_directions, case.dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     x, y = rng.standard_normal((case.n, case.dim)), 0.5 + rng.standard_normal((case.m, case.dim))
-    inputs = Inputs(x, y, directions)
-    if case.weighted:
-        weights = [rng.uniform(0.5, 1.5, count) for count in (case.n, case.m)]
-        inputs = Inputs(x, y, directions, *(weight / weight.sum() for weight in weights))
+    counts = (case.n, case.m) if case.weighted else ()
+    weights = [rng.uniform(0.5, 1.5, count) for count in counts]
+    inputs = Inputs(x, y, directions, *(weight / weight.sum() for weight in weights))
     return inputs.map(lambda array: array.astype(np.float32))
 
 
@@ -88,9 +86,7 @@ def methods(inputs: Inputs) -> dict[str, Call]:
 
 def _torch_methods(torch: Any, tensors: Inputs, equal: bool) -> dict[str, Call]:
     tensors.x.requires_grad_()
-    values: dict[str, Callable[[], Any]] = {
-        "three sorts, torch": lambda: _torch_quantiles(torch, tensors)
-    }
+    values: dict[str, Any] = {"three sorts, torch": lambda: _torch_quantiles(torch, tensors)}
     if equal:
         values["torch.sort"] = lambda: _torch_sort(torch, tensors)
     if common.optional("ot") is not None:
@@ -130,13 +126,9 @@ def _no_sort(x, y, directions, _x_weights, _y_weights):
 
 def _ott_sliced_pow(x, y, directions, x_weights, y_weights):
     sliced: Any = common.optional("ott.tools.sliced")
-
-    # Unknown keywords go to the projector. The cost is the squared distance, without a root.
-    def project(points, directions):
-        return points @ directions.T
-
-    options = {"proj_fn": project, "directions": directions}
-    return sliced.sliced_wasserstein(x, y, a=x_weights, b=y_weights, **options)[0]
+    # The projector gets the points. The cost is the squared distance, without a root.
+    options = {"a": x_weights, "b": y_weights, "proj_fn": lambda points: points @ directions.T}
+    return sliced.sliced_wasserstein(x, y, **options)[0]
 
 
 def _pot_pow(inputs: Inputs, projections: Any) -> Any:
@@ -193,8 +185,8 @@ def relative_errors(result: tuple[Any, Any], exact: tuple[Any, Any]) -> dict[str
     """Relative error of the value, and of the gradient in the Euclidean norm (None without one)."""
     value, gradient = result
     exact_value, exact_gradient = float(exact[0]), np.asarray(exact[1], np.float64)
-    error = None
+    errors = {"value": abs(float(value) - exact_value) / exact_value, "gradient": None}
     if gradient is not None:
         difference = np.asarray(gradient, np.float64) - exact_gradient
-        error = np.linalg.norm(difference) / np.linalg.norm(exact_gradient)
-    return {"value": abs(float(value) - exact_value) / exact_value, "gradient": error}
+        errors["gradient"] = np.linalg.norm(difference) / np.linalg.norm(exact_gradient)
+    return errors
