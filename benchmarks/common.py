@@ -4,7 +4,7 @@ A benchmark is a module that is listed in ``benchmarks.__main__.BENCHMARKS`` and
 
 - ``FLAGS``, a ``Flags``: the help of the shared options that it takes;
 - ``add_arguments(parser)``, only if it has options of its own;
-- ``main(args)``, which measures and ends with ``finish(args, content, figure)``.
+- ``main(args)``, which measures and ends with ``finish(args, content, ("", figure))``.
 
 ``args`` holds ``name`` (the command), ``quick``, ``full`` (False if the benchmark has no
 ``--full``), ``directory`` (a ``Path``, from ``--out`` or its default) and, where ``FLAGS`` asks

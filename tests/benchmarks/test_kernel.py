@@ -1,4 +1,4 @@
-"""The benchmarks of the distance: their reference, their peers, and what they write."""
+"""The benchmarks of the distance and of scaling: references, peers, and what they write."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import ot
 import pytest
 
-from benchmarks import common, directions, kernel, peers
+from benchmarks import common, directions, kernel, peers, scaling
 from benchmarks.__main__ import BENCHMARKS, main
 
 TINY = peers.Case(24, 24, 3, 8)
@@ -110,6 +110,35 @@ def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
     assert pairs == [(dim, pair) for dim in (2, 3) for pair in directions.PAIRS]
     assert (tmp_path / "directions.png").stat().st_size > 0
     assert "orthogonal / uniform" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scaling_writes_rates_and_exponents(tmp_path, monkeypatch):
+    plan = scaling.QUICK._replace(varied={"num_samples": (16, 32), "num_steps": (1, 2)})
+    monkeypatch.setattr(scaling, "QUICK", plan)
+    assert main(["scaling", "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "scaling.json").read_text())
+    assert [row["num_flows"] for row in content["flows"]] == list(plan.nums_flows)
+    for row in content["flows"]:
+        rates = row["flows_per_second"]
+        assert row["ratio"] == pytest.approx(rates["run_many"] / rates["loop"])
+    costs = [row for rows in content["sizes"].values() for row in rows]
+    assert all(row["seconds"] > 0 and row["temporary_bytes"] > 0 for row in costs)
+    small, large = content["sizes"]["num_samples"]
+    slope = np.log2(large["temporary_bytes"] / small["temporary_bytes"])
+    assert content["exponents"]["num_samples"]["temporary_bytes"] == pytest.approx(slope)
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_exponents_are_slopes_over_the_largest_sizes():
+    rows = [
+        {"dim": dim, "seconds": max(1e-3, dim**1.5 / 100), "temporary_bytes": 7 * dim}
+        for dim in (1, 4, 16, 64)
+    ]
+    found = scaling.fitted_exponents("dim", rows, 3)
+    assert found == pytest.approx({"seconds": 1.5, "temporary_bytes": 1.0})
+    without = [row | {"temporary_bytes": None} for row in rows]
+    assert scaling.fitted_exponents("dim", without, 3)["temporary_bytes"] is None
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -1,7 +1,6 @@
 """``run_many``: many flows equal single ones, one that fails touches no other, and a mesh of devices changes nothing."""
 
 import dataclasses
-import json
 import re
 import warnings
 
@@ -14,8 +13,6 @@ from jax.tree_util import Partial
 from scipy.special import softmax
 
 import swjko
-from benchmarks import scaling
-from benchmarks.__main__ import main
 from swjko.checkpoints import read_history
 from swjko.checkpoints import store as checkpoints
 from swjko.running import compiled as programs
@@ -642,41 +639,3 @@ FOUR, FOUR_AXES = swjko.stack_flows(varied(num=4))
 def test_what_does_not_fit_is_told_with_its_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.slow
-def test_the_scaling_benchmark_writes_rates_and_exponents(tmp_path, monkeypatch):
-    plan = scaling.QUICK._replace(varied={"num_samples": (16, 32), "num_steps": (1, 2)})
-    monkeypatch.setattr(scaling, "QUICK", plan)
-    with jax.numpy_rank_promotion("allow"):
-        assert main(["scaling", "--quick", "--out", str(tmp_path)]) == 0
-    content = json.loads((tmp_path / "scaling.json").read_text())
-    assert [row["num_flows"] for row in content["flows"]] == list(plan.nums_flows)
-    for row in content["flows"]:
-        assert row["ratio"] == pytest.approx(
-            row["flows_per_second"]["run_many"] / row["flows_per_second"]["loop"]
-        )
-    assert all(
-        row["seconds"] > 0 and row["temporary_bytes"] > 0
-        for rows in content["sizes"].values()
-        for row in rows
-    )
-    small, large = content["sizes"]["num_samples"]
-    slope = np.log2(large["temporary_bytes"] / small["temporary_bytes"])
-    assert content["exponents"]["num_samples"]["temporary_bytes"] == pytest.approx(slope)
-    assert (tmp_path / "scaling.png").stat().st_size > 10_000
-
-
-def test_exponents_are_slopes_of_the_largest_sizes():
-    rows = [
-        {"dim": dim, "seconds": max(1e-3, dim**1.5 / 100), "temporary_bytes": 7 * dim}
-        for dim in (1, 4, 16, 64)
-    ]
-    found = scaling.fitted_exponents("dim", rows, 3)
-    assert found == pytest.approx({"seconds": 1.5, "temporary_bytes": 1.0})
-    assert (
-        scaling.fitted_exponents("dim", [row | {"temporary_bytes": None} for row in rows], 3)[
-            "temporary_bytes"
-        ]
-        is None
-    )
