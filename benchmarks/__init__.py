@@ -1,1 +1,4 @@
-"""The measurements behind every number that the project states: ``python -m benchmarks``, results as JSON in ``benchmarks/results``."""
+"""The measurements behind every number that the project states.
+
+``python -m benchmarks NAME`` writes one of them as JSON into ``benchmarks/results``.
+"""
