@@ -68,7 +68,7 @@ def certificate(
     """
     if not isinstance(scheme, SWJKO):
         raise TypeError(
-            f"`scheme` must come from swjko.sw_jko, whose steps have this inequality; "
+            f"scheme must come from swjko.sw_jko, whose steps have this inequality; "
             f"got {type(scheme).__name__}."
         )
     num_samples = validation.as_count(num_samples, "num_samples")
@@ -235,7 +235,7 @@ def _measures(scheme: SWJKO, trajectory: Params | State, start: Params | State |
     count = jnp.shape(jax.tree.leaves(trajectory)[0])[0]
     if count < 2:
         raise ValueError(
-            f"`trajectory` must hold at least two measures; got {count}. "
+            f"trajectory must hold at least two measures; got {count}. "
             "Pass that of mu_0 as start=scheme.init(key)."
         )
     return trajectory

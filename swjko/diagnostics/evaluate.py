@@ -40,7 +40,7 @@ def evaluate(
     validation.require_callable(functional, "functional", "(key, cloud) -> scalar")
     if needs_density(functional) and not family.has_density:
         raise ValueError(
-            "`functional` needs the density of the measure, and this family has none. "
+            "functional needs the density of the measure, and this family has none. "
             "Use one with a density, such as swjko.flows.coupling."
         )
 
@@ -86,7 +86,7 @@ def symmetric_kl(
     )
     if not family.has_density:
         raise ValueError(
-            "`family` must have a density for symmetric_kl. "
+            "family must have a density for symmetric_kl. "
             "Use one such as swjko.gaussian or swjko.flows.coupling."
         )
     family_key, target_key = jax.random.split(key)
@@ -94,13 +94,13 @@ def symmetric_kl(
     points = validation.as_points(given, "target_sample")
     if points.shape[1:] != (family.dim,):
         raise ValueError(
-            f"`target_sample` must give points [m {family.dim}], as the family does; "
+            f"target_sample must give points [m {family.dim}], as the family does; "
             f"got shape {points.shape}."
         )
     log_prob = None if family.log_prob is None else family.log_prob(params, points)
     if log_prob is None:
         raise ValueError(
-            "`family` must have a density at the target's points for symmetric_kl; a grid has one "
+            "family must have a density at the target's points for symmetric_kl; a grid has one "
             "at its own points only. Evaluate a KL divergence with swjko.evaluate."
         )
     cloud = sample(family, params, family_key, num_samples)
@@ -166,6 +166,6 @@ def require_trajectory(family: Family, trajectory: Params, name: str) -> None:
     if not fits:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(trajectory)]
         raise ValueError(
-            f"`{name}` must be params of the family with a leading axis of times, such as "
+            f"{name} must be params of the family with a leading axis of times, such as "
             f"states.params recorded by swjko.run; got shapes {shapes}."
         )

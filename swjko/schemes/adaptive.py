@@ -74,7 +74,7 @@ def adaptive(
     """
     if not isinstance(scheme, SWJKO):
         raise TypeError(
-            f"`scheme` must come from swjko.sw_jko, whose step size may change; "
+            f"scheme must come from swjko.sw_jko, whose step size may change; "
             f"got {type(scheme).__name__}."
         )
     dtype = jnp.result_type(scheme.step_size)
@@ -84,7 +84,7 @@ def adaptive(
         jnp.all((smallest <= scheme.step_size) & (scheme.step_size <= largest))
     ):
         raise ValueError(
-            "`min_step_size` and `max_step_size` must enclose the scheme's step_size; got "
+            "min_step_size and max_step_size must enclose the scheme's step_size; got "
             f"{smallest} and {largest} for {scheme.step_size}. Widen them, or change the scheme's."
         )
     least = {"growth": 1.0, "saturation": 0.0, "num_standard_errors": 0.0}
@@ -93,7 +93,7 @@ def adaptive(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not least[name] <= value < float("inf"):
             raise ValueError(
-                f"`{name}` must be a number of at least {least[name]:g}; got {value!r}."
+                f"{name} must be a number of at least {least[name]:g}; got {value!r}."
             )
     return Adaptive(
         scheme,

@@ -172,7 +172,7 @@ def run(
     require_scheme(scheme)
     if not hasattr(state, "step"):
         raise TypeError(
-            f"`state` must be a state of the scheme; got {type(state).__name__}. "
+            f"state must be a state of the scheme; got {type(state).__name__}. "
             "Use scheme.init(key)."
         )
     num_steps = validation.as_count(num_steps, "num_steps")
@@ -202,7 +202,7 @@ def require_scheme(scheme: object) -> None:
     """Raises TypeError if ``scheme`` is not a scheme."""
     if not isinstance(scheme, Scheme):
         raise TypeError(
-            f"`scheme` must have family, init and step; got {type(scheme).__name__}. "
+            f"scheme must have family, init and step; got {type(scheme).__name__}. "
             "Use a scheme such as swjko.sw_jko(...)."
         )
 
@@ -218,7 +218,7 @@ def require_scalar_objective(objective: Callable[[Key], Scalar]) -> None:
     shape = jax.eval_shape(objective, jax.eval_shape(lambda: jax.random.key(0))).shape
     if shape != ():
         raise ValueError(
-            f"`functional` must return a scalar; the objective has shape {shape}. "
+            f"functional must return a scalar; the objective has shape {shape}. "
             "Average over the points of the cloud."
         )
 

@@ -127,7 +127,7 @@ def icnn_jko(
     num_samples = validation.as_count(num_samples, "num_samples")
     if (num_points := validation.as_count(num_points, "num_points")) < num_samples:
         raise ValueError(
-            f"`num_points` must be at least num_samples, the {num_samples} points of one update; "
+            f"num_points must be at least num_samples, the {num_samples} points of one update; "
             f"got {num_points}."
         )
     num_probes = validation.as_count(num_probes, "num_probes")

@@ -72,7 +72,7 @@ def langevin(
     shape = jnp.shape(jax.eval_shape(scheme.log_prob, point))
     if shape != ():
         raise ValueError(
-            f"`log_prob` must map one point of shape ({family.dim},) to a scalar; got shape "
+            f"log_prob must map one point of shape ({family.dim},) to a scalar; got shape "
             f"{shape}. Write it for a single point; the package maps it over the particles."
         )
     return scheme

@@ -62,12 +62,12 @@ def guarded(
     names = {field.name for field in fields}
     if "step_size" not in names:
         raise TypeError(
-            f"`scheme` must have a step_size of its own; got {type(scheme).__name__}. Use a scheme "
+            f"scheme must have a step_size of its own; got {type(scheme).__name__}. Use a scheme "
             "from swjko.sw_jko, icnn_jko, langevin or sliced_flow."
         )
     if scale_updates and "optimizer" not in names:
         raise TypeError(
-            "`scale_updates` must be False for a scheme without an optimizer; "
+            "scale_updates must be False for a scheme without an optimizer; "
             f"got {type(scheme).__name__}."
         )
     return Guarded(

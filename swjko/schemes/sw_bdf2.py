@@ -152,7 +152,7 @@ def _require_equal_weights(scheme: SWJKO) -> None:
 
     if jax.eval_shape(push, jax.eval_shape(lambda: jax.random.key(0))).weights is not None:
         raise ValueError(
-            "`family` must give points of equal weight, whose sorted projections can be "
+            "family must give points of equal weight, whose sorted projections can be "
             "extrapolated; got one with weights. Use swjko.sw_jko for it, or a family such as "
             "swjko.particles or swjko.gaussian."
         )

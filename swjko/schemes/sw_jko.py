@@ -98,7 +98,7 @@ def sw_jko(
     functional = as_functional(functional)
     if needs_density(functional) and not family.has_density:
         raise ValueError(
-            "`functional` needs the density of the measure, and this family has none. Use a family "
+            "functional needs the density of the measure, and this family has none. Use a family "
             "with a density, such as swjko.gaussian or swjko.flows.coupling, or drop the entropy "
             "from the functional."
         )
