@@ -1,48 +1,47 @@
-"""Mixtures of unit Gaussians in dimensions 2 to 12: SW-JKO from N(0, 16 I) by splines, couplings and sums of Gaussians.
+"""Mixtures of unit Gaussians in dimensions 2 to 12, by splines, couplings and sums of Gaussians.
 
-The problems of Mokrov et al. (2021), arXiv 2106.00736, and in the plane of Bonet et al. (2022), arXiv 2110.10972:
-4 + d / 2 Gaussians, centres uniform in [-5, 5]^d. ``rows``: for each dimension and family the SymKL (KL both ways) to the target
-at the end, over the problems, and seconds with compilation, beside the published SymKL.
+The problems of Mokrov et al. (2021), arXiv 2106.00736, and in the plane of Bonet et al. (2022),
+arXiv 2110.10972: 4 + d / 2 Gaussians with centres uniform in [-5, 5]^d, and a start at N(0, 16 I).
+``rows`` hold the SymKL to the target at the end, over the problems of each dimension and family,
+and seconds with compilation, beside the published SymKL.
 
-Mass passes slowly between separated modes, whatever carries the measure: at the same SW time all families end with the same energy. The
-step size therefore grows from step to step: small at first, so that the flow fills all modes, and as large at last as if there were
-no proximity, so that their weights even out. Settings were chosen on problems with seeds from 100 on.
+Mass passes slowly between separated modes, whatever the family: at the same SW time all families
+end with the same energy. So the step size grows from step to step. Small steps at first let the
+flow fill all modes. The last steps are as large as if there were no proximity, so that the weights
+of the modes even out. The settings were chosen on problems with seeds from 100 on.
 """
 
 import argparse
 import dataclasses
 import functools
-import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import swjko
-from benchmarks import common
+from benchmarks import common, gaussian_flows
 from benchmarks.common import Solve
 from swjko import flows, problems
 
 START_SCALE = 4.0
 NUM_COMPONENTS = {2: 5, 4: 6, 6: 7, 8: 8, 10: 9, 12: 10}
-# SymKL: JKO-ICNN and Euler-Maruyama with 50,000 particles (Mokrov et al. 2021); log10 SymKL of SW-JKO in the plane (Bonet et al. 2022).
+# SymKL of JKO-ICNN and of Euler-Maruyama with 50,000 particles (Mokrov et al. 2021); log10 SymKL of
+# SW-JKO in the plane (Bonet et al. 2022).
+_JKO_ICNN = (0.0615, 0.176, 0.301, 0.396, 0.329, 0.509)
+_PARTICLES = (0.077, 0.440, 1.505, 3.445, 5.584, 10.24)
 PUBLISHED = {
-    "JKO-ICNN": dict(zip(NUM_COMPONENTS, (0.0615, 0.176, 0.301, 0.396, 0.329, 0.509), strict=True)),
-    "Euler-Maruyama, 50000": dict(
-        zip(NUM_COMPONENTS, (0.077, 0.440, 1.505, 3.445, 5.584, 10.24), strict=True)
-    ),
+    "JKO-ICNN": dict(zip(NUM_COMPONENTS, _JKO_ICNN, strict=True)),
+    "Euler-Maruyama, 50000": dict(zip(NUM_COMPONENTS, _PARTICLES, strict=True)),
     "SW-JKO, log10": {2: -0.82},
 }
-_SYMMETRIC_KL_SAMPLES = 10_000
-_symmetric_kl = jax.jit(swjko.symmetric_kl, static_argnames=("num_samples",))
 
 
 class Method(NamedTuple):
-    """A family by dimension, how each step is solved, and the factor from one step size to the next; up to which dimension it is run."""
+    """A family by dimension, settings, and the factor from one step size to the next."""
 
     family: Callable[[int], swjko.Family]
     settings: Solve
@@ -51,207 +50,133 @@ class Method(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Dimensions with how many problems each."""
+    """Numbers of problems by dimension, and the methods."""
 
-    problems: tuple[tuple[int, int], ...]
+    problems: dict[int, int]
     methods: dict[str, Method]
 
 
-def _methods(coupling: Solve, spline: Solve, sums: Solve, width: int) -> dict[str, Method]:
-    start: Any = {"init_scale": START_SCALE}
+def _methods(network: Solve, sums: Solve, width: int) -> dict[str, Method]:
+    options: Any = {"width": width, "init_scale": START_SCALE}
+    coupling = functools.partial(flows.coupling, num_layers=12, **options)
+    spline = functools.partial(flows.spline, num_layers=4, **options)
+    mixture: Any = functools.partial(swjko.gaussian_mixture, init_scale=START_SCALE)
     return {
-        "coupling": Method(
-            functools.partial(flows.coupling, num_layers=12, width=width, **start), coupling, 1.5, 6
-        ),
-        "spline": Method(
-            functools.partial(flows.spline, num_layers=4, width=width, **start), spline, 1.5, 2
-        ),
-        "gaussian_mixture": Method(functools.partial(swjko.gaussian_mixture, **start), sums, 1.4),
+        "coupling": Method(coupling, network, 1.5, max_dim=6),
+        "spline": Method(spline, network, 1.5, max_dim=2),
+        "gaussian_mixture": Method(mixture, sums, 1.4),
     }
 
 
 METHODS = _methods(
-    Solve(12, 0.2, 250, 512, 36, 5e-3, 20, 1e-4),
-    Solve(12, 0.2, 250, 512, 36, 5e-3, 20, 1e-4),
-    Solve(14, 0.1, 100, 512, 36, 1e-1, 20),
-    32,
+    network=Solve(12, 0.2, 250, 512, 36, 5e-3, 20, 1e-4),
+    sums=Solve(14, 0.1, 100, 512, 36, 1e-1, 20),
+    width=32,
 )
 QUICK_METHODS = _methods(
-    Solve(2, 0.2, 10, 64, 8, 5e-3, 2),
-    Solve(2, 0.2, 10, 64, 8, 5e-3, 2),
-    Solve(2, 0.1, 10, 64, 8, 1e-1, 2),
-    8,
+    network=Solve(2, 0.2, 10, 64, 8, 5e-3, 2), sums=Solve(2, 0.1, 10, 64, 8, 1e-1, 2), width=8
 )
-DEFAULT = Sizes(((2, 5), (6, 5), (12, 5)), METHODS)
-FULL = Sizes(tuple((dim, 15 if dim == 2 else 5) for dim in NUM_COMPONENTS), METHODS)
-QUICK = Sizes(((2, 1),), QUICK_METHODS)
+DEFAULT = Sizes({2: 5, 6: 5, 12: 5}, METHODS)
+FULL = Sizes(dict.fromkeys(NUM_COMPONENTS, 5) | {2: 15}, METHODS)
+QUICK = Sizes({2: 1}, QUICK_METHODS)
+FLAGS = common.Flags(
+    quick="one small problem",
+    full="all six dimensions, 15 problems in the plane",
+    only=tuple(METHODS),
+    first_seed="seed of the first problem",
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument(
-        "--quick",
-        action="store_true",
-        help="one small problem, to see that it runs; written to runs/benchmarks",
-    )
-    sizes.add_argument(
-        "--full", action="store_true", help="all six dimensions, 15 problems in the plane"
-    )
-    parser.add_argument(
-        "--only", choices=list(METHODS), help="one family, to look at; nothing is written"
-    )
-    parser.add_argument(
-        "--first-seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of the first problem (default 0)",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="directory for JSON and PNG (default benchmarks/results)"
-    )
-
-
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
-    directory = Path(args.out or (Path("runs/benchmarks") if args.quick else common.RESULTS))
-    rows, drawn = [], {}
+    rows, points = [], {}
     for name, method in sizes.methods.items():
-        for dim, count in sizes.problems:
+        for dim, count in sizes.problems.items():
             if args.only in (None, name) and dim <= method.max_dim:
                 found = [solve(method, dim, args.first_seed + index) for index in range(count)]
                 rows.append(_row(name, method, dim, [run for run, _ in found]))
-                shown = {
-                    key: value for key, value in rows[-1].items() if key not in ("settings", "runs")
-                }
-                print(f"{name}: {common.finite_json(shown)}", flush=True)
+                shown = {key: rows[-1][key] for key in ("mean", "standard_error", "mean_seconds")}
+                common.show(f"{name}, d = {dim}", shown)
                 if dim == 2:
-                    drawn[name] = found[0][1]
-    if args.only is None:
-        print(
-            common.write_results(
-                "mixtures",
-                {"quick": args.quick, "full": args.full, "published": PUBLISHED, "rows": rows},
-                directory,
-            )
-        )
-        _figure(rows, drawn, args.first_seed).savefig(directory / "mixtures.png", dpi=150)
-    return 0
+                    points[name] = found[0][1]
+    content = {"quick": args.quick, "full": args.full, "published": PUBLISHED, "rows": rows}
+    common.finish(args, content, ("", _figure(rows, points, args.first_seed)))
 
 
 def solve(method: Method, dim: int, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    """One run, and points of the final measure."""
+    """Report of one run for the JSON, and points of the final measure."""
     target = problems.random_mixture(seed, dim, num=NUM_COMPONENTS[dim])
     settings, family = method.settings, method.family(dim)
-    scheme = settings.scheme(
-        family, swjko.kl_divergence(target.log_prob), direction_fn=swjko.recommended_directions
-    )
+    scheme = gaussian_flows.kl_scheme(family, target, settings)
     step_sizes = settings.step_size * method.growth ** jnp.arange(settings.num_steps)
     init_key, run_key, energy_key, draw_key = jax.random.split(jax.random.key(seed), 4)
-    state = jax.jit(type(scheme).init)(scheme, init_key)
-    start = time.perf_counter()
-    run = _run.lower(run_key, scheme, state, step_sizes).compile()
-    compile_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    state, _ = jax.block_until_ready(run(run_key, scheme, state, step_sizes))
-    run_seconds = time.perf_counter() - start
-    value = _symmetric_kl(
-        energy_key,
-        family,
-        state.params,
-        target.log_prob,
-        target.sample,
-        num_samples=_SYMMETRIC_KL_SAMPLES,
-    )
-    found: dict[str, Any] = {
+    start = jax.jit(type(scheme).init)(scheme, init_key)
+    run, compile_seconds = gaussian_flows.compiled(_run, run_key, scheme, start, step_sizes)
+    run_seconds, (state, _) = common.timed(lambda: run(run_key, scheme, start, step_sizes))
+    laws = target.log_prob, target.sample
+    options = {"num_samples": gaussian_flows.SYMMETRIC_KL_SAMPLES}
+    value = gaussian_flows.symmetric_kl(energy_key, family, state.params, *laws, **options)
+    return {
         "seed": seed,
         "symmetric_kl": value,
         "result": swjko.Result(int(state.result)).name,
         "time": state.time,
-    }
-    found |= {"compile_seconds": compile_seconds, "run_seconds": run_seconds}
-    return found, np.asarray(swjko.sample(family, state.params, draw_key, 2000).points)
+        "compile_seconds": compile_seconds,
+        "run_seconds": run_seconds,
+    }, np.asarray(swjko.sample(family, state.params, draw_key, 2000).points)
 
 
 @jax.jit
 def _run(key, scheme, state, step_sizes):
     def step(state, step_size):
-        return dataclasses.replace(scheme, step_size=step_size).step(
-            jax.random.fold_in(key, state.step), state
-        )
+        longer = dataclasses.replace(scheme, step_size=step_size)
+        return longer.step(jax.random.fold_in(key, state.step), state)
 
     return jax.lax.scan(step, state, step_sizes)
 
 
 def _row(name: str, method: Method, dim: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    values = np.array([float(run["symmetric_kl"].value) for run in runs])
-    seconds = [run["run_seconds"] + run["compile_seconds"] for run in runs]
-    row: dict[str, Any] = {
+    values = [float(run["symmetric_kl"].value) for run in runs]
+    return {
         "family": name,
         "dim": dim,
         "settings": method.settings,
         "growth": method.growth,
-    }
-    row |= {"mean": values.mean(), "worst": values.max()}
-    row["standard_error"] = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
-    row["mean_log10"] = np.mean(np.log10(np.maximum(values, np.finfo(np.float32).tiny)))
-    return row | {
+        **common.mean_and_error(values),
+        "worst": max(values),
+        "mean_log10": np.mean([gaussian_flows.log10_of(value) for value in values]),
         "published_jko_icnn": PUBLISHED["JKO-ICNN"][dim],
-        "mean_seconds": np.mean(seconds),
+        "mean_seconds": np.mean([run["run_seconds"] + run["compile_seconds"] for run in runs]),
         "runs": runs,
     }
 
 
-def _figure(rows: list[dict[str, Any]], drawn: dict[str, np.ndarray], seed: int) -> Any:
-    """SymKL against dimension beside the published values, and the final points of the first problem in the plane."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 1 + len(drawn), width_ratios=[1.5] + [1.0] * len(drawn))
+def _figure(rows: list[dict[str, Any]], points: dict[str, np.ndarray], seed: int) -> Figure:
+    """SymKL against dimension, and the final points of the first problem in the plane."""
+    ratios = [1.5] + [1.0] * len(points)
+    figure, ((curves, *clouds),) = common.new_figure(
+        13.0, 3.6, columns=len(ratios), width_ratios=ratios
+    )
     for index, name in enumerate(dict.fromkeys(row["family"] for row in rows)):
-        own = [row for row in rows if row["family"] == name]
-        axes[0].plot(
-            [row["dim"] for row in own],
-            [row["mean"] for row in own],
-            "o-",
-            color=f"C{index}",
-            label=name,
-        )
+        own, color = [row for row in rows if row["family"] == name], f"C{index}"
+        x, y = ([row[key] for row in own] for key in ("dim", "mean"))
+        curves.plot(x, y, "o-", color=color, label=name)
         for row in own:
             values = [max(float(run["symmetric_kl"].value), 1e-4) for run in row["runs"]]
-            axes[0].plot(
-                [row["dim"]] * len(values), values, ".", color=f"C{index}", alpha=0.4, markersize=4
-            )
+            curves.plot([row["dim"]] * len(values), values, ".", color=color, alpha=0.4)
     for index, name in enumerate(("JKO-ICNN", "Euler-Maruyama, 50000"), start=3):
-        axes[0].plot(
-            *zip(*PUBLISHED[name].items(), strict=True),
-            "s--",
-            color=f"C{index}",
-            markersize=3,
-            label=f"{name} (published)",
-        )
-    axes[0].set(
-        xlabel="dimension",
-        ylabel="KL both ways, nats",
-        yscale="log",
-        ylim=(1e-5, 20),
-        xticks=list(NUM_COMPONENTS),
-    )
-    axes[0].grid(True, which="major", alpha=0.3)
-    axes[0].legend(fontsize=7, loc="lower right")
+        style: Any = {"color": f"C{index}", "markersize": 3, "label": f"{name} (published)"}
+        curves.plot(*zip(*PUBLISHED[name].items(), strict=True), "s--", **style)
+    curves.set(xlabel="dimension", ylabel="SymKL, nats", yscale="log", ylim=(1e-5, 20))
+    curves.set_xticks(list(NUM_COMPONENTS))
+    curves.grid(True, which="major", alpha=0.3)
+    curves.legend(fontsize=7, loc="lower right")
     centers = np.asarray(problems.random_mixture(seed, 2, num=NUM_COMPONENTS[2]).log_prob.args[0])
-    for axis, (name, points) in zip(axes[1:], drawn.items(), strict=True):
-        axis.plot(*points.T, ".", markersize=1.2, color="C0")
+    for axis, (name, cloud) in zip(clouds, points.items(), strict=True):
+        axis.plot(*cloud.T, ".", markersize=1.2, color="C0")
         axis.plot(*centers.T, "+", color="C1", label="centres")
-        axis.set(
-            xlabel="first coordinate",
-            ylabel="second coordinate",
-            xlim=(-9, 9),
-            ylim=(-9, 9),
-            aspect="equal",
-        )
+        axis.set(xlabel="first coordinate", ylabel="second coordinate")
+        axis.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
         axis.set_title(f"{name}, final points", fontsize=9)
         axis.legend(fontsize=7)
     return figure
