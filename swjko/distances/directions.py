@@ -1,7 +1,8 @@
 """Directions on the unit sphere, on which clouds are projected.
 
-SW_p^p is an average over the uniform law of the sphere S^{d-1}; each function here draws unit vectors whose marginal law is that one, so
-the average over them is an unbiased estimate. They differ in how the vectors depend on each other.
+SW_p^p is an average over the uniform law of the sphere S^{d-1}. Each function here draws unit
+vectors with that marginal law, so the average over them is an unbiased estimate. They differ in how
+the vectors depend on each other.
 """
 
 import functools
@@ -21,42 +22,52 @@ _QUASI_MAX_DIM = 3
 
 
 def uniform_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
-    """Independent uniform directions, theta = g / |g| with g ~ N(0, I_dim).
+    """Draws independent uniform directions [num dim].
 
-    Returns [num dim], unit rows. The error of an average over them falls as 1 / sqrt(num).
-    Raises ValueError when num or dim is below 1.
+    theta = g / |g| with g ~ N(0, I). The error of an average over them falls as 1 / sqrt(num).
+
+    Args:
+      key: Random key.
+      num: Number of directions.
+      dim: Dimension of the points.
     """
     num, dim = as_count(num, "num"), as_count(dim, "dim")
     return _normalised(jax.random.normal(key, (num, dim)))
 
 
 def orthogonal_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
-    """Directions in blocks of ``dim`` that are orthonormal within a block; blocks are independent and Haar distributed.
+    """Draws directions [num dim] in independent orthonormal blocks of ``dim``.
 
-    Returns [num dim], unit rows; when num is a multiple of dim, the second moment sum_l theta_l theta_l^T / num is exactly I / dim, so
-    translations are measured without error. Source: Rowland, Hron, Tang, Choromanski, Sarlos, Weller, "Orthogonal estimation of
-    Wasserstein distances" (2019), arXiv 1903.03784. Raises ValueError when num or dim is below 1.
+    Blocks are Haar distributed. If num is a multiple of dim, the second moment
+    sum_l theta_l theta_l^T / num is exactly I / dim, so translations are measured without error.
+
+    Args:
+      key: Random key.
+      num: Number of directions.
+      dim: Dimension of the points.
+
+    References:
+      Rowland, Hron, Tang, Choromanski, Sarlos, Weller, "Orthogonal estimation of Wasserstein
+      distances" (2019), arXiv 1903.03784.
     """
     num, dim = as_count(num, "num"), as_count(dim, "dim")
     gaussian = jax.random.normal(key, (math.ceil(num / dim), dim, dim))
     q, r = lax.platform_dependent(gaussian, cpu=_factored_in_turn, default=_factored_at_once)
-    # QR alone is not Haar: the sign of R's diagonal is fixed by the routine, so it is moved into Q (Mezzadri 2007).
+    # The routine fixes the sign of R's diagonal, so Q alone is not Haar. Moving the sign into Q
+    # makes it so (Mezzadri 2007).
     signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
     return _normalised((q * signs[:, None, :]).swapaxes(-1, -2).reshape(-1, dim)[:num])
 
 
-def _factored_at_once(
-    matrices: Float[Array, "b d d"],
-) -> tuple[Float[Array, "b d d"], Float[Array, "b d d"]]:
+def _factored_at_once(matrices: Float[Array, "b d d"]) -> tuple[Array, Array]:
     q, r = jnp.linalg.qr(matrices)
     return q, r
 
 
-def _factored_in_turn(
-    matrices: Float[Array, "b d d"],
-) -> tuple[Float[Array, "b d d"], Float[Array, "b d d"]]:
-    # On a CPU a batch of QRs waits, in a worker thread, for parts of it that it hands to the other ones. Where as many batches run as there
-    # are workers, as in an objective of two distances on two cores, all wait for ever (jaxlib 0.10.2). One matrix waits for nothing.
+def _factored_in_turn(matrices: Float[Array, "b d d"]) -> tuple[Array, Array]:
+    # On a CPU a batch of QRs waits, in a worker thread, for parts that it hands to other workers.
+    # If as many batches run as there are workers, as in an objective of two distances on two
+    # cores, all wait forever (jaxlib 0.10.2). A single matrix waits for nothing.
     return lax.map(_factored_alone, matrices)
 
 
@@ -71,13 +82,24 @@ def _normalised(vectors: Float[Array, "l d"]) -> Float[Array, "l d"]:
 
 
 def quasi_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
-    """Randomised quasi-Monte-Carlo directions: spread more evenly than independent ones, each with the uniform marginal law.
+    """Draws randomised quasi-Monte-Carlo directions [num dim], spread more evenly than others.
 
-    d = 2: equal angles on the half circle (a direction and its opposite project alike) with a random phase; d = 3: a Fibonacci spiral on
-    the half sphere under a random rotation; d > 3: Sobol points with a random digital shift, through the normal quantile, divided by their
-    norm. For smooth integrands the error falls almost as 1 / num in low dimension; above ten or so, ``orthogonal_directions`` is as
-    good. Returns [num dim], unit rows. Source: Nguyen, Bariletto, Ho, "Quasi-Monte Carlo for 3D sliced Wasserstein" (2024), arXiv
-    2309.11713; Sobol points of scipy.stats.qmc. Raises ValueError when num or dim is below 1, or dim above 21201.
+    - d = 2: equal angles on the half circle (a direction and its opposite project alike) with a
+      random phase.
+    - d = 3: a Fibonacci spiral on the half sphere under a random rotation.
+    - d > 3: Sobol points with a random digital shift, through the normal quantile, normalised.
+
+    Each direction has the uniform marginal law. For smooth integrands the error falls almost as
+    1 / num in low dimension; above about ten, ``orthogonal_directions`` is as good.
+
+    Args:
+      key: Random key.
+      num: Number of directions.
+      dim: Dimension of the points, at most 21201.
+
+    References:
+      Nguyen, Bariletto, Ho, "Quasi-Monte Carlo for 3D sliced Wasserstein" (2024),
+      arXiv 2309.11713; Sobol points of scipy.stats.qmc.
     """
     num, dim = as_count(num, "num"), as_count(dim, "dim")
     if dim == 1:
@@ -92,32 +114,43 @@ def quasi_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
 
 
 def recommended_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
-    """``quasi_directions`` for dim <= 3 and ``orthogonal_directions`` above: what errs least for a given number.
+    """Draws the directions [num dim] with the smallest error for their number.
 
-    Measured over numbers from 16 to 2048 (``benchmarks/results/directions.png``), and what Petrovic, Bardenet, Desolneux (2025), arXiv
-    2509.10166, recommend. Returns [num dim], unit rows. Raises as those two.
+    They are ``quasi_directions`` for dim <= 3 and ``orthogonal_directions`` above, by measurement
+    over numbers from 16 to 2048 (table "directions" of the benchmarks).
+
+    Args:
+      key: Random key.
+      num: Number of directions.
+      dim: Dimension of the points.
+
+    References:
+      Petrovic, Bardenet, Desolneux (2025), arXiv 2509.10166, recommend the same.
     """
-    dim = as_count(dim, "dim")
-    return (
-        quasi_directions(key, num, dim)
-        if dim <= _QUASI_MAX_DIM
-        else orthogonal_directions(key, num, dim)
-    )
+    quasi = as_count(dim, "dim") <= _QUASI_MAX_DIM
+    return (quasi_directions if quasi else orthogonal_directions)(key, num, dim)
 
 
 def sharded_directions(direction_fn: DirectionFn, mesh: Mesh, axis: str) -> DirectionFn:
-    """The same directions laid out over a mesh axis, so that each device projects and sorts its share and the results are summed.
+    """Returns a ``direction_fn`` whose directions are sharded over an axis of a mesh.
 
-    Points are replicated. Exact: the same draws, summed in another order. ``num`` should be a multiple of the axis size, or XLA pads
-    it. On a CPU the devices are cores: set ``XLA_FLAGS=--xla_force_host_platform_device_count=2`` before jax starts.
+    Each device projects and sorts its share, and the results are summed. Points are replicated.
+    The draws are the same, summed in another order. If ``num`` is not a multiple of the axis size,
+    XLA pads it. On a CPU the devices are cores: set
+    ``XLA_FLAGS=--xla_force_host_platform_device_count=2`` before jax starts.
 
-    Example: ``sw_jko(..., direction_fn=sharded_directions(uniform_directions, jax.make_mesh((2,), ("projection",)), "projection"))``.
-    Raises ValueError when the mesh has no such axis.
+    Args:
+      direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
+      mesh: Mesh of devices.
+      axis: Name of the axis that shares the directions.
+
+    Example::
+
+        mesh = jax.make_mesh((2,), ("projection",))
+        direction_fn = sharded_directions(uniform_directions, mesh, "projection")
     """
     if axis not in mesh.axis_names:
-        raise ValueError(
-            f"axis must be one of the mesh's axes {mesh.axis_names}; received {axis!r}."
-        )
+        raise ValueError(f"axis must be one of the mesh's axes {mesh.axis_names}; got {axis!r}.")
     return functools.partial(_sharded, direction_fn, NamedSharding(mesh, PartitionSpec(axis)))
 
 
@@ -128,7 +161,7 @@ def _sharded(
 
 
 def _half_spiral(num: int) -> Float[Array, "l 3"]:
-    """Equal-area bands of the upper half sphere, one point in each, turned by the golden angle from one to the next."""
+    """Returns a point in each equal-area band of the half sphere, turned by the golden angle."""
     index = jnp.arange(num) + 0.5
     height = index / num
     angle = index * (math.pi * (3.0 - math.sqrt(5.0)))
@@ -137,29 +170,33 @@ def _half_spiral(num: int) -> Float[Array, "l 3"]:
 
 
 def _shifted_sobol(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
-    """Points in (0, 1)^dim: point i is the exclusive or of the direction numbers at the binary digits of i, and of a random word.
+    """Draws Sobol points in (0, 1)^dim with a random digital shift.
 
-    Only the direction numbers, [digits dim] integers, enter the program; the points would be a constant of its full size.
+    Point i is the exclusive or of a random word and of the direction numbers at the binary digits
+    of i. Only these numbers, [digits dim] integers, enter the program as constants.
     """
     numbers = _sobol_numbers(math.ceil(math.log2(num)) if num > 1 else 1, dim)
     index = jnp.arange(num, dtype=jnp.uint32)
     words = jax.random.bits(key, (1, dim), jnp.uint32)
     for digit, row in enumerate(numbers):
-        words = words ^ jnp.where(
-            ((index >> digit) & 1)[:, None] == 1, jnp.asarray(row)[None, :], jnp.uint32(0)
-        )
-    # With 23 bits and a half, the 24 that a float32 holds, the largest is below 1 and its quantile finite.
+        has_digit = ((index >> digit) & 1)[:, None] == 1
+        words = words ^ jnp.where(has_digit, jnp.asarray(row)[None, :], jnp.uint32(0))
+    # With 23 bits and a half, as float32 holds, the largest is below 1 and its quantile finite.
     return ((words >> 9).astype(float) + 0.5) / 2.0**23
 
 
 @functools.cache
 def _sobol_numbers(digits: int, dim: int) -> np.ndarray:
-    """uint32 [digits dim], read off the first 2^digits points of SciPy's unscrambled sequence, ordered by the Gray code of the index."""
+    """Returns direction numbers, uint32 [digits dim], from SciPy's unscrambled sequence.
+
+    SciPy orders its first 2^digits points by the Gray code of the index.
+    """
     from scipy.stats import qmc
 
     if dim > qmc.Sobol.MAXDIM:
         raise ValueError(
-            f"dim must be at most {qmc.Sobol.MAXDIM} for Sobol points; received {dim}. Take orthogonal_directions."
+            f"dim must be at most {qmc.Sobol.MAXDIM} for Sobol points; got {dim}. "
+            "Use orthogonal_directions."
         )
     points = qmc.Sobol(dim, scramble=False, bits=32).random_base2(digits)
     words = (points * 2.0**32).astype(np.uint64).astype(np.uint32)

@@ -1,5 +1,6 @@
-"""Sliced distances estimated with error bars, and the direction in which two clouds differ most."""
+"""Sliced distances with standard errors, and the direction in which two clouds differ most."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,12 @@ _NUM_REPLICATES = 16
 
 
 class MaxSliced(NamedTuple):
-    """value: max over the sphere of W_p of the projections, a distance; direction: [d], where it is attained."""
+    """The result of ``max_sliced_wasserstein``.
+
+    Attributes:
+      value: Maximum over the sphere of W_p of the projections, a root.
+      direction: Direction [d] at which it is attained.
+    """
 
     value: Scalar
     direction: Float[Array, " d"]
@@ -35,36 +41,45 @@ def sliced_wasserstein_estimate(
     y_weights: Float[Array, " m"] | None = None,
     control_variate: bool = False,
 ) -> Estimate:
-    """SW_p^p of two clouds over random directions (a p-th power), and the standard error that is due to the directions.
+    """Estimates SW_p^p (a p-th power) and the standard error due to random directions.
 
-    Independent directions give the error of their mean. With another ``direction_fn`` the directions depend on each other, and the error
-    is that of 16 independent draws of num_projections / 16 directions.
+    Independent directions give the error of their mean. Directions of another ``direction_fn``
+    depend on each other; the error is then that of 16 independent draws of num_projections / 16
+    directions.
 
     Args:
-      x, y, x_weights, y_weights, p: points [n d] and [m d] and the rest, as of ``sliced_wasserstein_pow``.
-      num_projections: directions in all; at least 2, and a multiple of 16 when ``direction_fn`` is not ``uniform_directions``.
+      key: Random key of the directions.
+      x: Points [n d].
+      y: Points [m d].
+      num_projections: Directions in all, at least 2; a multiple of 16 for another
+        ``direction_fn`` than ``uniform_directions``.
+      p: Order of the distance, at least 1.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
-      control_variate: for p = 2 with independent directions, regress the cost of a direction on three quadratic forms whose mean over the
-        sphere is known: <m_x - m_y, theta>^2, theta^T C_x theta and theta^T C_y theta. Of bias O(1 / num_projections), below the
-        error. Source: the Gaussian control variates of Nguyen and Ho (2023), arXiv 2305.00402, fitted by least squares as in Leluc et
-        al. (2024), arXiv 2402.01493.
+      x_weights: Weights [n] that sum to one; None is uniform.
+      y_weights: Weights [m] that sum to one; None is uniform.
+      control_variate: Whether to regress the cost of a direction on three quadratic forms of known
+        mean over the sphere: <m_x - m_y, theta>^2, theta^T C_x theta and theta^T C_y theta. It
+        needs p = 2 and independent directions; its bias O(1 / num_projections) is below the error.
 
-    Returns ``Estimate(value, standard_error)``. Raises as ``sliced_wasserstein_pow``, and ValueError on counts or options that do not fit.
+    References:
+      Gaussian control variates: Nguyen and Ho (2023), arXiv 2305.00402. Least squares: Leluc et
+      al. (2024), arXiv 2402.01493.
     """
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     num_projections = validation.as_count(num_projections, "num_projections", 2)
     independent = direction_fn is uniform_directions
     if control_variate and not (independent and float(p) == 2.0):
         raise ValueError(
-            f"control_variate needs p = 2 and uniform_directions; received p = {p} and {direction_fn}."
+            f"control_variate needs p = 2 and uniform_directions; got p = {p} and {direction_fn}."
         )
     if control_variate and num_projections < 8:
         raise ValueError(
-            f"num_projections must be at least 8 to fit a control_variate; received {num_projections}."
+            f"num_projections must be at least 8 to fit a control_variate; got {num_projections}."
         )
     if not independent and num_projections % _NUM_REPLICATES:
         raise ValueError(
-            f"num_projections must be a multiple of {_NUM_REPLICATES} for dependent directions; received {num_projections}."
+            f"num_projections must be a multiple of {_NUM_REPLICATES} for dependent directions; "
+            f"got {num_projections}."
         )
 
     def cost(directions: Float[Array, "l d"]) -> Scalar:
@@ -73,16 +88,11 @@ def sliced_wasserstein_estimate(
         )
 
     if not independent:
-        keys = jax.random.split(key, _NUM_REPLICATES)
-        costs = lax.map(
-            lambda key: cost(direction_fn(key, num_projections // _NUM_REPLICATES, x.shape[1])),
-            keys,
-        )
-        return Estimate.of_mean(costs)
+        keys, num = jax.random.split(key, _NUM_REPLICATES), num_projections // _NUM_REPLICATES
+        return Estimate.of_mean(lax.map(lambda key: cost(direction_fn(key, num, x.shape[1])), keys))
     directions = direction_fn(key, num_projections, x.shape[1])
-    block = automatic_block_size(
-        x.shape[0], y.shape[0], num_projections, x_weights is not None or y_weights is not None
-    )
+    weighted = x_weights is not None or y_weights is not None
+    block = automatic_block_size(x.shape[0], y.shape[0], num_projections, weighted)
     costs = lax.map(lambda direction: cost(direction[None]), directions, batch_size=block)
     if not control_variate:
         return Estimate.of_mean(costs)
@@ -98,55 +108,64 @@ def max_sliced_wasserstein(
     p: float = 2.0,
     num_starts: int = 8,
 ) -> MaxSliced:
-    """max over unit theta of W_p of the projections on theta, and where: the max-sliced distance (a root, as a distance).
+    """Finds the max-sliced distance, the largest W_p of projections, and its direction.
 
-    Gradient ascent on the sphere from the best of 8 num_starts random directions; a step that does not rise is taken back and halved, one
-    that does is lengthened, so the value never falls. A local maximum in general: more starts make the global one likelier.
-    Source: Deshpande et al. (2019), arXiv 1904.05877; Kolouri et al. (2019), arXiv 1902.00434.
+    Gradient ascent on the sphere starts from the best of 8 num_starts random directions. A step
+    that does not increase the value is rejected and halved; one that does is followed by a longer
+    one. The result is a local maximum in general: more starts make the global one likelier.
 
-    Args: key; x [n d], y [m d]; num_iterations of ascent, for each of num_starts starts; p >= 1. Errors as ``sliced_wasserstein_pow``.
+    Args:
+      key: Random key of the starts.
+      x: Points [n d].
+      y: Points [m d].
+      num_iterations: Steps of the ascent from each start.
+      p: Order of the distance, at least 1.
+      num_starts: Number of starts.
+
+    References:
+      Deshpande et al. (2019), arXiv 1904.05877; Kolouri et al. (2019), arXiv 1902.00434.
     """
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
     num_iterations = validation.as_count(num_iterations, "num_iterations")
     num_starts = validation.as_count(num_starts, "num_starts")
-    cost_and_slope = jax.value_and_grad(
-        lambda theta: sliced_wasserstein_pow(x, y, theta[None], p=p)
-    )
+
+    def cost(theta: Float[Array, " d"]) -> Scalar:
+        return sliced_wasserstein_pow(x, y, theta[None], p=p)
+
     candidates = uniform_directions(key, 8 * num_starts, x.shape[1]).astype(x.dtype)
-    costs = lax.map(lambda theta: sliced_wasserstein_pow(x, y, theta[None], p=p), candidates)
-    starts = candidates[lax.top_k(costs, num_starts)[1]]
-
-    def ascend(theta):
-        def iterate(carry, _):
-            theta, value, slope, length = carry
-            tangent = slope - jnp.dot(slope, theta) * theta
-            trial = theta + length * tangent / jnp.maximum(
-                jnp.linalg.norm(tangent), jnp.finfo(x.dtype).tiny
-            )
-            trial = trial / jnp.linalg.norm(trial)
-            trial_value, trial_slope = cost_and_slope(trial)
-            rises = trial_value > value
-            kept = jax.tree.map(
-                lambda new, old: jnp.where(rises, new, old),
-                (trial, trial_value, trial_slope),
-                (theta, value, slope),
-            )
-            return (*kept, jnp.where(rises, 1.5 * length, 0.5 * length)), None
-
-        value, slope = cost_and_slope(theta)
-        (theta, value, _, _), _ = lax.scan(
-            iterate, (theta, value, slope, jnp.asarray(0.5, x.dtype)), length=num_iterations
-        )
-        return theta, value
-
-    directions, values = lax.map(ascend, starts)
+    starts = candidates[lax.top_k(lax.map(cost, candidates), num_starts)[1]]
+    directions, values = lax.map(lambda theta: _ascend(cost, theta, num_iterations), starts)
     best = jnp.argmax(values)
     return MaxSliced(values[best] ** (1.0 / float(p)), directions[best])
 
 
+def _ascend(cost: Callable[[Array], Scalar], theta: Float[Array, " d"], num_iterations: int):
+    """Returns a direction of larger cost than ``theta``, and its cost."""
+    cost_and_slope = jax.value_and_grad(cost)
+
+    def iterate(carry, _):
+        at, length = carry
+        theta, value, slope = at
+        tangent = slope - jnp.dot(slope, theta) * theta
+        norm = jnp.maximum(jnp.linalg.norm(tangent), jnp.finfo(theta.dtype).tiny)
+        trial = theta + length * tangent / norm
+        trial = trial / jnp.linalg.norm(trial)
+        new = (trial, *cost_and_slope(trial))
+        rises = new[1] > value
+        kept = jax.tree.map(lambda new, old: jnp.where(rises, new, old), new, at)
+        return (kept, jnp.where(rises, 1.5 * length, 0.5 * length)), None
+
+    carry = ((theta, *cost_and_slope(theta)), jnp.asarray(0.5, theta.dtype))
+    ((theta, value, _), _), _ = lax.scan(iterate, carry, length=num_iterations)
+    return theta, value
+
+
 def _centred_quadratic_forms(x, y, directions, x_weights, y_weights) -> Float[Array, "l 3"]:
-    """theta^T Q theta - tr(Q) / d for Q = outer square of the difference of means, and both covariances."""
+    """Returns theta^T Q theta - tr(Q) / d for three Q.
+
+    They are the outer square of the difference of means, and both covariances.
+    """
     x_mean, x_centred, x_mass = _moments(x, x_weights)
     y_mean, y_centred, y_mass = _moments(y, y_weights)
     shift = x_mean - y_mean
@@ -169,11 +188,11 @@ def _moments(points, weights):
 
 
 def _intercept(costs: Float[Array, " l"], controls: Float[Array, "l k"]) -> Estimate:
-    """The least-squares prediction of the cost where the controls are at their mean over the sphere, zero, and its standard error."""
+    """Returns the least-squares prediction of the cost at the controls' mean over the sphere, 0."""
     num, fitted = controls.shape
     mean = jnp.mean(controls, axis=0)
     centred = controls - mean[None, :]
-    # Clouds may leave a form constant (equal means, one point): the pseudo-inverse gives it no weight.
+    # A form may be constant (equal means, one point): the pseudo-inverse gives it no weight.
     inverse = jnp.linalg.pinv(centred.T @ centred, hermitian=True)
     coefficients = inverse @ (centred.T @ (costs - jnp.mean(costs)))
     residuals = costs - jnp.mean(costs) - centred @ coefficients

@@ -1,12 +1,13 @@
-"""Optimal transport on the line, for rows that are sorted already: costs, slopes, potentials and the merge of two weightings.
+"""Optimal transport on the line between sorted rows: costs, slopes and potentials.
 
-Every array has a leading axis of independent problems, one for each direction in ``wasserstein.py``. The cost |x - y|^p is convex, so the
-monotone coupling is optimal and everything here is a walk along two sorted rows.
+Every array has a leading axis of independent problems, one for each direction in
+``swjko.distances.sliced``. The cost |x - y|^p is convex, so the monotone coupling is optimal, and
+everything here is a walk along two sorted rows.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,25 @@ from swjko.distances.sorting import sort_rows_with_permutation
 
 
 class Rows(NamedTuple):
-    """W_p^p of each row; where wanted, its derivative in the sorted positions and the Kantorovich potentials at them, [l n] and [l m]."""
+    """Costs of rows, with derivatives and potentials where they are needed.
+
+    Attributes:
+      cost: W_p^p of each row [l].
+      u: Derivative of the cost in the sorted positions [l n].
+      v: Derivative of the cost in the sorted positions [l m].
+      u_potential: Kantorovich potentials at the points of u [l n].
+      v_potential: Kantorovich potentials at the points of v [l m].
+    """
 
     cost: Float[Array, " l"]
-    u: Any = None
-    v: Any = None
-    u_potential: Any = None
-    v_potential: Any = None
+    u: Float[Array, "l n"] | None = None
+    v: Float[Array, "l m"] | None = None
+    u_potential: Float[Array, "l n"] | None = None
+    v_potential: Float[Array, "l m"] | None = None
 
 
 def couple_uniform(u, v, p, need_u: bool, need_v: bool) -> Rows:
+    """Returns the costs of sorted rows of uniform weights, [l n] and [l m]."""
     n, m = u.shape[-1], v.shape[-1]
     if n == m:
         difference = u - v
@@ -39,9 +49,11 @@ def couple_uniform(u, v, p, need_u: bool, need_v: bool) -> Rows:
 
 
 def _couple_to_pieces(u, v, p, need_slope: bool):
-    """Uniform weights, n != m: point i of u covers the levels [i/n, (i+1)/n], which a run of at most ceil(m/n) + 1 points of v shares.
+    """Returns costs and slopes for uniform weights and n != m.
 
-    The overlaps are exact integers over the common denominator n m; they depend on the sizes alone and are computed once for all rows.
+    Point i of u covers the levels [i/n, (i+1)/n], which it shares with at most ceil(m/n) + 1
+    consecutive points of v. The overlaps are exact integers over the common denominator n m. They
+    depend on the sizes alone and are computed once for all rows.
     """
     n, m = u.shape[-1], v.shape[-1]
     with jax.enable_x64(True):
@@ -56,21 +68,25 @@ def _couple_to_pieces(u, v, p, need_slope: bool):
 
 
 def _num_pieces(n: int, m: int) -> int:
-    """The largest number of points of v that one point of u meets; with g = gcd, (m/g) levels start at offsets that are multiples of g."""
+    """Returns the largest number of points of v that share levels with one point of u.
+
+    With g = gcd(n, m), offsets of levels are multiples of g.
+    """
     g = math.gcd(n, m)
     n, m = n // g, m // g
     return (m + n - 2) // n + 1
 
 
 def couple_weighted(u, v, u_weights, v_weights, p) -> Rows:
-    """The quantile coupling on the merged cumulative weights, and potentials along its staircase.
+    """Returns the quantile coupling on the merged cumulative weights, and potentials along it.
 
-    Sorting the levels of both sides together, the k-th piece couples the points i and j whose levels have not been passed before it. When
-    the path steps from i to i + 1 beside j, complementary slackness moves the potential of u by c(i+1, j) - c(i, j); alike for v.
+    The levels of both sides are sorted together, and piece k couples the points i and j whose
+    levels have not been passed before it. When the path steps from i to i + 1 at j, complementary
+    slackness moves the potential of u by c(i+1, j) - c(i, j); likewise for v.
     """
     n, m = u.shape[-1], v.shape[-1]
     i, j, mass, from_u = merge_weights(u_weights, v_weights)
-    # A padded point may be anything, infinite too; it has no mass and must not reach the sums as 0 * inf.
+    # A padded point may be infinite; it has no mass and must not enter the sums as 0 * inf.
     difference = jnp.where(
         mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0
     )
@@ -89,7 +105,11 @@ def couple_weighted(u, v, u_weights, v_weights, p) -> Rows:
 def merge_weights(
     u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]
 ) -> tuple[Array, Array, Array, Array]:
-    """The pieces of the quantile coupling, n + m for each row: ranks i in u and j in v, mass, and whether the piece ends a point of u."""
+    """Returns the n + m pieces of the quantile coupling of each row.
+
+    Returns:
+      Ranks i in u, ranks j in v, masses, and whether the piece ends a point of u; [l n+m] each.
+    """
     n, m = u_weights.shape[-1], v_weights.shape[-1]
     levels, source = sort_rows_with_permutation(
         jnp.concatenate([_cumulative(u_weights), _cumulative(v_weights)], axis=-1)
@@ -109,20 +129,22 @@ def _staircase_potentials(
     here = _power(take(u, i) - take(v, j), p)
     beyond_u = _power(take(u, jnp.minimum(i + 1, n - 1)) - take(v, j), p)
     beyond_v = _power(take(u, i) - take(v, jnp.minimum(j + 1, m - 1)), p)
-    step_u = _sum_by_index(jnp.where(from_u, beyond_u - here, 0.0), jnp.minimum(i + 1, n), n + 1)[
-        :, :n
-    ]
-    step_v = _sum_by_index(jnp.where(from_u, 0.0, beyond_v - here), jnp.minimum(j + 1, m), m + 1)[
-        :, :m
-    ]
+    step_u, step_v = (
+        jnp.where(from_u, beyond_u - here, 0.0),
+        jnp.where(from_u, 0.0, beyond_v - here),
+    )
+    step_u = _sum_by_index(step_u, jnp.minimum(i + 1, n), n + 1)[:, :n]
+    step_v = _sum_by_index(step_v, jnp.minimum(j + 1, m), m + 1)[:, :m]
     return jnp.cumsum(step_u, axis=-1), jnp.cumsum(step_v, axis=-1)
 
 
 def _centred(potential: Float[Array, "l n"], weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
-    """Potentials are defined up to a constant; with mean zero under the weights they are the derivative of the normalised problem."""
-    return potential - jnp.sum(
-        jnp.where(weights > 0, potential * weights, 0.0), axis=-1, keepdims=True
-    )
+    """Returns potentials of mean zero under the weights.
+
+    Potentials are defined up to a constant; these are the derivative of the normalised problem.
+    """
+    weighted = jnp.where(weights > 0, potential * weights, 0.0)
+    return potential - jnp.sum(weighted, axis=-1, keepdims=True)
 
 
 def _cumulative(weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
@@ -133,14 +155,11 @@ def _cumulative(weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
 def _sum_by_index(
     values: Float[Array, "l k"], index: Int[Array, "l k"], size: int
 ) -> Float[Array, "l n"]:
-    add = jax.vmap(
-        lambda row, at: (
-            jnp.zeros((size,), row.dtype)
-            .at[at]
-            .add(row, indices_are_sorted=True, mode="promise_in_bounds")
-        )
-    )
-    return add(values, index)
+    def add(row, index):
+        zeros = jnp.zeros((size,), row.dtype)
+        return zeros.at[index].add(row, indices_are_sorted=True, mode="promise_in_bounds")
+
+    return jax.vmap(add)(values, index)
 
 
 def _power(difference: Array, p: float) -> Array:
@@ -148,7 +167,7 @@ def _power(difference: Array, p: float) -> Array:
 
 
 def _slope(difference: Array, p: float) -> Array:
-    """d/dx |x|^p, zero at zero."""
+    """Returns the derivative of |x|^p, which is zero at zero."""
     if p == 2.0:
         return 2.0 * difference
     if p == 1.0:
