@@ -1,29 +1,35 @@
-"""Runs of several processes: ``initialize`` joins them, after which ``jax.devices()`` and ``swjko.flow_mesh()`` span all of them.
+"""Runs of several processes: after ``initialize``, JAX sees the devices of all of them.
 
-Every process runs the same program on the same inputs. Flows are spread over the devices of all processes; nothing is exchanged while they
-run. What one process alone must do, such as writing a report, is left to process 0.
+Every process runs the same program on the same inputs. ``swjko.flow_mesh()`` spans all devices,
+flows are spread over them, and flows exchange nothing while they run. Process 0 alone writes
+reports and checkpoints.
 """
 
 import math
 import os
+import re
 import sys
-from typing import Any
 
 import jax
 
 from swjko import validation
 from swjko.running.rendezvous import PeerError, meet
 
-# Ids and numbers of processes where JAX's own detection needs more than these.
-_IDS = (
-    ("SLURM_NTASKS", "SLURM_PROCID"),
+# Environment variables of a job: the number of processes, and the id of this one.
+_JOBS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("SLURM_NTASKS", "SLURM_PROCID"),
     ("", "JOB_COMPLETION_INDEX"),
 )
+# JAX chooses the port of a coordinator among the last ones, by the id of the job.
+_NUM_PORTS = 2**12
+_OPEN_MPI_URI = "OMPI_MCA_orte_hnp_uri"
+_OPEN_MPI_HOST = re.compile(r"(\d+)\..*?(?:tcp://([^,:]+)|tcp6://\[([^,\]]+))")
+_SLURM_HOST = re.compile(r"([^,\[]+)(?:\[(\w+))?")
 
 
 class DistributedError(RuntimeError):
-    """Processes that could not be joined; one line."""
+    """Processes could not be joined. The message is one line."""
 
 
 def initialize(
@@ -34,61 +40,75 @@ def initialize(
     initialization_timeout: float = 60.0,
     heartbeat_timeout: float = 20.0,
 ) -> None:
-    """Joins the processes of a run, by ``jax.distributed.initialize``; call it in each of them before anything else of JAX.
+    """Join the processes of a run; call it in each of them before anything else of JAX.
+
+    Missing arguments are read from the job's environment: of Slurm, of Open MPI, or of an indexed
+    job of Kubernetes, which gives the process id. JAX itself looks for what is then still
+    missing; for Kubernetes this needs the package ``kubernetes``.
 
     Args:
-      coordinator: ``HOST:PORT`` of process 0, a free port there that the others reach.
-      num_processes: how many there are.
-      process_id: which this one is, from 0.
-      initialization_timeout: seconds in which all have to come.
-      heartbeat_timeout: seconds of silence after which a process counts as dead; JAX then aborts the others.
+      coordinator: ``HOST:PORT`` of process 0: a free port there that all processes can reach.
+        The environment variable JAX_COORDINATOR_ADDRESS replaces it if it is missing.
+      num_processes: Number of processes.
+      process_id: Number of this process, counted from 0.
+      initialization_timeout: Seconds within which all processes must come.
+      heartbeat_timeout: Seconds of silence after which a process counts as dead. JAX then aborts
+        the other processes.
 
-    What is not given comes from the job: of Slurm, Open MPI or Kubernetes as JAX finds it (for Kubernetes it needs the package
-    ``kubernetes``; beside a given coordinator and number, an indexed job's JOB_COMPLETION_INDEX is enough), or JAX_COORDINATOR_ADDRESS.
+    Raises:
+      DistributedError: An argument is missing, a peer did not come in time, the port is in use,
+        the processes disagree on their number or ids, or JAX is in use already.
 
-    Raises DistributedError where something is missing, when a peer does not come in time, naming it, on a port in use, on processes that
-    disagree on their number or ids, and once JAX is in use; ValueError or TypeError on a coordinator that is no ``HOST:PORT``, and on an
-    id or a number out of range.
-
-    Example: ``initialize("node0:1234", 4, int(sys.argv[1])); swjko.solve(keys, scheme, 100, mesh=swjko.flow_mesh())``.
+    Example:
+      ``initialize("node0:1234", 4, int(sys.argv[1]))``
     """
     _require_unused()
-    seconds = _as_seconds(initialization_timeout, "initialization_timeout")
-    heartbeat = _as_seconds(heartbeat_timeout, "heartbeat_timeout")
-    coordinator, num_processes, process_id, local_devices = _detected(
-        coordinator, num_processes, process_id, seconds
-    )
+    initialization_timeout = _as_seconds(initialization_timeout, "initialization_timeout")
+    heartbeat_timeout = _as_seconds(heartbeat_timeout, "heartbeat_timeout")
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS") or _job_address()
+    if coordinator is not None:
+        names = next((names for names in _JOBS if names[1] in os.environ), ("", ""))
+        num_processes = _from_environment(names[0]) if num_processes is None else num_processes
+        process_id = _from_environment(names[1]) if process_id is None else process_id
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    if missing := [name for name, value in given.items() if value is None]:
-        raise DistributedError(
-            f"no job of Slurm, Open MPI or Kubernetes was found that tells {', '.join(missing)}: give what is missing."
-        )
-    host, port = _as_address(coordinator)
-    num_processes = validation.as_count(num_processes, "num_processes")
-    process_id = validation.as_count(process_id, "process_id", 0)
-    if process_id >= num_processes:
-        raise ValueError(
-            f"process_id must be below num_processes, {num_processes}, counted from 0; received {process_id}."
-        )
+    missing = [name for name, value in given.items() if value is None]
     try:
-        meet(host, port, num_processes, process_id, seconds)
+        if coordinator is not None and num_processes is not None and process_id is not None:
+            host, port = _as_address(coordinator)
+            num_processes = validation.as_count(num_processes, "num_processes")
+            process_id = validation.as_count(process_id, "process_id", 0)
+            if process_id >= num_processes:
+                raise ValueError(
+                    f"process_id must be below num_processes, which is {num_processes}; "
+                    f"got {process_id}. Count processes from 0."
+                )
+            meet(host, port, num_processes, process_id, initialization_timeout)
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
-            local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=math.ceil(seconds),
-            heartbeat_timeout_seconds=math.ceil(heartbeat),
+            initialization_timeout=math.ceil(initialization_timeout),
+            heartbeat_timeout_seconds=math.ceil(heartbeat_timeout),
         )
-    except (PeerError, RuntimeError) as error:
+    except (PeerError, RuntimeError, KeyError, OSError) as error:
         raise DistributedError(str(error).splitlines()[0]) from error
+    except ValueError as error:
+        if not missing:
+            raise
+        raise DistributedError(
+            f"{', '.join(missing)} must be given, because no job of Slurm, Open MPI or Kubernetes "
+            "was found."
+        ) from error
 
 
 def leave(code: int) -> None:
-    """Ends this process with the code where it is one of several that were joined; else returns.
+    """Exit at once, if this process is one of several that were joined.
 
-    For one that has failed alone: an orderly exit waits for the others, who wait for it. They notice within the heartbeat's timeout.
+    Use it in a process that fails alone. An orderly exit would wait for the other processes,
+    which wait for this one. They notice the exit within the heartbeat timeout.
+
+    Args:
+      code: Exit code of the process.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
@@ -97,73 +117,61 @@ def leave(code: int) -> None:
 
 
 def _require_unused() -> None:
-    from jax._src import xla_bridge
-
     if jax.distributed.is_initialized():
-        raise DistributedError("the processes are joined already: initialize may be called once.")
-    if xla_bridge.backends_are_initialized():
-        raise DistributedError(
-            "JAX is in use already: call initialize before the first array, key or jax.devices()."
-        )
-
-
-def _detected(
-    coordinator: Any, num_processes: Any, process_id: Any, seconds: float
-) -> tuple[Any, Any, Any, Any]:
-    """What is given, filled up from the job as JAX does, and the local devices that the job leaves to this process."""
-    from jax._src.clusters import ClusterEnv
-
-    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if coordinator is not None:
-        for number, own in _IDS:
-            if own in os.environ:
-                num_processes = (
-                    _from_environment(number) if num_processes is None else num_processes
-                )
-                process_id = _from_environment(own) if process_id is None else process_id
-                break
+        raise DistributedError("initialize must be called once; the processes are joined already.")
     try:
-        return ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, num_processes, process_id, None, None, math.ceil(seconds)
-        )
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        # Without arguments JAX refuses as well, but only after it has looked at its devices.
+        jax.distributed.initialize(cluster_detection_method="deactivate")
+    except ValueError:
+        return
+    except RuntimeError as error:
         raise DistributedError(
-            f"the job of this process cannot be read: {str(error).splitlines()[0]}"
+            "initialize must be called before the first array, key or jax.devices(); "
+            "JAX is in use already."
         ) from error
+
+
+def _job_address() -> str | None:
+    """Return the address that JAX gives process 0 of an Open MPI 4 or Slurm job."""
+    if match := _OPEN_MPI_HOST.match(os.environ.get(_OPEN_MPI_URI, "")):
+        host, job = match[2] or match[3], int(match[1]) // _NUM_PORTS
+    elif match := _SLURM_HOST.match(os.environ.get("SLURM_STEP_NODELIST", "")):
+        host, job = match[1] + (match[2] or ""), _from_environment("SLURM_JOB_ID") or 0
+    else:
+        return None
+    port = os.environ.get("JAX_COORDINATOR_PORT") or 2**16 - _NUM_PORTS + job % _NUM_PORTS
+    return f"{host}:{port}"
 
 
 def _from_environment(name: str) -> int | None:
     text = os.environ.get(name)
-    if text is None:
-        return None
     try:
-        return int(text)
+        return None if text is None else int(text)
     except ValueError:
         raise DistributedError(
-            f"the environment variable {name} must be a whole number; it is {text!r}."
+            f"the environment variable {name} must be a whole number; got {text!r}."
         ) from None
 
 
-def _as_seconds(value: Any, name: str) -> float:
-    """Without JAX, which must not be in use."""
+def _as_seconds(value: float, name: str) -> float:
+    # Without JAX, which must not be in use yet.
     try:
         seconds = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number of seconds; received {value!r}.") from None
+        raise TypeError(f"{name} must be a number of seconds; got {value!r}.") from None
     if not 0.0 < seconds < math.inf:
-        raise ValueError(f"{name} must be positive and finite; received {value}.")
+        raise ValueError(f"{name} must be positive and finite; got {value}.")
     return seconds
 
 
-def _as_address(coordinator: Any) -> tuple[str, int]:
+def _as_address(coordinator: str) -> tuple[str, int]:
+    message = (
+        f"coordinator must be HOST:PORT of process 0, such as node0:1234; got {coordinator!r}."
+    )
     if not isinstance(coordinator, str):
-        raise TypeError(f"coordinator must be HOST:PORT of process 0; received {coordinator!r}.")
-    host, colon, port = coordinator.rpartition(":")
-    if (
-        not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16)
-        or "/" in host
-    ):
-        raise ValueError(
-            f"coordinator must be HOST:PORT of process 0, such as node0:1234; received {coordinator!r}."
-        )
+        raise TypeError(message)
+    host, _, port = coordinator.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+    if not (host and is_port) or "/" in host:
+        raise ValueError(message)
     return host.removeprefix("[").removesuffix("]"), int(port)

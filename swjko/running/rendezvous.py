@@ -1,7 +1,8 @@
-"""Processes of one run that wait for each other: all come to an address of process 0, or each is told in words who did not.
+"""Processes of one run wait for each other, and learn by name which of them did not come.
 
-``jax.distributed.initialize`` does this too, but ends the process without an exception when a peer does not come. So the processes meet
-here first, by one line of JSON over TCP, and leave the address free for JAX.
+``jax.distributed.initialize`` waits as well, but it ends the process without an exception if a
+peer does not come. So the processes meet first: each sends one line of JSON over TCP to an
+address of process 0, which they then leave to JAX.
 """
 
 import contextlib
@@ -9,23 +10,35 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 _LINE_BYTES = 4096
 _PAUSE = 0.1
-# A stranger that connects and says nothing holds up the others for no longer.
+# A stranger that connects and says nothing delays the others by no more than this.
 _HELLO_SECONDS = 2.0
-# Process 0 may have begun to wait later, and knows best who is missing.
+# Process 0 may have started to wait later, and it knows best who is missing.
 _GRACE_SECONDS = 3.0
+_ADVICE = "Start every process with the same coordinator, or wait longer."
 
 
 class PeerError(RuntimeError):
-    """A peer that did not come, or that belongs to another run; one line."""
+    """A peer did not come, or belongs to another run. The message is one line."""
 
 
 def meet(host: str, port: int, num_processes: int, process_id: int, seconds: float) -> None:
-    """Returns when all processes have come; raises PeerError, on each of them, naming those that have not within so many seconds."""
+    """Wait until all processes have come to the address.
+
+    Args:
+      host: Name or address of the machine of process 0.
+      port: Port there, free on process 0.
+      num_processes: Number of processes.
+      process_id: Number of this process, counted from 0.
+      seconds: How long to wait.
+
+    Raises:
+      PeerError: Some have not come in time; the message names them, on each process that waits.
+        Or two processes have the same id, the numbers of processes differ, or the port is in use.
+    """
     if num_processes == 1:
         return
     if process_id == 0:
@@ -36,61 +49,54 @@ def meet(host: str, port: int, num_processes: int, process_id: int, seconds: flo
 
 def _gather(host: str, port: int, num_processes: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    came: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack, _listening(port) as server:
+    missing, peers, answer = set(range(1, num_processes)), [], {"error": "process 0 has failed"}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(port))
         try:
-            while len(came) < num_processes - 1:
-                peer, process_id = _next(server, stack, num_processes, deadline)
-                if peer is None:
-                    missing = [
-                        process for process in range(1, num_processes) if process not in came
-                    ]
+            while missing:
+                peer, process, processes = _next(server, stack, deadline)
+                peers.append(peer)
+                if processes != num_processes:
                     raise PeerError(
-                        f"{_named(missing)} of {num_processes} did not come to {host}:{port} within {seconds:g} seconds. Start every "
-                        "process with the same coordinator, or wait longer."
+                        f"process {process} was started for {processes} processes and process 0 "
+                        f"for {num_processes}. Start all with the same number."
                     )
-                if process_id in came:
-                    came[-1] = peer  # to be told as well
+                if process not in missing:
                     raise PeerError(
-                        f"two processes came to {host}:{port} with the process id {process_id}. Give each its own."
+                        f"two processes came to {host}:{port} with the process id {process}. "
+                        "Give each its own."
                     )
-                came[process_id] = peer
+                missing.remove(process)
             answer = {"go": True}
+        except TimeoutError:
+            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
+            answer = {
+                "error": f"{names} of {num_processes} did not come to {host}:{port} within "
+                f"{seconds:g} seconds. {_ADVICE}"
+            }
+            raise PeerError(answer["error"]) from None
         except PeerError as error:
             answer = {"error": str(error)}
             raise
         finally:
-            for peer in came.values():
-                with contextlib.suppress(OSError, UnboundLocalError):
+            for peer in peers:
+                with contextlib.suppress(OSError):
                     peer.sendall(_line(answer))
 
 
 def _next(
-    server: socket.socket, stack: contextlib.ExitStack, num_processes: int, deadline: float
-) -> tuple[socket.socket | None, int]:
-    """The next process that comes, and its id; None when time is up."""
+    server: socket.socket, stack: contextlib.ExitStack, deadline: float
+) -> tuple[socket.socket, int, int]:
+    """Return the next process that comes, its id, and the number of processes it was told."""
     while (left := deadline - time.monotonic()) > 0:
         server.settimeout(left)
-        try:
-            peer, _ = server.accept()
-        except TimeoutError:
-            break
-        stack.enter_context(peer)
+        peer = stack.enter_context(server.accept()[0])
         peer.settimeout(_HELLO_SECONDS)
         hello = _read(peer)
-        if not {"process", "processes"} <= set(hello):
-            continue
         peer.settimeout(None)
-        if hello["processes"] != num_processes:
-            told = (
-                f"process {hello['process']} was started for {hello['processes']} processes and process 0 for {num_processes}. "
-                "Start all with one number."
-            )
-            with contextlib.suppress(OSError):
-                peer.sendall(_line({"error": told}))
-            raise PeerError(told)
-        return peer, int(hello["process"])
-    return None, -1
+        if {"process", "processes"} <= set(hello):
+            return peer, int(hello["process"]), int(hello["processes"])
+    raise TimeoutError
 
 
 def _join(host: str, port: int, num_processes: int, process_id: int, seconds: float) -> None:
@@ -113,23 +119,21 @@ def _join(host: str, port: int, num_processes: int, process_id: int, seconds: fl
             reason = "nothing answers there"
         time.sleep(_PAUSE)
     raise PeerError(
-        f"process {process_id} of {num_processes} waited {seconds:g} seconds for process 0 at {host}:{port}: {reason}. Start every process "
-        "with the same coordinator, or wait longer."
+        f"process {process_id} of {num_processes} waited {seconds:g} seconds for process 0 at "
+        f"{host}:{port}: {reason}. {_ADVICE}"
     )
 
 
-@contextlib.contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
+def _listen(port: int) -> socket.socket:
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
-        server = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise PeerError(
-            f"process 0 cannot listen on port {port}: {os.strerror(error.errno or 0)}. Take a port that is free."
+            f"process 0 cannot listen on port {port}: {reason}. Use a free port."
         ) from None
-    with server:
-        yield server
 
 
 def _line(message: dict[str, Any]) -> bytes:
@@ -137,7 +141,7 @@ def _line(message: dict[str, Any]) -> bytes:
 
 
 def _read(connection: socket.socket) -> dict[str, Any]:
-    """What the other side says in one line; empty where it says nothing that is ours."""
+    """Read one line of JSON; return an empty dictionary if it is not a message of ours."""
     content = b""
     with contextlib.suppress(OSError):
         while not content.endswith(b"\n") and len(content) < _LINE_BYTES:
@@ -150,11 +154,3 @@ def _read(connection: socket.socket) -> dict[str, Any]:
     except ValueError:
         return {}
     return message if isinstance(message, dict) else {}
-
-
-def _named(processes: list[int]) -> str:
-    return (
-        f"process {processes[0]}"
-        if len(processes) == 1
-        else f"processes {', '.join(map(str, processes))}"
-    )
