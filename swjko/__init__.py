@@ -15,10 +15,10 @@ from swjko.distances.directions import (
 )
 from swjko.distances.sliced import (
     sliced_wasserstein,
-    sliced_wasserstein_bytes,
     sliced_wasserstein_pow,
     wasserstein_1d_pow,
 )
+from swjko.distances.blocks import sliced_wasserstein_bytes
 from swjko.distances.plans import (
     sliced_displacement,
     wasserstein_1d_plan,
@@ -36,16 +36,10 @@ from swjko.functionals.energies import (
     weighted_sum,
 )
 from swjko.functionals.neighbours import nearest_neighbour_negative_entropy
-from swjko.families.base import (
-    Family,
-    gaussian,
-    gaussian_mixture,
-    gaussian_moments,
-    grid,
-    particles,
-    pushforward,
-    sample,
-)
+from swjko.families.base import Family, sample
+from swjko.families.particles import grid, particles
+from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
+from swjko.families.pushforward import pushforward
 from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
 from swjko.schemes.sw_jko import direct_minimization, sw_jko
 from swjko.schemes.sw_bdf2 import sw_bdf2

@@ -1,6 +1,7 @@
-"""The few types that every other module speaks: clouds of points, functionals of them, directions.
+"""The types that all modules share: clouds of points, functionals of them, directions.
 
-Letters in shape annotations: n points of the moving measure, m points of the other, d their dimension, l directions.
+Letters in shape annotations: n points of the moving measure, m points of the other, d their
+dimension, l directions.
 """
 
 import dataclasses
@@ -14,18 +15,19 @@ from jaxtyping import Array, Float, PyTree, Shaped
 Key: TypeAlias = Shaped[Array, "..."]
 Scalar: TypeAlias = Float[Array, ""]
 Params: TypeAlias = PyTree
-# A leaf of a registered dataclass: an array, or whatever JAX puts in its place while it handles the tree (None, specs, tracers).
+# A leaf of a registered dataclass: an array, or what JAX puts in its place (None, specs, tracers).
 Leaf: TypeAlias = Any
 DirectionFn: TypeAlias = Callable[[Key, int, int], Float[Array, "l d"]]
 
 
 class Cloud(NamedTuple):
-    """A measure as functionals see it: sum_i weights_i delta(points_i), with its density where one is known.
+    """A weighted sample of a measure, sum_i weights_i delta(points_i), as functionals see it.
 
     Attributes:
-      points: [n d].
-      weights: [n], nonnegative, summing to one; None means 1/n each. A zero weight is padding.
-      log_density: [n], log of the measure's Lebesgue density at each point; None when there is none.
+      points: Points [n d].
+      weights: Weights [n], nonnegative, with sum one; None is uniform. A zero weight is padding.
+      log_density: Logarithm [n] of the measure's Lebesgue density at each point; None if there is
+        no density.
     """
 
     points: Float[Array, "n d"]
@@ -34,31 +36,38 @@ class Cloud(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo value and its ``standard_error`` (one standard deviation of the mean)."""
+    """A Monte Carlo estimate.
+
+    Attributes:
+      value: The estimate.
+      standard_error: One standard deviation of the mean.
+    """
 
     value: Scalar
     standard_error: Scalar
 
     @classmethod
     def of_mean(cls, values: Float[Array, " n"]) -> "Estimate":
-        """The mean of independent values and its standard error."""
+        """Returns the mean of independent values [n] and its standard error."""
         return cls(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
 
 
 @runtime_checkable
 class Functional(Protocol):
-    """F(mu) estimated on a cloud: ``functional(key, cloud) -> scalar``; the key pays for whatever it draws itself."""
+    """F(mu) estimated on a cloud: ``functional(key, cloud) -> scalar``.
+
+    ``key`` is for randomness inside the functional.
+    """
 
     def __call__(self, key: Key, cloud: Cloud, /) -> Scalar: ...
 
 
 def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
-    """The function as a pytree: the code is static, the data bound with ``jax.tree_util.Partial`` are leaves."""
-    return (
-        function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
-    )
+    """Returns the function as a pytree: its code is static, its bound data are leaves."""
+    partial = jax.tree_util.Partial
+    return function if isinstance(function, partial) else partial(function)
 
 
 def static_field() -> Any:
-    """A dataclass field that is part of a pytree's structure, hashed at compile time, and no leaf."""
+    """Returns a dataclass field that is static: hashed at compile time, and not a leaf."""
     return dataclasses.field(metadata={"static": True})

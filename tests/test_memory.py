@@ -8,7 +8,7 @@ import pytest
 
 import swjko
 from benchmarks import kernel
-from swjko.distances.sliced import BLOCK_BUDGET_BYTES, automatic_block_size
+from swjko.distances.blocks import BLOCK_BUDGET_BYTES, automatic_block_size
 
 
 def temporaries(n, m, dim, num_projections, weighted, block_size=None):

@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from swjko import validation
+from swjko.distances.blocks import automatic_block_size
 from swjko.distances.directions import uniform_directions
-from swjko.distances.sliced import automatic_block_size, sliced_wasserstein_pow
+from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.types import DirectionFn, Estimate, Key, Scalar
 
 # Replicates of dependent directions; enough for a standard error known to a fifth of itself.

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from swjko.distances.sorting import sort_rows_with_permutation
+from swjko.types import Leaf
 
 
 class Rows(NamedTuple):
@@ -29,10 +30,10 @@ class Rows(NamedTuple):
     """
 
     cost: Float[Array, " l"]
-    u: Float[Array, "l n"] | None = None
-    v: Float[Array, "l m"] | None = None
-    u_potential: Float[Array, "l n"] | None = None
-    v_potential: Float[Array, "l m"] | None = None
+    u: Leaf = None
+    v: Leaf = None
+    u_potential: Leaf = None
+    v_potential: Leaf = None
 
 
 def couple_uniform(u, v, p, need_u: bool, need_v: bool) -> Rows:
