@@ -91,7 +91,7 @@ def gaussian_sw_jko_step(
         validation.as_square(cov, dim, "cov", definite=True),
         validation.as_square(precision, dim, "precision"),
     )
-    step_size = validation.as_step_size(step_size).astype(cov.dtype)
+    step_size = validation.as_positive(step_size, "step_size").astype(cov.dtype)
     directions = validation.as_directions(directions, dim)
     return _anchored_step(
         mean, _standard_deviations(cov, directions), cov, precision, center, step_size, directions
@@ -126,7 +126,7 @@ def gaussian_sw_bdf2_step(
         validation.as_square(precision, dim, "precision"),
     )
     previous_cov = validation.as_square(previous_cov, dim, "previous_cov")
-    step_size = validation.as_step_size(step_size).astype(cov.dtype)
+    step_size = validation.as_positive(step_size, "step_size").astype(cov.dtype)
     directions = validation.as_directions(directions, dim)
     anchor = (
         jnp.abs(
@@ -224,7 +224,7 @@ def gaussian_jko_step(
         validation.as_square(cov, dim, "cov", definite=True),
         validation.as_square(precision, dim, "precision"),
     )
-    step_size = validation.as_step_size(step_size).astype(cov.dtype)
+    step_size = validation.as_positive(step_size, "step_size").astype(cov.dtype)
     pull = step_size * precision
     slope = jnp.eye(dim, dtype=cov.dtype) + pull
     inverse = jax.scipy.linalg.solve_triangular(
@@ -273,7 +273,7 @@ def isotropic_sw_jko_step(
     """
     mean, center = _as_vectors(mean, center, "mean", "center")
     scale = validation.as_positive(scale, "scale").astype(mean.dtype)
-    h = mean.shape[0] * validation.as_step_size(step_size).astype(mean.dtype)
+    h = mean.shape[0] * validation.as_positive(step_size, "step_size").astype(mean.dtype)
     new_scale = (scale + jnp.sqrt(scale**2 + 4 * (1 + h) * h)) / (2 * (1 + h))
     return IsotropicGaussian((mean + h * center) / (1 + h), new_scale)
 

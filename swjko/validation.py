@@ -1,283 +1,247 @@
-"""Checks of what a user hands in, made before anything is compiled.
+"""Checks of the user's arguments, made before anything is compiled.
 
-Each raises ``ValueError`` or ``TypeError`` naming the argument, the requirement, what was received and the cure. Shapes and dtypes are
-always checked; values only when they are concrete (under ``jit``, ``vmap`` or ``grad`` they are unknown, and result codes take over).
+A failed check raises ``ValueError`` or ``TypeError``. The message names the argument, the
+requirement, the value and the cure. Shapes and dtypes are always checked. Values are checked only
+if they are concrete: inside ``jit``, ``vmap`` or ``grad`` they are unknown, and schemes report
+trouble by result codes instead.
 """
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jaxtyping import Array
 
-WEIGHT_SUM_TOLERANCE = 1e-3
+_WEIGHT_SUM_TOLERANCE = 1e-3
 
 
-def as_points(points: Any, name: str) -> Array:
-    """The argument as a float array [n d] with n, d >= 1, finite when concrete."""
-    points = as_float_array(points, name)
-    if points.ndim != 2:
-        raise ValueError(
-            f"{name} must have rank 2, [number of points, dimension]; received shape {points.shape}. "
-            f"For points on a line use {name}[:, None]."
-        )
-    if 0 in points.shape:
-        raise ValueError(
-            f"{name} must hold at least one point of at least one dimension; received shape {points.shape}."
-        )
-    require_finite(points, name)
-    return points
+def as_points(points: object, name: str) -> Array:
+    """Returns points as a float array [n d] with n, d >= 1, finite if concrete."""
+    array = as_float_array(points, name)
+    shape, cure = f"shape {array.shape}", f"For points on a line use {name}[:, None]."
+    _require(array.ndim == 2, name, "have rank 2, [number of points, dimension]", shape, cure)
+    _require(0 not in array.shape, name, "hold at least one point and one dimension", shape)
+    require_finite(array, name)
+    return array
 
 
-def as_values(values: Any, name: str) -> Array:
-    """The argument as a float array [n] with n >= 1, finite when concrete."""
-    values = as_float_array(values, name)
-    if values.ndim != 1 or values.shape[0] == 0:
-        raise ValueError(
-            f"{name} must have rank 1 and at least one value; received shape {values.shape}."
-        )
-    require_finite(values, name)
-    return values
+def as_values(values: object, name: str) -> Array:
+    """Returns values as a float array [n] with n >= 1, finite if concrete."""
+    array = as_float_array(values, name)
+    fits = array.ndim == 1 and array.shape[0] > 0
+    _require(fits, name, "have rank 1 and at least one value", f"shape {array.shape}")
+    require_finite(array, name)
+    return array
 
 
-def as_float_array(values: Any, name: str) -> Array:
-    """The argument as a real floating-point array; integers and booleans are refused rather than rounded into one."""
-    if not hasattr(values, "dtype"):
+def as_float_array(values: object, name: str) -> Array:
+    """Returns values as a real floating-point array; integers and booleans are refused."""
+    if not isinstance(values, (jax.Array, np.ndarray, np.generic)):
         try:
             values = np.asarray(values)
         except ValueError as error:
             raise TypeError(
-                f"{name} must be a rectangular array of floats; received rows of different lengths."
+                f"{name} must be a rectangular array of floats; got rows of different lengths."
             ) from error
         if values.dtype == np.float64:
             values = values.astype(jax.dtypes.canonicalize_dtype(np.float64))
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(
-            f"{name} must be real floating point; received dtype {values.dtype}. Convert it first, as in {name}.astype(jnp.float32)."
+            f"{name} must be real floating point; got dtype {values.dtype}. "
+            f"Convert it first, as in {name}.astype(jnp.float32)."
         )
     return jnp.asarray(values)
 
 
 def require_finite(values: Array, name: str) -> None:
-    # On the host: inside a trace jnp would stage the check of a concrete array too, and give no answer.
-    if is_concrete(values) and not np.all(finite := np.isfinite(np.asarray(values))):
-        count = int(np.sum(~finite))
-        raise ValueError(
-            f"{name} must be finite; {count} of {values.size} entries are NaN or infinite. Remove or replace them."
-        )
+    """Raises ValueError if a concrete array holds NaN or infinity."""
+    # NumPy, because jnp would stage the check of a concrete array inside a trace.
+    if is_concrete(values):
+        bad = np.sum(~np.isfinite(np.asarray(values)))
+        got = f"NaN or infinity in {bad} of {values.size} entries"
+        _require(bad == 0, name, "be finite", got, "Remove or replace them.")
 
 
-def as_weights(weights: Any, count: int, name: str) -> Array | None:
-    """None, or the argument as float weights [count], nonnegative and summing to one when concrete."""
+def as_weights(weights: object, count: int, name: str) -> Array | None:
+    """Returns None, or float weights [count], nonnegative and summing to one if concrete."""
     if weights is None:
         return None
-    weights = as_float_array(weights, name)
-    if weights.shape != (count,):
-        raise ValueError(
-            f"{name} must have one weight for each point, shape ({count},); received shape {weights.shape}."
-        )
-    if is_concrete(weights):
-        host = np.asarray(weights, dtype=np.float64)
-        if not np.all(np.isfinite(host)) or host.min() < 0:
-            raise ValueError(
-                f"{name} must be finite and nonnegative; received a smallest weight of {host.min()}."
-            )
-        if abs(host.sum() - 1.0) > WEIGHT_SUM_TOLERANCE:
-            raise ValueError(
-                f"{name} must sum to one; received a sum of {host.sum():.6g}. Divide by it: {name} / {name}.sum()."
-            )
-    return weights
+    array = as_float_array(weights, name)
+    requirement = f"have one weight for each point, shape ({count},)"
+    _require(array.shape == (count,), name, requirement, f"shape {array.shape}")
+    if is_concrete(array):
+        host = np.asarray(array, dtype=np.float64)
+        valid = bool(np.all(np.isfinite(host)) and host.min() >= 0)
+        _require(valid, name, "be finite and nonnegative", f"a smallest weight of {host.min()}")
+        got, cure = f"a sum of {host.sum():.6g}", f"Divide by it: {name} / {name}.sum()."
+        _require(abs(host.sum() - 1.0) <= _WEIGHT_SUM_TOLERANCE, name, "sum to one", got, cure)
+    return array
 
 
-def as_directions(directions: Any, dim: int) -> Array:
-    """The argument as unit vectors [l dim] with l >= 1."""
-    directions = as_float_array(directions, "directions")
-    if directions.ndim != 2 or directions.shape[1] != dim:
-        raise ValueError(
-            f"directions must have shape [number of directions, {dim}], the dimension of the points; received {directions.shape}."
+def as_directions(directions: object, dim: int) -> Array:
+    """Returns directions as a float array [l dim] with l >= 1, of unit rows if concrete."""
+    array = as_float_array(directions, "directions")
+    fits = array.ndim == 2 and array.shape[1] == dim and array.shape[0] > 0
+    requirement = f"have shape [number of directions, {dim}], at least one row for points in {dim}D"
+    _require(fits, "directions", requirement, f"shape {array.shape}")
+    if is_concrete(array):
+        norms = np.linalg.norm(np.asarray(array, dtype=np.float64), axis=1)
+        tolerance = max(1e-5, 8 * float(jnp.finfo(array.dtype).eps))
+        _require(
+            bool(np.all(np.abs(norms - 1.0) < tolerance)),
+            "directions",
+            "be unit vectors",
+            f"norms between {norms.min():.6g} and {norms.max():.6g}",
+            "Draw them with swjko.uniform_directions, or divide each row by its norm.",
         )
-    if directions.shape[0] == 0:
-        raise ValueError("directions must hold at least one direction; received none.")
-    if is_concrete(directions):
-        norms = np.linalg.norm(np.asarray(directions, dtype=np.float64), axis=1)
-        tolerance = max(1e-5, 8 * float(jnp.finfo(directions.dtype).eps))
-        if not np.all(np.abs(norms - 1.0) < tolerance):
-            raise ValueError(
-                f"directions must be unit vectors; received norms between {norms.min():.6g} and {norms.max():.6g}. "
-                "Draw them with swjko.uniform_directions, or divide each row by its norm."
-            )
-    return directions
+    return array
 
 
 def require_same_dim(x: Array, y: Array, x_name: str, y_name: str) -> None:
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"{x_name} and {y_name} must have the same dimension; received {x_name} of shape {x.shape} and {y_name} of shape {y.shape}."
-        )
+    """Raises ValueError if two clouds of points differ in dimension."""
+    got = f"{x_name} of shape {x.shape} and {y_name} of shape {y.shape}"
+    same = x.shape[1] == y.shape[1]
+    _require(same, f"{x_name} and {y_name}", "have the same dimension", got)
 
 
-def as_count(value: Any, name: str, minimum: int = 1) -> int:
-    """A static Python integer >= minimum."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer; received {value!r}.")
+def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
+    """Returns a static Python integer of at least ``minimum``."""
     try:
         count = operator.index(value)
     except TypeError as error:
-        raise TypeError(
-            f"{name} must be a static integer; received {value!r} of type {type(value).__name__}."
-        ) from error
-    if count < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; received {count}.")
+        raise _wrong_type(name, "be a static integer", value) from error
+    if isinstance(value, bool):
+        raise _wrong_type(name, "be a static integer", value)
+    _require(count >= minimum, name, f"be at least {minimum}", count)
     return count
 
 
-def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
-    """One of a few words."""
+def as_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
+    """Returns one of the words in ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, choices))}; received {value!r}."
-        )
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
     return value
 
 
-def as_positive(value: Any, name: str, shape: tuple[int, ...] | None = ()) -> Array:
-    """Returns positive numbers of a shape as a float leaf; None accepts any shape.
+def as_positive(value: object, name: str, shape: tuple[int, ...] | None = ()) -> Array:
+    """Returns positive numbers of one shape as a float leaf; shape=None accepts any shape.
 
-    The sign is checked when the value is concrete; a traced value may be swept by vmap.
+    The sign is checked if the value is concrete; a traced value may be swept by vmap.
     """
-    array = _as_numbers(value, name)
-    if shape is not None and array.shape != shape:
-        raise ValueError(
-            f"{name} must be one number; got shape {array.shape}. "
-            "To sweep it, vmap over the scheme's leaf."
-        )
-    if is_concrete(array) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
-        raise ValueError(f"{name} must be positive and finite; received {value}.")
+    array = _as_numbers(value, name, shape)
+    _require(_all_finite_and(array, array > 0), name, "be positive and finite", value)
     return array
 
 
-def as_nonnegative(value: Any, name: str) -> Array:
-    """A number of at least zero as a float leaf, in the manner of ``as_positive``."""
-    array = _as_numbers(value, name)
-    if array.ndim != 0:
-        raise ValueError(
-            f"{name} must be one number; received shape {array.shape}. To sweep it, vmap over the scheme's leaf."
-        )
-    if is_concrete(array) and not bool((array >= 0) & jnp.isfinite(array)):
-        raise ValueError(f"{name} must be at least 0 and finite; received {value}.")
+def as_nonnegative(value: object, name: str) -> Array:
+    """Returns one number of at least zero as a float leaf."""
+    array = _as_numbers(value, name, ())
+    _require(_all_finite_and(array, array >= 0), name, "be at least 0 and finite", value)
     return array
 
 
-def _as_numbers(value: Any, name: str) -> Array:
-    try:
-        array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be a number; received {value!r} of type {type(value).__name__}."
-        ) from error
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
-
-
-def require_optimizer(optimizer: Any) -> Any:
-    """Raises TypeError if ``optimizer`` is not an optax optimizer."""
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            "optimizer must be an optax GradientTransformation, such as optax.adam(3e-3); "
-            f"got {type(optimizer).__name__}."
-        )
-    return optimizer
-
-
-def as_fraction(value: Any, name: str, what: str) -> float:
-    """A static number above 0 and below 1; ``what`` says in the message what it is."""
-    try:
-        fraction = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a static number, {what}; received {value!r}.") from error
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(
-            f"{name} must be above 0 and below 1, {what}; received {value}. Leave it out for the default."
-        )
+def as_fraction(value: SupportsFloat, name: str, meaning: str) -> float:
+    """Returns a static number above 0 and below 1; the message explains its ``meaning``."""
+    fraction = _as_static_number(value, name, meaning)
+    requirement = f"be above 0 and below 1, {meaning}"
+    _require(0 < fraction < 1, name, requirement, value, "Leave it out for the default.")
     return fraction
 
 
-def as_step_size(value: Any) -> Array:
-    """A positive scalar; a sweep is a vmap over schemes, not an array here."""
-    step_size = as_positive(value, "step_size")
-    if step_size.ndim != 0:
-        raise ValueError(
-            f"step_size must be one number; received shape {step_size.shape}. To sweep it, vmap over the scheme's leaf."
-        )
-    return step_size
-
-
-def as_square(matrix: Any, dim: int, name: str, *, definite: bool = False) -> Array:
-    """The argument as a float array [dim dim]; symmetric, and positive definite or semidefinite, when concrete."""
-    matrix = as_float_array(matrix, name)
-    if matrix.shape != (dim, dim):
-        raise ValueError(
-            f"{name} must have shape ({dim}, {dim}), the dimension of the mean; received shape {matrix.shape}."
-        )
-    require_finite(matrix, name)
-    if is_concrete(matrix):
-        host = np.asarray(matrix, np.float64)
-        tolerance = 100 * float(jnp.finfo(matrix.dtype).eps) * np.abs(host).max()
-        if np.abs(host - host.T).max() > tolerance:
-            raise ValueError(
-                f"{name} must be symmetric; received an asymmetry of {np.abs(host - host.T).max():.3g}. Take ({name} + {name}.T) / 2."
-            )
-        smallest = np.linalg.eigvalsh(host).min()
-        if smallest < -tolerance or (definite and smallest <= 0):
-            kind = "definite" if definite else "semidefinite"
-            raise ValueError(
-                f"{name} must be positive {kind}; received a smallest eigenvalue of {smallest:.3g}."
-            )
-    return matrix
-
-
-def as_start(dim: int, init_mean: Any, init_scale: Any) -> tuple[Array, Array]:
-    """mean and scale of mu_0 as arrays [dim]."""
-    try:
-        mean = jnp.asarray(init_mean, float)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"init_mean must be a number or one for each coordinate; received {init_mean!r}."
-        ) from error
-    require_finite(mean, "init_mean")
-    scale = as_positive(init_scale, "init_scale", shape=None)
-    for name, value in (("init_mean", mean), ("init_scale", scale)):
-        if value.shape not in ((), (dim,)):
-            raise ValueError(
-                f"{name} must be a number or one for each of {dim} coordinates; received shape {value.shape}."
-            )
-    return jnp.broadcast_to(mean, (dim,)), jnp.broadcast_to(scale.astype(mean.dtype), (dim,))
-
-
-def as_power(p: Any) -> float:
-    try:
-        power = float(p)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"p must be a static number, the order of the Wasserstein distance; received {p!r}."
-        ) from error
-    if not 1.0 <= power < float("inf"):
-        raise ValueError(
-            f"p must be at least 1 and finite; received {p}. Below 1 the sorted coupling is not optimal."
-        )
+def as_power(p: SupportsFloat) -> float:
+    """Returns the static order of a Wasserstein distance, at least 1 and finite."""
+    power = _as_static_number(p, "p", "the order of the Wasserstein distance")
+    cure = "Below 1 the sorted coupling is not optimal."
+    _require(1 <= power < float("inf"), "p", "be at least 1 and finite", p, cure)
     return power
 
 
-def require_callable(function: Any, name: str, signature: str) -> Callable[..., Any]:
+def as_square(matrix: object, dim: int, name: str, *, definite: bool = False) -> Array:
+    """Returns a float array [dim dim], symmetric and positive (semi)definite if concrete."""
+    array = as_float_array(matrix, name)
+    requirement = f"have shape ({dim}, {dim}), the dimension of the mean"
+    _require(array.shape == (dim, dim), name, requirement, f"shape {array.shape}")
+    require_finite(array, name)
+    if is_concrete(array):
+        host = np.asarray(array, np.float64)
+        tolerance = 100 * float(jnp.finfo(array.dtype).eps) * np.abs(host).max()
+        asymmetry = np.abs(host - host.T).max()
+        got, cure = f"an asymmetry of {asymmetry:.3g}", f"Pass ({name} + {name}.T) / 2."
+        _require(asymmetry <= tolerance, name, "be symmetric", got, cure)
+        smallest = np.linalg.eigvalsh(host).min()
+        valid = smallest >= -tolerance and (smallest > 0 or not definite)
+        requirement = f"be positive {'definite' if definite else 'semidefinite'}"
+        _require(valid, name, requirement, f"a smallest eigenvalue of {smallest:.3g}")
+    return array
+
+
+def as_start(dim: int, init_mean: object, init_scale: object) -> tuple[Array, Array]:
+    """Returns the mean and the scale of the starting measure as arrays [dim]."""
+    requirement = f"be a number or one for each of {dim} coordinates"
+    try:
+        mean = jnp.asarray(init_mean, float)
+    except (TypeError, ValueError) as error:
+        raise _wrong_type("init_mean", requirement, init_mean) from error
+    require_finite(mean, "init_mean")
+    scale = as_positive(init_scale, "init_scale", shape=None)
+    for name, value in (("init_mean", mean), ("init_scale", scale)):
+        _require(value.shape in ((), (dim,)), name, requirement, f"shape {value.shape}")
+    return jnp.broadcast_to(mean, (dim,)), jnp.broadcast_to(scale.astype(mean.dtype), (dim,))
+
+
+def require_callable(function: object, name: str, signature: str) -> Callable[..., Any]:
+    """Raises TypeError if ``function`` cannot be called; the message shows the signature."""
     if not callable(function):
-        raise TypeError(
-            f"{name} must be a function {signature}; received {function!r} of type {type(function).__name__}."
-        )
+        raise _wrong_type(name, f"be a function {signature}", function)
     return function
 
 
-def is_concrete(array: Any) -> bool:
+def require_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Raises TypeError if ``optimizer`` is not an optax optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        requirement = "be an optax GradientTransformation, such as optax.adam(3e-3)"
+        raise _wrong_type("optimizer", requirement, optimizer)
+    return optimizer
+
+
+def is_concrete(array: object) -> bool:
+    """Returns whether a value is known now, rather than traced by a transformation of JAX."""
     return not isinstance(array, Tracer)
+
+
+def _as_numbers(value: object, name: str, shape: tuple[int, ...] | None) -> Array:
+    try:
+        array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
+    except (TypeError, ValueError) as error:
+        raise _wrong_type(name, "be a number", value) from error
+    requirement = f"have shape {shape}" if shape else "be one number"
+    cure = "To sweep it, vmap over the scheme's leaf."
+    _require(shape in (None, array.shape), name, requirement, f"shape {array.shape}", cure)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def _as_static_number(value: SupportsFloat, name: str, meaning: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise _wrong_type(name, f"be a static number, {meaning}", value) from error
+
+
+def _all_finite_and(array: Array, condition: Array) -> bool:
+    return not is_concrete(condition) or bool(jnp.all(condition & jnp.isfinite(array)))
+
+
+def _require(
+    valid: bool | np.bool_, name: str, requirement: str, got: object, cure: str = ""
+) -> None:
+    if not valid:
+        raise ValueError(f"{name} must {requirement}; got {got}." + (cure and f" {cure}"))
+
+
+def _wrong_type(name: str, requirement: str, value: object) -> TypeError:
+    return TypeError(f"{name} must {requirement}; got {value!r} of type {type(value).__name__}.")

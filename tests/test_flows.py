@@ -162,7 +162,7 @@ def test_convolutional_sides_are_checked_at_once(as_users_see_it):
         with pytest.raises((ValueError, TypeError), match=message):
             flows.convolutional(4, shape)
     with pytest.raises(
-        ValueError, match="output must be one of 'linear', 'sigmoid'; received 'tanh'"
+        ValueError, match="output must be one of 'linear', 'sigmoid'; got 'tanh'"
     ):
         flows.convolutional(4, (8, 8, 1), output="tanh")
 
@@ -305,7 +305,7 @@ def test_affine_layers_between_couplings_need_couplings_on_both_sides():
     with pytest.raises(ValueError, match=r"mixing='lu' needs num_layers >= 3.*received 2"):
         flows.coupling(2, num_layers=2, mixing="lu")
     with pytest.raises(
-        ValueError, match="mixing must be one of 'permutation', 'lu'; received 'LU'"
+        ValueError, match="mixing must be one of 'permutation', 'lu'; got 'LU'"
     ):
         flows.coupling(2, mixing="LU")
 

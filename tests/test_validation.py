@@ -1,6 +1,7 @@
 """What a user gets wrong raises ``ValueError`` or ``TypeError`` that names the argument, before anything is compiled."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import jax
@@ -1162,8 +1163,9 @@ CASES = [
 
 @pytest.mark.parametrize(("call", "value", "name"), CASES)
 def test_a_bad_input_is_named(call, value, name):
-    with pytest.raises((ValueError, TypeError), match=rf"(^|[^\w]){name}($|[^\w])") as caught:
+    with pytest.raises((ValueError, TypeError)) as caught:
         call(value)
+    assert re.search(rf"\b{name}" if name[0].isalpha() else name, str(caught.value).replace("`", ""))
     # The package's own words, or one line of JAX: no page of XLA, and no failure of the shape checks of the tests.
     assert type(caught.value).__name__ not in (
         "TypeCheckError",
@@ -1210,24 +1212,24 @@ def test_the_good_inputs_are_accepted():
     w2(closed_form.gaussian_sw2_pow, GOOD_DIRECTIONS)
 
 
-def test_messages_say_what_was_received_and_the_cure():
+def test_messages_say_the_value_and_the_cure():
     with pytest.raises(
-        ValueError, match=r"x must have rank 2.*received shape \(4,\).*x\[:, None\]"
+        ValueError, match=r"x must have rank 2.*got shape \(4,\).*x\[:, None\]"
     ):
         sliced(swjko.sliced_wasserstein_pow, x=GOOD_X[:, 0])
     with pytest.raises(
         ValueError,
-        match=r"x_weights must sum to one; received a sum of 2\. .*x_weights / x_weights\.sum\(\)",
+        match=r"x_weights must sum to one; got a sum of 2\. .*x_weights / x_weights\.sum\(\)",
     ):
         sliced(swjko.sliced_wasserstein_pow, x_weights=np.full(N, 0.5))
-    with pytest.raises(ValueError, match=r"x must be finite; 1 of 8 entries"):
+    with pytest.raises(ValueError, match=r"x must be finite; got NaN or infinity in 1 of 8 entries"):
         sliced(swjko.sliced_wasserstein_pow, x=NAN_X)
     with pytest.raises(
-        ValueError, match=r"unit vectors; received norms between 2 and 2.*swjko\.uniform_directions"
+        ValueError, match=r"unit vectors; got norms between 2 and 2.*swjko\.uniform_directions"
     ):
         sliced(swjko.sliced_wasserstein_pow, directions=2 * GOOD_DIRECTIONS)
     with pytest.raises(
-        TypeError, match=r"x must be real floating point; received dtype int.*astype"
+        TypeError, match=r"x must be real floating point; got dtype int.*astype"
     ):
         sliced(swjko.sliced_wasserstein_pow, x=np.ones((N, D), int))
 

@@ -241,7 +241,7 @@ def test_bad_models_and_codes_are_refused(key):
         autoencoder((8, 0, 1))
     with pytest.raises(ValueError, match="latent_dim must be at least 1"):
         autoencoder((8, 8, 1), latent_dim=0)
-    with pytest.raises(ValueError, match="num_linear must be at least 0; received -1"):
+    with pytest.raises(ValueError, match="num_linear must be at least 0; got -1"):
         autoencoder((8, 8, 1), num_linear=-1)
     with pytest.raises(ValueError, match=r"codes must have shape \[n 3\]"):
         model_of().decode(model_of().init(key), jnp.zeros((2, 4)))
