@@ -1,11 +1,10 @@
-"""Tables of features and labels, and points, from files; data sets that scikit-learn ships."""
+"""Tables of features and labels, and points: from files, and from scikit-learn."""
 
 from swjko.data.tables import (
     DataError,
     Table,
     breast_cancer,
     digits,
-    load_logreg,
     load_points,
     load_table,
     wine,
@@ -16,7 +15,6 @@ __all__ = [
     "Table",
     "breast_cancer",
     "digits",
-    "load_logreg",
     "load_points",
     "load_table",
     "wine",

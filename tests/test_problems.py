@@ -1,7 +1,6 @@
 """Targets, energies and loaders against quadrature, NumPy and SciPy."""
 
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -212,101 +211,6 @@ def test_minibatches_are_unbiased_in_value_and_gradient(key):
 def test_minibatches_larger_than_the_data_are_refused(batch_size, message):
     with pytest.raises(ValueError, match=message):
         problems.logistic_regression_kl(jnp.ones((3, 2)), jnp.ones(3), batch_size=batch_size)
-
-
-def test_load_table(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("\ufeffa, sick ,b\n1,yes,2.5\n\n-3e1,no,0\n", encoding="utf-8")
-    table = problems.load_table(path, "sick")
-    np.testing.assert_array_equal(table.features, [[1.0, 2.5], [-30.0, 0.0]])
-    np.testing.assert_array_equal(table.labels, [1.0, -1.0])
-    assert table.names == ("a", "b")
-    assert table.classes == ("no", "yes")
-
-
-def test_labels_that_are_numbers_are_ordered_as_numbers(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("a,y\n1,10\n2,9\n")
-    assert problems.load_table(path, "y").classes == ("9", "10")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "the file is empty"),
-        ("a,b\n1,0\n2,1\n", "no column 'y'.*a, b"),
-        ("a,y\n1,0\nx,1\n", "line 3, column 'a': 'x' is not a number"),
-        ("a,y\n1,0\n,1\n", "line 3, column 'a': '' is not a number"),
-        ("a,y\n1,0\nnan,1\n", "line 3, column 'a': nan is not"),
-        ("a,y\n1,0\ninf,1\n", "line 3, column 'a': inf is not"),
-        ("a,y\n1,0\n2\n", "line 3: 1 fields, and the first line has 2"),
-        ("a,y\n1,0\n2,1\n3,2\n", "column 'y'.*two classes; found 3"),
-        ("a,y\n1,0\n2,0\n", "column 'y'.*two classes; found 1"),
-        ("a,y\n1,0\n2,nan\n", "column 'y'.*two classes"),
-        ("a,b,y\n1,5,0\n2,5,1\n", "column 'b': every row has the same value"),
-        ("a,a,y\n1,5,0\n2,5,1\n", "column 'a' twice"),
-        ("a,y,y\n1,5,0\n2,5,1\n", "column 'y' twice"),
-        ("y\n0\n1\n", "no column beside"),
-    ],
-)
-def test_load_table_names_what_is_wrong(tmp_path, text, message):
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(problems.DataError, match=rf"bad\.csv.*{message}"):
-        problems.load_table(path, "y")
-
-
-def test_load_points(tmp_path):
-    values = np.array([[1, 2], [3, 5]])
-    np.save(tmp_path / "x.npy", values)
-    (tmp_path / "bare.csv").write_text("1,2\n3,5\n")
-    (tmp_path / "named.csv").write_text("u,v\n1,2\n3,5\n")
-    for name in ("x.npy", "bare.csv", "named.csv"):
-        points = problems.load_points(tmp_path / name)
-        np.testing.assert_array_equal(points, values)
-        assert points.dtype == np.float64
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
-        ("object.npy", np.array([[1, None]], dtype=object), "not a readable .npy"),
-        ("rank.npy", np.zeros(3), "shape \\[points, dimension\\].*\\(3,\\)"),
-        ("complex.npy", np.zeros((3, 2), complex), "real numbers.*complex128"),
-        ("nan.npy", np.array([[0.0, 1.0], [2.0, np.nan]]), "row 2, column '2': nan"),
-        ("one.npy", np.ones((1, 2)), "at least two rows.*found 1"),
-        ("huge.npy", np.array([[0.0], [1e200]]), "row 2, column '1'"),
-        ("constant.npy", np.array([[0.0, 7.0], [1.0, 7.0]]), "column '2': every row"),
-    ],
-)
-def test_load_points_names_what_is_wrong(tmp_path, name, array, message):
-    np.save(tmp_path / name, array, allow_pickle=True)
-    with pytest.raises(problems.DataError, match=f"{name}.*{message}"):
-        problems.load_points(tmp_path / name)
-
-
-def test_unreadable_files(tmp_path):
-    (tmp_path / "empty.npy").write_bytes(b"")
-    np.save(tmp_path / "cut.npy", np.zeros((100, 3)))
-    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:400])
-    (tmp_path / "binary.csv").write_bytes(bytes(range(128, 256)))
-    for name in ("empty.npy", "cut.npy", "binary.csv", "missing.csv", "missing.npy"):
-        with pytest.raises(problems.DataError, match=name):
-            problems.load_points(tmp_path / name)
-
-
-def test_data_sets_of_scikit_learn():
-    table = problems.breast_cancer()
-    assert table.features.shape == (569, 30)
-    # The data set's description: 212 malignant, 357 benign.
-    assert (int(np.sum(table.labels == -1)), int(np.sum(table.labels == 1))) == (212, 357)
-    assert problems.digits().shape == (1797, 64)
-
-
-def test_missing_scikit_learn_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'swjko\[cli\]'"):
-        problems.digits()
 
 
 def test_data_are_leaves_and_not_constants():

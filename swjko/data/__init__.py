@@ -1,1 +1,1 @@
-"""Reading tables and images."""
+"""Readers of tables and images."""

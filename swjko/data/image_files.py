@@ -1,6 +1,6 @@
-"""The bytes of image files: IDX, CIFAR-10's binary batches and pictures, as arrays.
+"""Readers of the bytes of image files: IDX files, CIFAR-10's binary batches, and pictures.
 
-Sizes are held against the bytes there are before anything is allocated. ``swjko.images`` makes data sets of them.
+Sizes are checked against the bytes in the file before memory is allocated.
 """
 
 import gzip
@@ -18,64 +18,57 @@ from jaxtyping import UInt8
 from swjko.data.tables import DataError, reason, require_extra
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
-# Deflate makes nothing smaller than by this factor.
+_MAGIC_NAMES = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
+# The largest factor by which Deflate can compress.
 _LARGEST_COMPRESSION = 1032
-# More than any of the sets, against files that ask for all memory.
+# A guard against damaged files that ask for all memory; no known set is as large.
 MAX_BYTES = 2**32
 CIFAR_SHAPE, _CIFAR_CLASSES = (3, 32, 32), 10
-# What Pillow calls a picture's pixels, and what they are turned into.
+# Pillow's name for the pixels of a picture, and the mode they are converted to.
 _MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
 
 
-def read_idx(path: Path, magic: int, what: str) -> UInt8[np.ndarray, "..."]:
-    """The array of an IDX file of bytes, packed by gzip or not: big-endian magic number and sizes, then the bytes. Raises DataError."""
-    rank = magic & 0xFF
+def read_idx(path: Path, magic: int) -> UInt8[np.ndarray, "..."]:
+    """Read the array of an IDX file of bytes, plain or packed by gzip. Raises DataError."""
+    what, rank = _MAGIC_NAMES[magic], magic & 0xFF
     try:
         held = path.stat().st_size
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                header = file.read(4 + 4 * rank)
-                shape = _idx_shape(path, header, magic, what)
-                size = math.prod(shape)
+                shape = _idx_shape(path, file.read(4 + 4 * rank), magic)
+                size, claim = math.prod(shape), f"its header claims {as_text(shape)} {what}"
                 if size > min(MAX_BYTES, held * (_LARGEST_COMPRESSION if packed else 1)):
-                    raise DataError(
-                        f"{path}: cut short; its header announces {as_text(shape)} {what}, and the file has {held} bytes."
-                    )
-                content = _read_up_to(file, size + 1)
+                    raise DataError(f"{path}: cut short; {claim}, but the file has {held} bytes.")
+                content = read_up_to(file, size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
     if len(content) != size:
-        wrong = "cut short" if len(content) < size else "longer than it says"
-        raise DataError(
-            f"{path}: {wrong}; its header announces {as_text(shape)} {what}, and {size} bytes do not follow."
-        )
+        wrong = "cut short" if len(content) < size else "too long"
+        raise DataError(f"{path}: {wrong}; {claim}, which are {size} bytes.")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _idx_shape(path: Path, header: bytes, magic: int, what: str) -> tuple[int, ...]:
-    found = struct.unpack(">I", header[:4])[0] if len(header) >= 4 else None
-    if found in (IMAGES_MAGIC, LABELS_MAGIC) and found != magic:
-        other = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}[found]
-        raise DataError(
-            f"{path}: a file of {other} (magic number {found:#x}), taken for one of {what} ({magic:#x})."
-        )
+def _idx_shape(path: Path, header: bytes, magic: int) -> tuple[int, ...]:
+    what, found = _MAGIC_NAMES[magic], int.from_bytes(header[:4], "big")
     if found != magic:
-        begins = "is empty" if not header else f"begins with {header[:4].hex()}"
+        begins = f"begins with {header[:4].hex()}" if header else "is empty"
+        kind = f", an IDX file of {_MAGIC_NAMES[found]}" if found in _MAGIC_NAMES else ""
         raise DataError(
-            f"{path}: no IDX file of {what}, which begins with {magic:08x}; it {begins}."
+            f"{path}: must be an IDX file of {what}, beginning with {magic:08x}; it {begins}{kind}."
         )
-    if len(header) < 4 * (1 + (magic & 0xFF)):
+    rank = magic & 0xFF
+    if len(header) < 4 * (1 + rank):
         raise DataError(f"{path}: cut short, within its header.")
-    shape = struct.unpack(f">{magic & 0xFF}I", header[4:])
+    shape = struct.unpack(f">{rank}I", header[4:])
     if 0 in shape:
-        raise DataError(f"{path}: its header announces {as_text(shape)} {what}, which is none.")
+        raise DataError(f"{path}: its header claims {as_text(shape)} {what}, so it is empty.")
     return shape
 
 
-def _read_up_to(file: Any, size: int) -> bytearray:
-    """As many bytes, or those that are there: in pieces, so that only these are allocated."""
+def read_up_to(file: Any, size: int) -> bytearray:
+    """Read at most ``size`` bytes in pieces, so that memory grows with what the file holds."""
     content = bytearray()
     while len(content) < size and (piece := file.read(min(2**20, size - len(content)))):
         content += piece
@@ -83,50 +76,51 @@ def _read_up_to(file: Any, size: int) -> bytearray:
 
 
 def as_text(shape: Iterable[int]) -> str:
-    """Such as "28 x 28"."""
+    """Write a shape as text, such as "28 x 28"."""
     return " x ".join(map(str, shape))
 
 
 def read_cifar_batch(path: Path) -> UInt8[np.ndarray, "n 3073"]:
-    """The records of a file, label first. Raises DataError."""
+    """Read the records of a CIFAR-10 batch, label first. Raises DataError."""
     record = 1 + math.prod(CIFAR_SHAPE)
     try:
         held = path.stat().st_size
         if held == 0 or held % record or held > MAX_BYTES:
             raise DataError(
-                f"{path}: {held} bytes are no whole number of CIFAR-10's records of {record}; cut short, or of another kind."
+                f"{path}: must hold a whole number of CIFAR-10 records of {record} bytes; "
+                f"got {held} bytes."
             )
         records = np.fromfile(path, np.uint8).reshape(-1, record)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
-    if records[:, 0].max() >= _CIFAR_CLASSES:
-        at = int(np.argmax(records[:, 0] >= _CIFAR_CLASSES))
+    wrong = np.flatnonzero(records[:, 0] >= _CIFAR_CLASSES)
+    if len(wrong):
         raise DataError(
-            f"{path}: label {records[at, 0]} of record {at + 1} is above 9; no file of CIFAR-10."
+            f"{path}: labels must be at most 9; got {records[wrong[0], 0]} in record "
+            f"{wrong[0] + 1}. This is not a CIFAR-10 file."
         )
     return records
 
 
 def read_pictures(files: Sequence[Path]) -> UInt8[np.ndarray, "n h w c"]:
-    """Pictures of one size and mode, in this order. All headers are read first: what does not fit is refused before any pixel is decoded.
-    Raises DataError."""
-    first_size, first_mode = _picture(files[0], decode=False)
+    """Read pictures of one size and mode, in this order. Raises DataError.
+
+    All headers are read first, so that a picture that does not fit is found before any decoding.
+    """
+    size, mode = _picture(files[0], decode=False)
     for file in files[1:]:
-        size, mode = _picture(file, decode=False)
-        if size != first_size:
-            raise DataError(
-                f"{file}: {as_text(size)} pixels, and the first picture, {files[0].name}, has {as_text(first_size)}."
+        other_size, other_mode = _picture(file, decode=False)
+        if (other_size, other_mode) != (size, mode):
+            first, other = (
+                f"{as_text(sides)} pixels in {'grey' if name == 'L' else 'colour'}"
+                for sides, name in ((size, mode), (other_size, other_mode))
             )
-        if mode != first_mode:
-            kinds = {"L": "grey", "RGB": "in colours"}
-            raise DataError(
-                f"{file}: {kinds[mode]}, and the first picture, {files[0].name}, is {kinds[first_mode]}."
-            )
-    width, height = first_size
-    channels = 1 if first_mode == "L" else 3
+            raise DataError(f"{file}: {other}; the first picture, {files[0].name}, has {first}.")
+    (width, height), channels = size, 1 if mode == "L" else 3
     if len(files) * height * width * channels > MAX_BYTES:
         raise DataError(
-            f"{files[0].parent}: {len(files)} pictures of {as_text(first_size)} are too many for memory; take fewer."
+            f"{files[0].parent}: {len(files)} pictures of {as_text(size)} pixels do not fit in "
+            "memory. Use fewer pictures."
         )
     pixels = np.empty((len(files), height, width, channels), np.uint8)
     for at, file in enumerate(files):
@@ -135,33 +129,26 @@ def read_pictures(files: Sequence[Path]) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def _picture(file: Path, *, decode: bool) -> Any:
-    """Of a picture, its size (width, height) and mode; or its pixels."""
+    """Return the pixels of a picture, or without ``decode`` its size (width, height) and mode."""
     image_module = require_extra("PIL.Image")
     try:
         with warnings.catch_warnings():
-            # Among them that a picture is large beyond reason.
+            # Pillow only warns of a picture that is unreasonably large.
             warnings.simplefilter("error")
             with image_module.open(file) as image:
                 if image.mode not in _MODES or "transparency" in image.info:
                     raise DataError(
-                        f"{file}: pixels of mode {image.mode}, with transparency or of other bits; save it as grey or as RGB."
+                        f"{file}: must be grey or RGB with 8 bits and without transparency; "
+                        f"got mode {image.mode}. Save it as grey or as RGB."
                     )
                 if not decode:
                     return image.size, _MODES[image.mode]
                 return np.asarray(image.convert(_MODES[image.mode]))
-    # Decoders fail in many ways on bytes that were damaged.
+    except DataError:
+        raise
+    # Decoders fail in many ways on damaged bytes.
     except Exception as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{file}: cannot be read as a picture ({_plain_reason(error, file)})."
-        ) from error
-
-
-def _plain_reason(error: Exception, file: Path) -> str:
-    kind = type(error).__name__
-    if kind == "UnidentifiedImageError":
-        return "its bytes are those of no known kind"
-    if kind.startswith("DecompressionBomb"):
-        return "larger than any picture should be"
-    return reason(error)
+        kind = type(error).__name__
+        why = "unknown file format" if kind == "UnidentifiedImageError" else reason(error)
+        why = "unreasonably large" if kind.startswith("DecompressionBomb") else why
+        raise DataError(f"{file}: cannot be read as a picture ({why}).") from error
