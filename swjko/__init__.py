@@ -49,7 +49,8 @@ from swjko.schemes.particles import langevin, sliced_flow
 from swjko.schemes.retry import guarded
 from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
 from swjko.checkpoints.store import CheckpointError
-from swjko.running.solve import FlowError, Solution, solve
+from swjko.running.solution import FlowError, Solution
+from swjko.running.solve import solve
 from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
 from swjko.diagnostics.certificates import Certificate, certificate
 from swjko.running.stopping import until_certified, until_stationary

@@ -20,7 +20,7 @@ from swjko.cli import many as sweep
 from swjko.cli import problems as experiments
 from swjko.cli import report
 from swjko.problems import DataError
-from swjko.running.solve import FlowError
+from swjko.running.solution import FlowError
 
 _DESCRIPTION = """\
 Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).

@@ -1,12 +1,13 @@
-"""How many flows lie: which leaves of their scheme are stacked, how many advance at once, and on which devices of a mesh.
+"""One flow or many: which leaves of a scheme are stacked, and where the flows run.
 
-What ``run_many`` and ``solve`` share. A function of one flow becomes one of all of them by ``Layout.over_flows``.
+A function of one flow becomes a function of all flows by ``over_flows``. ``OneFlow`` has the same
+methods as ``ManyFlows``, and most of them return their argument. Many flows have their axis
+before the axis of steps, and a mesh may need dummy flows as padding.
 """
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,23 +16,80 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
+from jaxtyping import PyTree
 
 from swjko import validation
-from swjko.schemes.base import Scheme
+from swjko.schemes.base import Scheme, State
 from swjko.types import Key
 
 FLOW = "flow"
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Made by ``laid_out``; part of a compiled program, so hashable.
+class OneFlow:
+    """One flow, without an axis of flows. Hashable, since it is static in compiled programs."""
+
+    step_axis = 0
+    spans_processes = False
+    padding_notice = ""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What distinguishes runs, beyond their scheme and key."""
+        return {}
+
+    def over_flows(self, function: Callable[..., Any], scheme: PyTree, *values: PyTree) -> Any:
+        """Apply ``function(scheme, *values)`` to each flow and stack the results."""
+        return function(scheme, *values)
+
+    def check_start(self, state: State) -> None:
+        """Check the state of one flow at its start, while tracing."""
+
+    def shard(self, tree: PyTree) -> Any:
+        """Pad the flows by repeating the first ones, and place them on the mesh."""
+        return tree
+
+    def unpad(self, tree: PyTree) -> Any:
+        """Remove the padding."""
+        return tree
+
+    def fetch(self, tree: PyTree) -> Any:
+        """Return the arrays on the host, without padding. Every process must call it."""
+        return on_host(tree)
+
+    def time_major(self, tree: PyTree) -> Any:
+        """Return arrays [steps ...] from recorded ones."""
+        return tree
+
+    def concatenate(self, chunks: Sequence[PyTree]) -> Any:
+        """Join recorded chunks along their steps."""
+
+        def join(*parts):
+            array_module = np if isinstance(parts[0], np.ndarray) else jnp
+            return array_module.concatenate(parts, axis=self.step_axis)
+
+        return jax.tree.map(join, *chunks)
+
+    def last_steps(self, chunks: Sequence[PyTree], num_steps: int) -> Any:
+        """Return what the chunks recorded of the last ``num_steps`` steps."""
+        tail, length = [], 0
+        while length < num_steps:
+            tail.insert(0, chunks[-1 - len(tail)])
+            leaves = jax.tree.leaves(tail[0])
+            length += leaves[0].shape[self.step_axis] if leaves else num_steps
+        last = (slice(None),) * self.step_axis + (slice(-num_steps, None),)
+        return jax.tree.map(lambda leaf: leaf[last], self.concatenate(tail))
+
+
+@dataclasses.dataclass(frozen=True)
+class ManyFlows(OneFlow):
+    """Flows along the first axis of keys, states and records, made by ``prepare``.
 
     Attributes:
-      num_flows: as many as there are keys.
-      leaf_axes: 0 for each leaf of the scheme that is stacked, None for each that all flows share.
-      batch_size: flows that one device advances at once.
-      mesh: None is one device.
+      num_flows: Number of flows, without padding.
+      leaf_axes: 0 for each leaf of the scheme that is stacked, None for each shared one.
+      batch_size: Number of flows that one device advances at once.
+      mesh: Mesh with an axis "flow", or None for one device.
     """
 
     num_flows: int
@@ -39,113 +97,163 @@ class Layout:
     batch_size: int
     mesh: Mesh | None
 
+    step_axis = 1
+
     @property
     def spans_processes(self) -> bool:
-        """Whether some of the devices are those of other processes."""
+        """Whether some of the devices belong to other processes."""
         return self.mesh is not None and self.mesh.is_multi_process
 
     @property
     def padding(self) -> int:
-        """Flows that are run and cut off, for the mesh to divide their number."""
+        """Number of dummy flows, which make the number divisible by the mesh axis."""
         return 0 if self.mesh is None else -self.num_flows % self.mesh.shape[FLOW]
 
-    def over_flows(self, function: Callable[..., Any], scheme: Any, *stacked: Any) -> Any:
-        """``function(scheme, *values)`` of each flow, its own leaves in the scheme and its values out of ``stacked``; results stacked."""
-        structure = jax.tree.structure(scheme)
+    @property
+    def padding_notice(self) -> str:
+        """What to warn of, or nothing if no flows are padded."""
+        if self.mesh is None or not self.padding:
+            return ""
+        return (
+            f"the number of flows, {self.num_flows}, is not a multiple of {self.mesh.shape[FLOW]}, "
+            f"the size of the mesh axis 'flow': {self.padding} dummy flows are run as padding and "
+            "their results discarded"
+        )
 
-        def flows(scheme, *stacked):
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"axes": self.leaf_axes}
+
+    def over_flows(self, function: Callable[..., Any], scheme: PyTree, *values: PyTree) -> Any:
+        structure, axes = jax.tree.structure(scheme), self.leaf_axes
+
+        def flows(scheme, *values):
             leaves = jax.tree.leaves(scheme)
+            stacked = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0]
 
-            def flow(own_and_values):
-                own, values = own_and_values
-                rest = iter(own)
+            def flow(own):
+                own_leaves, own_values = iter(own[0]), own[1]
                 one = [
-                    leaf if axis is None else next(rest)
-                    for leaf, axis in zip(leaves, self.leaf_axes, strict=True)
+                    leaf if axis is None else next(own_leaves)
+                    for leaf, axis in zip(leaves, axes, strict=True)
                 ]
-                return function(jax.tree.unflatten(structure, one), *values)
+                return function(jax.tree.unflatten(structure, one), *own_values)
 
-            own = [leaf for leaf, axis in zip(leaves, self.leaf_axes, strict=True) if axis == 0]
-            num = jax.tree.leaves(stacked)[0].shape[0]
+            num = jax.tree.leaves(values)[0].shape[0]
             if self.batch_size >= num > 1:
-                return jax.vmap(flow)((own, stacked))
-            return lax.map(
-                flow, (own, stacked), batch_size=None if self.batch_size == 1 else self.batch_size
-            )
+                return jax.vmap(flow)((stacked, values))
+            batch_size = None if self.batch_size == 1 else self.batch_size
+            return lax.map(flow, (stacked, values), batch_size=batch_size)
 
         if self.mesh is not None:
-            specs = jax.tree.unflatten(structure, [_spec(axis) for axis in self.leaf_axes])
-            # Whether a value differs between devices is known here: all do. Other mesh axes stay with the compiler.
+            scheme_specs = jax.tree.unflatten(structure, [_spec(axis) for axis in axes])
+            # All values differ between devices, so JAX need not track which do (check_vma).
+            # The compiler handles the other mesh axes.
             flows = jax.shard_map(
                 flows,
                 mesh=self.mesh,
-                in_specs=(specs, *len(stacked) * [PartitionSpec(FLOW)]),
+                in_specs=(scheme_specs, *len(values) * [PartitionSpec(FLOW)]),
                 out_specs=PartitionSpec(FLOW),
                 axis_names={FLOW},
                 check_vma=False,
             )
-        return flows(scheme, *stacked)
+        return flows(scheme, *values)
 
-    def placed(self, tree: Any) -> Any:
-        """The stacked tree on the mesh, padded by its first flows over again."""
-        if self.mesh is None:
-            return tree
-        return jax.tree.map(functools.partial(self._placed_leaf, self.mesh, 0), tree)
+    def check_start(self, state: State) -> None:
+        # A stacked step size that axes does not mention would broadcast into every flow.
+        if jnp.ndim(state.time):
+            raise ValueError(
+                "axes must say which leaves of the scheme are stacked; got a time of one flow of "
+                f"shape {jnp.shape(state.time)}. Pass 0 for step_size, as swjko.stack_flows does."
+            )
 
-    def placed_scheme(self, scheme: Any) -> Any:
-        """The scheme on the mesh: stacked leaves as in ``placed``, the others on every device."""
-        if self.mesh is None:
-            return scheme
-        leaves = [
-            self._placed_leaf(self.mesh, axis, leaf)
-            for leaf, axis in zip(jax.tree.leaves(scheme), self.leaf_axes, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(scheme), leaves)
+    def shard(self, tree: PyTree) -> Any:
+        return jax.tree.map(functools.partial(self._shard_leaf, 0), tree)
 
-    def cut(self, tree: Any) -> Any:
-        """The stacked tree without the padding."""
+    def shard_scheme(self, scheme: PyTree) -> Any:
+        """Place a scheme on the mesh: stacked leaves as ``shard`` does, others on every device."""
+        leaves, structure = jax.tree.flatten(scheme)
+        return jax.tree.unflatten(structure, map(self._shard_leaf, self.leaf_axes, leaves))
+
+    def unpad(self, tree: PyTree) -> Any:
         return _first(tree, self.num_flows) if self.padding else tree
 
-    def _placed_leaf(self, mesh: Mesh, axis: int | None, leaf: Any) -> Any:
-        place = NamedSharding(mesh, _spec(axis))
-        index = (
-            np.arange(self.num_flows + self.padding) % self.num_flows
-            if self.padding and axis == 0
-            else None
-        )
-        if mesh.is_multi_process:
-            return _placed_across(leaf, index, place)
-        return jax.device_put(leaf if index is None else jnp.asarray(leaf)[index], place)
+    def fetch(self, tree: PyTree) -> Any:
+        return jax.tree.map(lambda leaf: leaf[: self.num_flows], on_host(tree))
+
+    def time_major(self, tree: PyTree) -> Any:
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), tree)
+
+    def _shard_leaf(self, axis: int | None, leaf: Any) -> Any:
+        if self.mesh is None:
+            return leaf
+        sharding, rows = NamedSharding(self.mesh, _spec(axis)), None
+        if self.padding and axis == 0:
+            rows = np.arange(self.num_flows + self.padding) % self.num_flows
+        if self.mesh.is_multi_process:
+            return _shard_across_processes(leaf, rows, sharding)
+        return jax.device_put(leaf if rows is None else jnp.asarray(leaf)[rows], sharding)
 
 
-def laid_out(
-    keys: Key, scheme: Scheme, axes: Any, mesh: Mesh | None, batch_size: int | None
-) -> tuple[Key, Any, Layout]:
-    """keys and scheme where they are to lie, and their layout, from the arguments of ``run_many``; raises as it says.
+def prepare(
+    keys: Key, scheme: Scheme, axes: PyTree, mesh: Mesh | None, batch_size: int | None
+) -> tuple[Key, Any, ManyFlows]:
+    """Check the arguments of ``run_many``, and place keys and scheme on the mesh.
 
-    Warns, as from the caller of its caller, where flows are added for the mesh to divide their number.
+    Returns:
+      The keys, the scheme, and how the flows are batched.
     """
-    num_flows = _count_keys(keys)
-    if batch_size is None:
-        platform = jax.default_backend() if mesh is None else flow_devices(mesh).flat[0].platform
-        batch_size = 1 if platform == "cpu" else num_flows
-    elif mesh is not None:
-        flow_devices(mesh)
-    layout = Layout(
-        num_flows, _leaf_axes(axes, scheme), validation.as_count(batch_size, "batch_size"), mesh
-    )
-    _check_stacked(scheme, layout)
-    if layout.padding:
-        warnings.warn(
-            f"the number of flows, {num_flows}, is no multiple of {flow_axis_size(mesh)}, the size of the mesh axis 'flow': "
-            f"{layout.padding} more are run and cut off, and some devices work for nothing.",
-            stacklevel=3,
+    shape = _key_shape(keys, "keys", "jax.random.split(key, flows)")
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(
+            f"keys must hold one key for each flow, and at least one; got shape {shape}. "
+            "Use jax.random.split(key, flows)."
         )
-    return layout.placed(keys), layout.placed_scheme(scheme), layout
+    if mesh is not None:
+        require_flow_axis(mesh)
+    if batch_size is None:
+        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+        batch_size = 1 if platform == "cpu" else shape[0]
+    batch_size = validation.as_count(batch_size, "batch_size")
+    flows = ManyFlows(shape[0], _leaf_axes(axes, scheme), batch_size, mesh)
+    for (path, leaf), axis in zip(tree_leaves_with_path(scheme), flows.leaf_axes, strict=True):
+        if axis == 0 and jnp.shape(leaf)[:1] != shape:
+            raise ValueError(
+                f"scheme{keystr(path)} must have a leading axis of {shape[0]} flows, as many as "
+                f"keys, since axes says that it is stacked; got shape {jnp.shape(leaf)}."
+            )
+    return flows.shard(keys), flows.shard_scheme(scheme), flows
 
 
-def on_host(tree: Any) -> Any:
-    """The tree with its arrays on the host, what other processes hold included; each process must ask."""
+def prepare_one_or_many(
+    key: Key,
+    scheme: Scheme,
+    *,
+    axes: PyTree = None,
+    mesh: Mesh | None = None,
+    batch_size: int | None = None,
+) -> tuple[Key, Any, OneFlow]:
+    """Prepare many flows for keys [flows], or one flow for one key."""
+    shape = _key_shape(
+        key, "key", "jax.random.key(0), or jax.random.split(key, flows) for many flows"
+    )
+    if len(shape) > 1:
+        raise ValueError(
+            f"key must be one random key, or keys [flows] for many flows; got shape {shape}."
+        )
+    if len(shape) == 1:
+        return prepare(key, scheme, axes, mesh, batch_size)
+    for name, value in (("axes", axes), ("mesh", mesh), ("batch_size", batch_size)):
+        if value is not None:
+            raise ValueError(
+                f"{name} must be None for one flow; got {name} and one key. "
+                "Pass one key for each flow: jax.random.split(key, flows)."
+            )
+    return key, scheme, OneFlow()
+
+
+def on_host(tree: PyTree) -> Any:
+    """Return the arrays on the host, shards of other processes included. All processes call it."""
     if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
@@ -153,59 +261,32 @@ def on_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def are_many(keys: Any) -> bool:
-    """Whether these are keys [flows], and not one key. Raises TypeError where they are neither."""
-    shape = _shape_of_keys(
-        keys,
-        "key",
-        "jax.random.key(0), or one for each of many flows, jax.random.split(key, flows)",
-    )
-    if len(shape) > 1:
-        raise ValueError(
-            f"key must be one random key, or keys [flows], one for each of many flows; received shape {shape}."
-        )
-    return len(shape) == 1
-
-
-def require_one_flow(state: Any) -> None:
-    """While tracing. A stacked step size that axes does not mention would broadcast into every flow."""
-    if jnp.ndim(state.time):
-        raise ValueError(
-            "axes must say which leaves of the scheme are stacked: with these, the time of one flow has shape "
-            f"{jnp.shape(state.time)}. Give 0 for step_size, as swjko.stack_flows does."
-        )
-
-
-def flow_axis_size(mesh: Any) -> int:
-    flow_devices(mesh)
-    return mesh.shape[FLOW]
-
-
-def flow_devices(mesh: Any) -> np.ndarray:
-    """The devices of a mesh that has an axis of flows."""
+def require_flow_axis(mesh: Mesh) -> None:
+    """Raise unless the argument is a mesh with an axis of flows."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            f"mesh must be a jax Mesh, such as swjko.flow_mesh(); received {type(mesh).__name__}."
+            f"mesh must be a jax Mesh; got {type(mesh).__name__}. Use swjko.flow_mesh()."
         )
     if FLOW not in mesh.axis_names:
         raise ValueError(
-            f"mesh must have an axis 'flow', as swjko.flow_mesh() has; received the axes {mesh.axis_names}."
+            f"mesh must have an axis 'flow'; got the axes {mesh.axis_names}. Use swjko.flow_mesh()."
         )
-    return mesh.devices
 
 
-def _placed_across(leaf: Any, index: Any, place: NamedSharding) -> Any:
-    """A leaf, or its rows ``index``, on a mesh of several processes. Each hands in the same, or what lies there already."""
+def _shard_across_processes(leaf: Any, rows: Any, sharding: NamedSharding) -> Any:
+    """Place a leaf, or some of its rows, on a mesh of several processes.
+
+    All processes pass the same values, or an array that is on the mesh already.
+    """
     if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        placed = _placed_across(jax.random.key_data(leaf), index, place)
-        return jax.random.wrap_key_data(placed, impl=str(jax.random.key_impl(leaf)))
+        numbers = _shard_across_processes(jax.random.key_data(leaf), rows, sharding)
+        return jax.random.wrap_key_data(numbers, impl=str(jax.random.key_impl(leaf)))
     if not getattr(leaf, "is_fully_addressable", True):
-        return jax.jit(lambda leaf: leaf if index is None else leaf[index], out_shardings=place)(
-            leaf
-        )
-    # To devices of other processes, JAX takes what lies on the host alone.
+        select = jax.jit(lambda x: x if rows is None else x[rows], out_shardings=sharding)
+        return select(leaf)
+    # JAX sends only host arrays to devices of other processes.
     leaf = np.asarray(leaf)
-    return jax.device_put(leaf if index is None else leaf[index], place)
+    return jax.device_put(leaf if rows is None else leaf[rows], sharding)
 
 
 @functools.partial(jax.jit, static_argnames="num")
@@ -217,52 +298,36 @@ def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(FLOW)
 
 
-def _count_keys(keys: Any) -> int:
-    shape = _shape_of_keys(keys, "keys", "jax.random.split(key, flows)")
-    if len(shape) != 1 or shape[0] == 0:
-        raise ValueError(
-            f"keys must hold one key for each of at least one flow, jax.random.split(key, flows); received shape {shape}."
-        )
-    return shape[0]
-
-
-def _shape_of_keys(keys: Any, name: str, example: str) -> tuple[int, ...]:
-    typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if not typed and getattr(keys, "dtype", None) != jnp.uint32:
+def _key_shape(keys: Any, name: str, example: str) -> tuple[int, ...]:
+    is_typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if not is_typed and getattr(keys, "dtype", None) != jnp.uint32:
         raise TypeError(
-            f"{name} must be random, such as {example}; received {type(keys).__name__}."
+            f"{name} must be a JAX random key; got {type(keys).__name__}. Use {example}."
         )
-    return keys.shape if typed else keys.shape[:-1]
+    return keys.shape if is_typed else keys.shape[:-1]
 
 
-def _leaf_axes(axes: Any, scheme: Any) -> tuple[int | None, ...]:
-    """0 or None for each leaf of the scheme."""
+def _leaf_axes(axes: PyTree, scheme: Scheme) -> tuple[int | None, ...]:
+    """Return 0 or None for each leaf of the scheme."""
 
     def is_none(leaf):
         return leaf is None
 
+    def spread(axis, part):
+        return [axis] * len(jax.tree.leaves(part))
+
     try:
-        spread = jax.tree.map(
-            lambda axis, part: [axis] * len(jax.tree.leaves(part)), axes, scheme, is_leaf=is_none
-        )
+        full = jax.tree.map(spread, axes, scheme, is_leaf=is_none)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"axes must have the structure of the scheme, or be a prefix of it; received {type(axes).__name__}. Make it by "
-            "swjko.stack_flows, or from jax.tree.map(lambda leaf: None, scheme) by dataclasses.replace."
+            "axes must have the structure of the scheme, or be a prefix of it; "
+            f"got {type(axes).__name__}. Make it with swjko.stack_flows, or apply "
+            "dataclasses.replace to jax.tree.map(lambda leaf: None, scheme)."
         ) from error
-    leaf_axes = tuple(jax.tree.leaves(spread, is_leaf=is_none))
+    leaf_axes = tuple(jax.tree.leaves(full, is_leaf=is_none))
     for axis in leaf_axes:
         if axis is not None and (type(axis) is not int or axis != 0):
             raise ValueError(
-                f"axes must hold 0 at stacked leaves and None at shared ones, and nothing else; received {axis!r}."
+                f"axes must hold only 0 at stacked leaves and None at shared ones; got {axis!r}."
             )
     return leaf_axes
-
-
-def _check_stacked(scheme: Any, layout: Layout) -> None:
-    for (path, leaf), axis in zip(tree_leaves_with_path(scheme), layout.leaf_axes, strict=True):
-        if axis == 0 and jnp.shape(leaf)[:1] != (layout.num_flows,):
-            raise ValueError(
-                f"scheme{keystr(path)} must have a leading axis of {layout.num_flows} flows, as many as keys, since axes says that it is "
-                f"stacked; received shape {jnp.shape(leaf)}."
-            )

@@ -1,138 +1,141 @@
-"""The compiled programs of ``swjko.solve``: the start of a run and its chunks of steps, for one flow or many.
+"""The compiled programs of ``swjko.solve``: the start of a run, and its chunks of steps.
 
-A program is compiled once for each structure of the scheme, shapes, number of steps and ``record``, however often ``solve`` is called: data
-are its arguments and never constants of it.
+A program is compiled once for each structure of the scheme, shapes, number of steps and
+``record``, however often ``solve`` is called. Data are its arguments, never its constants.
 """
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
-from swjko.running.batching import Layout, on_host, require_one_flow
-from swjko.schemes.base import Info, Scheme, State, run
+from swjko.running.batching import OneFlow
+from swjko.schemes.base import Info, RecordFn, Scheme, State, run, split_run_key
 from swjko.types import Key
 
-# Executables that are kept for later calls.
-_KEPT = 64
+# Number of executables kept for later calls.
+_MAX_EXECUTABLES = 64
 
 
 class Timing(NamedTuple):
-    """Wall seconds spent compiling and running."""
+    """Wall time of a run.
+
+    Attributes:
+      compile_seconds: Seconds spent compiling.
+      run_seconds: Seconds spent running the compiled programs.
+    """
 
     compile_seconds: float
     run_seconds: float
 
 
-class Chunks:
-    """Programs of so many steps, and the time they took.
+class ChunkRunner:
+    """Compiles and runs chunks of steps, and measures the time.
 
     Args:
-      key, scheme: of one flow; or of many as they lie, stacked and padded as ``layout`` says.
-      record: what to keep of each step.
-      layout: None for one flow.
+      key: Key of one flow, or keys [flows], prepared by ``batching.prepare``.
+      scheme: Scheme, prepared with the key.
+      record: ``(state, info) -> what to keep of each step``.
+      batching: How the flows are batched.
     """
 
-    def __init__(
-        self,
-        key: Key,
-        scheme: Scheme,
-        record: Callable[[State, Info], Any],
-        layout: Layout | None,
-    ):
+    def __init__(self, key: Key, scheme: Scheme, record: RecordFn, batching: OneFlow):
         self._key, self._scheme = key, scheme
-        self._static = {"layout": layout, "record": record}
-        self._layout = layout
-        self._compiled: dict[int, Any] = {}
+        self._batching, self._record = batching, record
+        self._executables: dict[int, Any] = {}
         self.timing = Timing(0.0, 0.0)
 
     def start(self) -> State:
-        """The state before the first step."""
-        return _start(self._key, self._scheme, layout=self._layout)
+        """Return the state before the first step."""
+        return start_flows(self._key, self._scheme, batching=self._batching)
 
-    def shape_of_records(self, state: State) -> Any:
-        """The structure of what ``run`` returns as recorded."""
-        return jax.eval_shape(
-            functools.partial(_advance, num_steps=1, **self._static), self._key, self._scheme, state
-        )[1][1]
+    def record_structure(self, state: State) -> PyTree:
+        """Return a tree with the structure of what ``run`` records."""
+        program = functools.partial(
+            advance_flows, num_steps=1, batching=self._batching, record=self._record
+        )
+        return jax.eval_shape(program, self._key, self._scheme, state)[1][1]
 
     def compile(self, num_steps: int, state: State) -> None:
-        """Makes the program of so many steps, unless there is one."""
-        if num_steps in self._compiled:
+        """Compile the program of ``num_steps`` steps, unless this has been done."""
+        if num_steps in self._executables:
             return
         start = time.perf_counter()
         leaves, structure = jax.tree.flatten((self._key, self._scheme, state))
-        configuration = tuple(getattr(jax.config, name, None) for name in jax.config.values)
-        self._compiled[num_steps] = _compiled(
-            structure, tuple(map(_kind, leaves)), num_steps, *self._static.values(), configuration
+        # JAX's configuration decides on precisions and compiler passes.
+        settings = tuple(getattr(jax.config, name, None) for name in jax.config.values)
+        self._executables[num_steps] = _compile(
+            structure, tuple(map(_kind, leaves)), num_steps, self._batching, self._record, settings
         )
-        self.timing = self.timing._replace(
-            compile_seconds=self.timing.compile_seconds + time.perf_counter() - start
-        )
+        seconds = self.timing.compile_seconds + time.perf_counter() - start
+        self.timing = self.timing._replace(compile_seconds=seconds)
 
     def run(self, num_steps: int, state: State) -> tuple[State, Info, Any, float]:
-        """The state; the reports and records of the steps on the host, [steps ...] or [flows steps ...]; and the seconds taken."""
+        """Take ``num_steps`` steps, which must be compiled.
+
+        Returns:
+          The state; reports and records on the host, [steps ...] or [flows steps ...]; and the
+          seconds taken.
+        """
         start = time.perf_counter()
-        state, reported = self._compiled[num_steps](self._key, self._scheme, state)
-        info, recorded = on_host(reported)
-        if self._layout is not None and self._layout.padding:
-            num = self._layout.num_flows
-            info, recorded = jax.tree.map(lambda leaf: leaf[:num], (info, recorded))
+        state, reported = self._executables[num_steps](self._key, self._scheme, state)
+        info, recorded = self._batching.fetch(reported)
         seconds = time.perf_counter() - start
         self.timing = self.timing._replace(run_seconds=self.timing.run_seconds + seconds)
         return state, info, recorded, seconds
 
 
-def _started(key, scheme, layout):
+@functools.partial(jax.jit, static_argnames="batching")
+def start_flows(key, scheme, batching):
+    """Return the state of each flow before its first step; compiled."""
+
     def start(scheme, key):
-        init_key, _ = jax.random.split(key)
-        state = scheme.init(init_key)
-        if layout is not None:
-            require_one_flow(state)
-        return state
+        return start_flow(scheme, key, batching)
 
-    return start(scheme, key) if layout is None else layout.over_flows(start, scheme, key)
+    return batching.over_flows(start, scheme, key)
 
 
-def _advance(key, scheme, state, num_steps, layout, record):
+def start_flow(scheme: Scheme, key: Key, batching: OneFlow) -> State:
+    """Return the state of one flow before its first step."""
+    init_key, _ = split_run_key(key)
+    state = scheme.init(init_key)
+    batching.check_start(state)
+    return state
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "batching", "record"))
+def advance_flows(key, scheme, state, num_steps, batching, record):
+    """Return the states after ``num_steps`` steps, and (reports, records); compiled."""
+
     def advance(scheme, key, state):
-        _, run_key = jax.random.split(key)
-        return run(
-            run_key, scheme, state, num_steps, lambda state, info: (info, record(state, info))
-        )
+        _, run_key = split_run_key(key)
+        return run(run_key, scheme, state, num_steps, lambda *step: (step[1], record(*step)))
 
-    return (
-        advance(scheme, key, state)
-        if layout is None
-        else layout.over_flows(advance, scheme, key, state)
-    )
+    return batching.over_flows(advance, scheme, key, state)
 
 
-_start = jax.jit(_started, static_argnames="layout")
-_run = jax.jit(_advance, static_argnames=("num_steps", "layout", "record"))
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _compiled(
+@functools.lru_cache(maxsize=_MAX_EXECUTABLES)
+def _compile(
     structure: Any,
-    kinds: tuple,
+    kinds: tuple[jax.ShapeDtypeStruct, ...],
     num_steps: int,
-    layout: Layout | None,
-    record: Any,
-    configuration: tuple,
+    batching: OneFlow,
+    record: RecordFn,
+    settings: Hashable,
 ) -> Any:
-    """The executable for arguments of these kinds under this configuration of JAX, which decides on precisions and passes."""
-    del configuration
-    key, scheme, state = jax.tree.unflatten(structure, kinds)
-    return _run.lower(
-        key, scheme, state, num_steps=num_steps, layout=layout, record=record
+    """Return the executable for arguments of these kinds."""
+    del settings
+    arguments = jax.tree.unflatten(structure, kinds)
+    return advance_flows.lower(
+        *arguments, num_steps=num_steps, batching=batching, record=record
     ).compile()
 
 
 def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Of a leaf, all that a program depends on."""
+    """Return all that a program depends on of a leaf."""
     aval = jax.typeof(leaf)
-    place = leaf.sharding if getattr(leaf, "committed", False) else None
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=place)
+    sharding = leaf.sharding if getattr(leaf, "committed", False) else None
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type, sharding=sharding)

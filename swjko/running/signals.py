@@ -1,74 +1,81 @@
-"""SIGTERM and Ctrl-C during ``swjko.solve``: noted when they come, obeyed between two chunks when all is saved."""
+"""SIGTERM and Ctrl-C during ``swjko.solve``: the run saves between two chunks, then ends."""
 
 import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import jax
 
 from swjko.schemes.base import State
 
+# Saves a state after so many steps.
+Save = Callable[[int, State], None]
+
 
 class Interrupts:
-    """Notes SIGTERM and Ctrl-C, to be obeyed when all is saved."""
+    """SIGTERM and Ctrl-C to one process."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path | None):
         self._directory = directory
-        self.noted: int | None = None
+        self.pending: int | None = None
 
-    def note(self, number: int, frame: Any) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal for ``obey``; a second Ctrl-C raises KeyboardInterrupt at once."""
         del frame
-        if self.noted == signal.SIGINT == number:
+        if self.pending == signal.SIGINT == number:
             raise KeyboardInterrupt
-        self.noted = number
+        self.pending = number
 
-    def obey(self, step: int, state: State, store: Any) -> None:
-        if self.noted is None or store is None:
+    def obey(self, step: int, state: State, save: Save) -> None:
+        """Save and end the run if a signal has been noted."""
+        if self.pending is None:
             return
-        store.save(step, state)
-        number, self.noted = self.noted, None
-        told = f"stopped after step {step}, which is saved in {self._directory}"
+        save(step, state)
+        number, self.pending = self.pending, None
+        message = f"stopped after step {step}, which is saved in {self._directory}"
         if number == signal.SIGINT:
-            raise KeyboardInterrupt(told)
-        print(f"swjko: {told}", file=sys.stderr)
+            raise KeyboardInterrupt(message)
+        print(f"swjko: {message}", file=sys.stderr)
         raise SystemExit(128 + number)
 
 
 class Preemption:
-    """SIGTERM to any of several processes: JAX tells all of them, and has them stop after one and the same step."""
+    """SIGTERM to any of several processes. JAX lets all of them stop after the same step."""
 
     def __init__(self, directory: Path | None):
         self._directory = directory
 
-    def obey(self, step: int, state: State, store: Any) -> None:
+    def obey(self, step: int, state: State, save: Save) -> None:
+        """Save and end the run if any process has received SIGTERM."""
         from jax.experimental import multihost_utils
 
         if not multihost_utils.reached_preemption_sync_point(step):
             return
-        if store is not None:
-            store.save(step, state)
+        save(step, state)
         if jax.process_index() == 0:
-            saved = "" if self._directory is None else f", which is saved in {self._directory}"
+            saved = f", which is saved in {self._directory}" if self._directory else ""
             print(f"swjko: stopped after step {step}{saved}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def listening(
-    directory: Path | None, *, together: bool = False
-) -> Iterator[Interrupts | Preemption]:
-    """What is to be obeyed at each look: together with other processes what JAX says, and alone what the signals said.
+def listening(directory: Path | None, *, together: bool) -> Iterator[Interrupts | Preemption]:
+    """Handle signals while the context is open, and restore the handlers afterwards.
 
-    The signals' handlers are those of before again afterwards. Only the main thread may set any; ignored signals stay ignored."""
+    Only the main thread may set handlers, and ignored signals stay ignored.
+
+    Args:
+      directory: Directory of the run. Without one, a single process keeps its own handlers.
+      together: Whether several processes share the run.
+    """
     if together:
         yield Preemption(directory)
         return
-    interrupts = Interrupts(directory or Path())
-    previous = {}
+    interrupts, previous = Interrupts(directory), {}
     if directory is not None and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -78,6 +85,6 @@ def listening(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        # One that came too late to be obeyed, or together with an error.
-        if previous and interrupts.noted is not None:
-            signal.raise_signal(interrupts.noted)
+        # The signal came after the last ``obey``, or together with an error.
+        if previous and interrupts.pending is not None:
+            signal.raise_signal(interrupts.pending)
