@@ -6,7 +6,6 @@ one with ``__call__(z)`` alone is a generator. Every family here starts at mu_0 
 says so.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from swjko import validation
-from swjko.families.base import Family, pushforward
+from swjko.families.base import Family
+from swjko.families.pushforward import Mapped, pushforward
 from swjko.networks import continuous, convex
 from swjko.networks import convolutional as convolutions
 from swjko.networks import coupling as couplings
@@ -344,11 +344,7 @@ def convolutional(
         init_scale,
         latent_dim,
     )
-    return (
-        dataclasses.replace(family, push=Partial(_push_squashed, family.push))
-        if squashed
-        else family
-    )
+    return Mapped(family, Partial(jax.nn.sigmoid), None, family.dim) if squashed else family
 
 
 def from_nnx(
@@ -499,32 +495,19 @@ def _standardised(
     """The model's family followed by x -> mean + scale x, so that networks work at unit scale wherever mu_0 is."""
     mean, scale = validation.as_start(dim, init_mean, init_scale)
     family = from_nnx(make_model, dim=dim, latent_dim=latent_dim)
-    push = Partial(_push_standardised, mean, scale, family.push)
-    log_prob = (
-        Partial(_log_prob_standardised, mean, scale, family.log_prob)
-        if family.has_density
-        else family.log_prob
-    )
-    return dataclasses.replace(family, push=push, log_prob=log_prob)
-
-
-def _push_standardised(mean, scale, push, params, z):
-    cloud = push(params, z)
-    mean, scale = _in_precision_of(params, mean, scale)
-    log_density = None if cloud.log_density is None else cloud.log_density - jnp.sum(jnp.log(scale))
-    return cloud._replace(
-        points=mean[None, :] + scale[None, :] * cloud.points, log_density=log_density
+    return Mapped(
+        family, Partial(_standardise, mean, scale), Partial(_unstandardise, mean, scale), dim
     )
 
 
-def _push_squashed(push, params, z):
-    cloud = push(params, z)
-    return cloud._replace(points=jax.nn.sigmoid(cloud.points))
+def _standardise(mean, scale, points):
+    mean, scale = _in_precision_of(points, mean, scale)
+    return mean[None, :] + scale[None, :] * points, jnp.sum(jnp.log(scale))
 
 
-def _log_prob_standardised(mean, scale, log_prob, params, points):
-    mean, scale = _in_precision_of(params, mean, scale)
-    return log_prob(params, (points - mean[None, :]) / scale[None, :]) - jnp.sum(jnp.log(scale))
+def _unstandardise(mean, scale, points):
+    mean, scale = _in_precision_of(points, mean, scale)
+    return (points - mean[None, :]) / scale[None, :], -jnp.sum(jnp.log(scale))
 
 
 def _in_precision_of(params, *arrays):

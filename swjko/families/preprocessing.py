@@ -1,7 +1,8 @@
-"""Maps of data and back, with their log-determinants: scaling, logits, and the noise that makes bytes continuous.
+"""Invertible maps of data with their log-determinants, and noise that makes bytes continuous.
 
-A density rho of preprocessed rows y = forward(x) is a density of the rows themselves: log p(x) = log rho(y) + log |det dy/dx|. Images as
-``swjko.images.Images.rows`` gives them, in [0, 1], take ``dequantize`` first, then ``logit``: a density over bytes alone is unbounded.
+If rho is a density of the preprocessed rows y = forward(x), then log p(x) = log rho(y) +
+log |det dy/dx| is that of the rows x. Images as ``swjko.images.Images.rows`` gives them, in
+[0, 1], take ``dequantize`` first and then ``logit``: a density over bytes alone is unbounded.
 """
 
 import dataclasses
@@ -14,17 +15,20 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, require_family
-from swjko.types import Cloud, Key
+from swjko.families.pushforward import Mapped
+from swjko.types import Key
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """An invertible map of rows. Any two such functions make one: wrap them in ``jax.tree_util.Partial``, with the data they need.
+    """An invertible map of rows.
+
+    Make one from two functions of yours in ``jax.tree_util.Partial``, with the data they need.
 
     Attributes:
-      forward: rows [n d] -> (image [n d], log |det d image / d row| [n]).
-      inverse: image [n d] -> (rows [n d], log |det d row / d image| [n]).
+      forward: ``rows [n d] -> (image [n d], log |det d image / d row| [n])``.
+      inverse: ``image [n d] -> (rows [n d], log |det d row / d image| [n])``.
     """
 
     forward: Partial
@@ -32,106 +36,131 @@ class Preprocessing:
 
 
 def scale(low: ArrayLike, high: ArrayLike) -> Preprocessing:
-    """[0, 1] to [low, high]: x -> low + (high - low) x, log_det = sum log(high - low).
+    """Makes the map from [0, 1] to [low, high], x -> low + (high - low) x.
 
-    Args: low, high: numbers, or one per coordinate. Raises ValueError where high is not above low. Example: ``scale(-1.0, 1.0)``.
+    Args:
+      low: Lower end, a number or one for each coordinate [d].
+      high: Upper end, above ``low`` in each coordinate.
+
+    Example:
+      ``scale(-1.0, 1.0)``
     """
-    low, high = (_as_number_or_row(value, name) for value, name in ((low, "low"), (high, "high")))
-    if (
-        validation.is_concrete(low)
-        and validation.is_concrete(high)
-        and not bool(jnp.all(high > low))
-    ):
-        raise ValueError(
-            f"high must be above low in each coordinate; received low {low} and high {high}."
-        )
+    low, high = _as_row(low, "low"), _as_row(high, "high")
+    is_concrete = validation.is_concrete(low) and validation.is_concrete(high)
+    if is_concrete and not bool(jnp.all(high > low)):
+        raise ValueError(f"`high` must be above low in each coordinate; got {high} above {low}.")
     return Preprocessing(Partial(_scale, low, high - low), Partial(_unscale, low, high - low))
 
 
 def logit(alpha: float = 0.05) -> Preprocessing:
-    """[0, 1] to the line: x -> log(u / (1 - u)) at u = alpha + (1 - 2 alpha) x, log_det = sum log(1 - 2 alpha) - log(u (1 - u)).
+    """Makes the map from [0, 1] to the line, x -> log(u / (1 - u)) at u = alpha + (1 - 2 alpha) x.
 
-    Args: alpha: above 0 and below 1/2; it keeps the borders at finite places, +-log(alpha / (1 - alpha)). Points mapped back may lie beyond
-    [0, 1] by alpha / (1 - 2 alpha). Source: Dinh, Sohl-Dickstein, Bengio (2017), arXiv 1605.08803.
+    Points that are mapped back may exceed [0, 1] by alpha / (1 - 2 alpha).
+
+    Args:
+      alpha: Above 0 and below 1/2. The ends of [0, 1] go to +-log(alpha / (1 - alpha)).
+
+    References:
+      Dinh, Sohl-Dickstein, Bengio (2017), arXiv 1605.08803.
     """
     alpha = validation.as_fraction(alpha, "alpha", "what logit keeps away from 0 and 1")
     if alpha >= 0.5:
-        raise ValueError(
-            f"alpha must be below 1/2, or rows would be turned around; received {alpha}."
-        )
+        raise ValueError(f"`alpha` must be below 1/2, or rows would be reversed; got {alpha}.")
     return Preprocessing(Partial(_logit, jnp.asarray(alpha)), Partial(_unlogit, jnp.asarray(alpha)))
 
 
 def chain(*maps: Preprocessing) -> Preprocessing:
-    """The maps one after another, the first one first; log-determinants add up. Example: ``chain(logit(), scale(-0.5, 0.5))``."""
+    """Makes the map that applies several maps one after another.
+
+    Args:
+      *maps: Maps in the order in which they apply; at least one.
+
+    Example:
+      ``chain(logit(), scale(-0.5, 0.5))``
+    """
     if not maps:
-        raise ValueError("chain needs at least one Preprocessing; received none.")
+        raise ValueError("`chain` needs at least one Preprocessing; got none.")
     for at, one in enumerate(maps):
         if not isinstance(one, Preprocessing):
             raise TypeError(
-                f"chain takes maps such as scale(-1.0, 1.0); argument {at} is {type(one).__name__}."
+                f"`chain` takes maps such as scale(-1.0, 1.0); got {type(one).__name__} "
+                f"as argument {at}."
             )
-    return Preprocessing(
-        Partial(_in_turn, tuple(one.forward for one in maps)),
-        Partial(_in_turn, tuple(one.inverse for one in maps[::-1])),
-    )
+    forward = tuple(one.forward for one in maps)
+    inverse = tuple(one.inverse for one in reversed(maps))
+    return Preprocessing(Partial(_in_turn, forward), Partial(_in_turn, inverse))
 
 
 def dequantize(key: Key, rows: Float[Array, "n d"], levels: int = 256) -> Float[Array, "n d"]:
-    """Rows of ``levels`` equal levels in [0, 1] made continuous: (level + u) / levels with u uniform in [0, 1), within [0, 1).
+    """Adds uniform noise to rows of equally spaced levels, which makes them continuous.
 
-    No invertible map, and without a log-determinant: it draws noise, and ``quantize`` rounds it away again. The mean log-density of such
-    rows, less d log(levels), is no more than the mean log-probability of the levels (Theis, van den Oord, Bethge 2016, arXiv 1511.01844).
+    Rows become (level + u) / levels with u uniform in [0, 1). ``quantize`` removes the noise. The
+    mean log-density of such rows, less d log(levels), is at most the mean log-probability of the
+    levels.
+
+    Args:
+      key: Random key of the noise.
+      rows: Rows [n d] in [0, 1], at the levels 0, 1 / (levels - 1), ..., 1.
+      levels: Number of levels, at least 2.
+
+    Returns:
+      Rows [n d] in [0, 1).
+
+    References:
+      Theis, van den Oord, Bethge (2016), arXiv 1511.01844.
     """
-    rows, levels = (
-        validation.as_points(rows, "rows"),
-        validation.as_count(levels, "levels", minimum=2),
-    )
+    rows = validation.as_points(rows, "rows")
+    levels = validation.as_count(levels, "levels", minimum=2)
     level = jnp.round(jnp.clip(rows, 0.0, 1.0) * (levels - 1))
-    # The sum rounds up to the next level where u is within half a unit of the last place of 1.
-    noisy = jnp.minimum(
-        level + jax.random.uniform(key, rows.shape, rows.dtype),
-        jnp.nextafter(level + 1, jnp.zeros_like(level)),
-    )
-    return noisy / levels
+    noisy = level + jax.random.uniform(key, rows.shape, rows.dtype)
+    # The sum rounds up to the next level if u is within half a unit of the last place of 1.
+    return jnp.minimum(noisy, jnp.nextafter(level + 1, jnp.zeros_like(level))) / levels
 
 
 def quantize(rows: Float[Array, "n d"], levels: int = 256) -> Float[Array, "n d"]:
-    """The inverse of ``dequantize`` up to its noise: floor(levels x) / (levels - 1), what lies beyond [0, 1] at its ends."""
-    rows, levels = (
-        validation.as_points(rows, "rows"),
-        validation.as_count(levels, "levels", minimum=2),
-    )
+    """Rounds rows down to equally spaced levels, floor(levels x) / (levels - 1).
+
+    Args:
+      rows: Rows [n d]; values outside [0, 1] go to the nearest end.
+      levels: Number of levels, at least 2.
+
+    Returns:
+      Rows [n d] in [0, 1].
+    """
+    rows = validation.as_points(rows, "rows")
+    levels = validation.as_count(levels, "levels", minimum=2)
     return jnp.clip(jnp.floor(levels * rows), 0, levels - 1) / (levels - 1)
 
 
 def preprocessed(family: Family, preprocessing: Preprocessing) -> Family:
-    """The family of laws whose points, preprocessed, have the laws of ``family``: its points are mapped back, its densities with them.
+    """Makes the family of the rows whose preprocessed images have the measures of ``family``.
 
-    Params and latents are those of ``family``. Example: ``preprocessed(flows.coupling(64), logit())``, images of 64 pixels with a density.
+    Params and latents are those of ``family``. Points are mapped back, and densities with them.
+
+    Args:
+      family: Family of the images.
+      preprocessing: Map from rows to images.
+
+    Example:
+      ``preprocessed(flows.coupling(64), logit())``, images of 64 pixels with a density.
     """
     require_family(family)
     if not isinstance(preprocessing, Preprocessing):
         raise TypeError(
-            f"preprocessing must be a Preprocessing, such as logit(); received {type(preprocessing).__name__}."
+            f"`preprocessing` must be a Preprocessing, such as logit(); "
+            f"got {type(preprocessing).__name__}."
         )
-    push = Partial(_push_back, family.push, preprocessing.inverse)
-    log_prob = (
-        Partial(_log_prob_of_rows, family.log_prob, preprocessing.forward)
-        if family.has_density
-        else family.log_prob
-    )
-    return dataclasses.replace(family, push=push, log_prob=log_prob)
+    return Mapped(family, preprocessing.inverse, preprocessing.forward, family.dim)
 
 
-def _as_number_or_row(value, name):
+def _as_row(value: ArrayLike, name: str) -> Float[Array, "1 d"]:
+    """Returns one row of d values, or of 1, which goes with rows [n d] without a change of rank."""
     array = jnp.asarray(value, float)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(
-            f"{name} must be a number or one for each coordinate; received shape {array.shape}."
+            f"`{name}` must be a number or one for each coordinate; got shape {array.shape}."
         )
     validation.require_finite(array, name)
-    # One row of d or of 1: it goes with rows [n d] without a change of rank.
     return array.reshape(1, -1)
 
 
@@ -164,16 +193,3 @@ def _in_turn(maps, rows):
         rows, more = one(rows)
         log_det += more
     return rows, log_det
-
-
-def _push_back(push, inverse, params, z):
-    cloud = push(params, z)
-    rows, log_det = inverse(cloud.points)
-    return Cloud(
-        rows, cloud.weights, None if cloud.log_density is None else cloud.log_density - log_det
-    )
-
-
-def _log_prob_of_rows(log_prob, forward, params, points):
-    image, log_det = forward(points)
-    return log_prob(params, image) + log_det

@@ -23,7 +23,8 @@ from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.plans import sliced_displacement
 from swjko.distances.sliced import sliced_wasserstein_pow
-from swjko.families.base import Family, particles
+from swjko.families.base import Family
+from swjko.families.particles import particles
 from swjko.schemes.base import Info, State, accept, start_state, step_result
 from swjko.types import DirectionFn, Key, Leaf, Scalar, as_partial, static_field
 

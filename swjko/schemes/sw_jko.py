@@ -191,7 +191,8 @@ class SWJKO:
         if not self.common_latents:
             anchor_latent = self.family.latent(anchor_key, self.num_samples)
         cloud = self.family.push(params, latent)
-        if self.path_gradient and reads_entropy_alone(self.functional):
+        has_log_prob = self.family.log_prob is not None
+        if self.path_gradient and has_log_prob and reads_entropy_alone(self.functional):
             log_density = path_log_prob(self.family, params, cloud.points)
             cloud = cloud if log_density is None else cloud._replace(log_density=log_density)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)

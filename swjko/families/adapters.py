@@ -1,0 +1,165 @@
+"""Families made from models of flax and distrax.
+
+A model with ``forward_and_log_det(z)`` and ``inverse_and_log_det(points)`` has a density. A model
+with only ``__call__(z)`` has none.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from swjko import validation
+from swjko.families.base import Family
+from swjko.families.pushforward import pushforward
+from swjko.types import Key, Params
+
+
+def from_nnx(
+    make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None
+) -> Family:
+    """Makes a family from a flax nnx model, as a function of its ``nnx.Param`` variables.
+
+    mu_0 is the image of N(0, I) under the model as initialised. Shapes are checked here.
+
+    Args:
+      make_model: Function from ``nnx.Rngs`` to a model on batches, ``model(z [n latent_dim])``
+        -> [n dim]. For a density the model needs ``forward_and_log_det(z)`` ->
+        (points, log_det [n]) and ``inverse_and_log_det(points)`` -> (z, log_det [n]).
+      dim: Dimension of the points.
+      latent_dim: Dimension of z; None means ``dim``.
+
+    Raises:
+      ValueError: If the model keeps other state, such as batch statistics or random streams. It
+        would be lost between steps.
+    """
+    validation.require_callable(make_model, "make_model", "from nnx.Rngs to an nnx.Module")
+    model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+    if jax.tree.leaves(rest):
+        kinds = sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
+        raise ValueError(
+            f"make_model must return a model whose only state is nnx.Param; got {', '.join(kinds)} "
+            "as well. Replace batch normalisation by layer normalisation, and remove dropout."
+        )
+
+    def init(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
+
+    forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
+    return pushforward(
+        init,
+        Partial(forward, graph),
+        dim=dim,
+        inverse=None if inverse is None else Partial(inverse, graph),
+        latent_dim=latent_dim,
+    )
+
+
+def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None) -> Family:
+    """Makes a family from a flax linen module, as a function of its "params".
+
+    mu_0 is the image of N(0, I) under the module as initialised. Shapes are checked here.
+
+    Args:
+      module: Module on batches, ``module(z [n latent_dim])`` -> [n dim]. For a density it needs
+        the methods ``forward_and_log_det(z)`` -> (points, log_det [n]) and
+        ``inverse_and_log_det(points)`` -> (z, log_det [n]). Define submodules in ``setup``, so
+        that both methods use the same ones.
+      dim: Dimension of the points.
+      latent_dim: Dimension of z; None means ``dim``.
+
+    Raises:
+      ValueError: If the module keeps other collections, such as batch statistics. They would be
+        lost between steps.
+    """
+    if not isinstance(module, linen.Module):
+        raise TypeError(
+            f"module must be a flax.linen.Module, such as nn.Dense(2); got {type(module).__name__}."
+        )
+    name, size = ("dim", dim) if latent_dim is None else ("latent_dim", latent_dim)
+    size = validation.as_count(size, name)
+    forward, inverse = _methods(module)
+
+    def variables(key: Key) -> Params:
+        return module.init(key, jnp.zeros((1, size)), method=forward)
+
+    shapes = jax.eval_shape(variables, jax.eval_shape(lambda: jax.random.key(0)))
+    if others := sorted(set(shapes) - {"params"}):
+        raise ValueError(
+            f"module must keep nothing but params; got {', '.join(others)} as well. "
+            "Replace batch normalisation by layer normalisation."
+        )
+
+    def apply(method: str) -> Callable[[Params, Array], Any]:
+        return lambda params, batch: module.apply({"params": params}, batch, method=method)
+
+    return pushforward(
+        lambda key: variables(key)["params"],
+        apply(forward),
+        dim=dim,
+        inverse=None if inverse is None else apply(inverse),
+        latent_dim=latent_dim,
+    )
+
+
+def from_distrax(
+    init: Callable[[Key], Params], make_bijector: Callable[[Params], Any], *, dim: int
+) -> Family:
+    """Makes the family of images of N(0, I) under a distrax bijector, with its density.
+
+    Args:
+      init: ``key -> params``, any pytree of float arrays. mu_0 is the image under these.
+      make_bijector: Function from params to a bijector of R^dim (``event_ndims_in`` 1) or of each
+        coordinate (0). It is called inside the compiled program, because a bijector made outside
+        would be a constant without gradient.
+      dim: Dimension of the points.
+
+    Example::
+
+        family = from_distrax(
+            lambda key: {"shift": jnp.zeros(2)},
+            lambda params: distrax.ScalarAffine(shift=params["shift"], scale=2.0), dim=2)
+    """
+    validation.require_callable(make_bijector, "make_bijector", "from params to a distrax bijector")
+
+    def apply(method: str, params: Params, batch: Array) -> tuple[Array, Array]:
+        bijector = make_bijector(params)
+        ndims = getattr(bijector, "event_ndims_in", None)
+        if not hasattr(bijector, method) or ndims not in (0, 1):
+            raise TypeError(
+                "make_bijector must return a distrax bijector with event_ndims_in 0 or 1; "
+                f"got {type(bijector).__name__} with event_ndims_in {ndims}."
+            )
+        image, log_det = getattr(bijector, method)(batch)
+        if ndims == 0:
+            log_det = jnp.sum(jnp.broadcast_to(log_det, batch.shape), axis=-1)
+        return image, jnp.broadcast_to(log_det, batch.shape[:1])
+
+    forward, inverse = (
+        lambda params, batch, method=method: apply(method, params, batch)
+        for method in ("forward_and_log_det", "inverse_and_log_det")
+    )
+    return pushforward(init, forward, dim=dim, inverse=inverse)
+
+
+def _methods(model: object) -> tuple[str, str | None]:
+    """Returns the names of the map and of its inverse, which is None without a density."""
+    names = ("forward_and_log_det", "inverse_and_log_det")
+    return names if all(hasattr(model, name) for name in names) else ("__call__", None)
+
+
+def _call(graph, params, z):
+    return nnx.merge(graph, params)(z)
+
+
+def _forward(graph, params, z):
+    return nnx.merge(graph, params).forward_and_log_det(z)
+
+
+def _inverse(graph, params, points):
+    return nnx.merge(graph, params).inverse_and_log_det(points)

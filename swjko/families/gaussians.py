@@ -1,0 +1,141 @@
+"""Gaussians, and mixtures of Gaussians in equal parts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from swjko import validation
+from swjko.families.base import Family, standard_normal_log_prob
+from swjko.linalg import inverse_of_lower_triangular
+from swjko.types import Cloud, Key, Leaf, Params, static_field
+
+
+def gaussian(dim: int, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> "Gaussian":
+    """Makes the family of all Gaussians N(mean, F F^T).
+
+    x = mean + F z with z ~ N(0, I), F lower triangular with a positive diagonal. Params are
+    {"mean": [d], "log_diagonal": [d], "lower": [d d]}, of which the strictly lower part is used.
+    The family starts at mu_0 = N(init_mean, init_scale^2 I).
+
+    Args:
+      dim: Dimension, at least 1.
+      init_mean: Mean of mu_0, a number or one for each coordinate [d].
+      init_scale: Standard deviation of mu_0, a number or one for each coordinate [d].
+    """
+    dim = validation.as_count(dim, "dim")
+    return Gaussian(*validation.as_start(dim, init_mean, init_scale), dim)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Family):
+    """Made by ``gaussian``. init_mean and init_scale are leaves [d]."""
+
+    init_mean: Leaf
+    init_scale: Leaf
+    dim: int = static_field()
+
+    def init(self, key: Key) -> Params:
+        del key
+        return {
+            "mean": self.init_mean,
+            "log_diagonal": jnp.log(self.init_scale),
+            "lower": jnp.zeros((self.dim, self.dim), self.init_mean.dtype),
+        }
+
+    def latent(self, key: Key, num: int) -> Float[Array, "n d"]:
+        return jax.random.normal(key, (num, self.dim), self.init_mean.dtype)
+
+    def push(self, params: Params, z: Float[Array, "n d"]) -> Cloud:
+        points = params["mean"][None, :] + z @ _factor(params).T
+        return Cloud(points, None, standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"]))
+
+    def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        z = (points - params["mean"][None, :]) @ inverse_of_lower_triangular(_factor(params)).T
+        return standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"])
+
+
+def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Returns the mean [d] and the covariance [d d] of the ``gaussian`` family.
+
+    Args:
+      params: Params of that family.
+    """
+    factor = _factor(params)
+    return params["mean"], factor @ factor.T
+
+
+def gaussian_mixture(
+    dim: int, num_components: int = 32, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0
+) -> "GaussianMixture":
+    """Makes the family of mixtures of Gaussians with equal weights.
+
+    log rho = logsumexp_k log N(mean_k, F_k F_k^T) - log num_components. Each component has a mean
+    and a covariance of its own. A batch of latents holds the components in equal numbers, in a
+    random order; if they do not divide the batch, the rest are random. Separated modes are easy
+    for this family and hard for networks.
+
+    Params are those of ``gaussian`` with a leading axis of components. Equal components would
+    stay equal. So centres are drawn from N(init_mean, init_scale^2 I / 2), and each component has
+    the other half of the variance around its centre. mu_0 is thus N(init_mean, init_scale^2 I) on
+    average over keys and for many components, not exactly.
+
+    Args:
+      dim: Dimension, at least 1.
+      num_components: Number of Gaussians. Their weights stay 1 / num_components, so the weight of
+        a mode is the share of the components that are there.
+      init_mean: Mean of mu_0, a number or one for each coordinate [d].
+      init_scale: Standard deviation of mu_0, a number or one for each coordinate [d].
+
+    References:
+      Lambert, Chewi, Bach, Bonnabel, Rigollet (2022), arXiv 2205.15902.
+    """
+    dim = validation.as_count(dim, "dim")
+    num_components = validation.as_count(num_components, "num_components")
+    start = validation.as_start(dim, init_mean, init_scale)
+    return GaussianMixture(*start, dim, num_components)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture(Family):
+    """Made by ``gaussian_mixture``. init_mean and init_scale are leaves [d]."""
+
+    init_mean: Leaf
+    init_scale: Leaf
+    dim: int = static_field()
+    num_components: int = static_field()
+
+    def init(self, key: Key) -> Params:
+        shape, dtype = (self.num_components, self.dim), self.init_mean.dtype
+        noise = jax.random.normal(key, shape, dtype)
+        return {
+            "mean": self.init_mean[None, :] + self.init_scale[None, :] * noise / jnp.sqrt(2.0),
+            "log_diagonal": jnp.broadcast_to(jnp.log(self.init_scale) - jnp.log(2.0) / 2, shape),
+            "lower": jnp.zeros((*shape, self.dim), dtype),
+        }
+
+    def latent(self, key: Key, num: int) -> tuple[Int[Array, " n"], Float[Array, "n d"]]:
+        component_key, noise_key = jax.random.split(key)
+        components = jax.random.permutation(component_key, self.num_components)
+        noise = jax.random.normal(noise_key, (num, self.dim), self.init_mean.dtype)
+        return components[jnp.arange(num) % self.num_components], noise
+
+    def push(self, params: Params, z: tuple[Int[Array, " n"], Float[Array, "n d"]]) -> Cloud:
+        component, noise = z
+        factors = jax.vmap(_factor)(params)
+        shifts = jnp.einsum("nij,nj->ni", factors[component], noise)
+        points = params["mean"][component] + shifts
+        return Cloud(points, None, self.log_prob(params, points))
+
+    def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        components = Gaussian(self.init_mean, self.init_scale, self.dim)
+        log_probs = jax.vmap(components.log_prob, in_axes=(0, None), out_axes=1)(params, points)
+        return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(1.0 * log_probs.shape[1])
+
+
+def _factor(params: Params) -> Float[Array, "d d"]:
+    return jnp.tril(params["lower"], -1) + jnp.diag(jnp.exp(params["log_diagonal"]))
