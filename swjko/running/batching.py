@@ -1,13 +1,11 @@
 """One flow or many: which leaves of a scheme are stacked, and where the flows run.
 
-A function of one flow becomes a function of all flows by ``over_flows``. ``OneFlow`` has the same
-methods as ``ManyFlows``, and most of them return their argument. Many flows have their axis
-before the axis of steps, and a mesh may need dummy flows as padding.
+Recorded arrays are [steps ...] for one flow and [flows steps ...] for many.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,78 +24,25 @@ FLOW = "flow"
 
 
 @dataclasses.dataclass(frozen=True)
-class OneFlow:
-    """One flow, without an axis of flows. Hashable, since it is static in compiled programs."""
-
-    step_axis = 0
-    spans_processes = False
-    padding_notice = ""
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What distinguishes runs, beyond their scheme and key."""
-        return {}
-
-    def over_flows(self, function: Callable[..., Any], scheme: PyTree, *values: PyTree) -> Any:
-        """Apply ``function(scheme, *values)`` to each flow and stack the results."""
-        return function(scheme, *values)
-
-    def check_start(self, state: State) -> None:
-        """Check the state of one flow at its start, while tracing."""
-
-    def shard(self, tree: PyTree) -> Any:
-        """Pad the flows by repeating the first ones, and place them on the mesh."""
-        return tree
-
-    def unpad(self, tree: PyTree) -> Any:
-        """Remove the padding."""
-        return tree
-
-    def fetch(self, tree: PyTree) -> Any:
-        """Return the arrays on the host, without padding. Every process must call it."""
-        return on_host(tree)
-
-    def time_major(self, tree: PyTree) -> Any:
-        """Return arrays [steps ...] from recorded ones."""
-        return tree
-
-    def concatenate(self, chunks: Sequence[PyTree]) -> Any:
-        """Join recorded chunks along their steps."""
-
-        def join(*parts):
-            array_module = np if isinstance(parts[0], np.ndarray) else jnp
-            return array_module.concatenate(parts, axis=self.step_axis)
-
-        return jax.tree.map(join, *chunks)
-
-    def last_steps(self, chunks: Sequence[PyTree], num_steps: int) -> Any:
-        """Return what the chunks recorded of the last ``num_steps`` steps."""
-        tail, length = [], 0
-        while length < num_steps:
-            tail.insert(0, chunks[-1 - len(tail)])
-            leaves = jax.tree.leaves(tail[0])
-            length += leaves[0].shape[self.step_axis] if leaves else num_steps
-        last = (slice(None),) * self.step_axis + (slice(-num_steps, None),)
-        return jax.tree.map(lambda leaf: leaf[last], self.concatenate(tail))
-
-
-@dataclasses.dataclass(frozen=True)
-class ManyFlows(OneFlow):
-    """Flows along the first axis of keys, states and records, made by ``prepare``.
+class Batching:
+    """How flows are batched. Hashable, since it is static in compiled programs.
 
     Attributes:
-      num_flows: Number of flows, without padding.
+      num_flows: Number of flows without padding; None for one flow without an axis of flows.
       leaf_axes: 0 for each leaf of the scheme that is stacked, None for each shared one.
       batch_size: Number of flows that one device advances at once.
       mesh: Mesh with an axis "flow", or None for one device.
     """
 
-    num_flows: int
-    leaf_axes: tuple[int | None, ...]
-    batch_size: int
-    mesh: Mesh | None
+    num_flows: int | None = None
+    leaf_axes: tuple[int | None, ...] = ()
+    batch_size: int = 1
+    mesh: Mesh | None = None
 
-    step_axis = 1
+    @property
+    def step_axis(self) -> int:
+        """Axis of the steps in what is recorded."""
+        return 0 if self.num_flows is None else 1
 
     @property
     def spans_processes(self) -> bool:
@@ -107,11 +52,13 @@ class ManyFlows(OneFlow):
     @property
     def padding(self) -> int:
         """Number of dummy flows, which make the number divisible by the mesh axis."""
-        return 0 if self.mesh is None else -self.num_flows % self.mesh.shape[FLOW]
+        if self.mesh is None or self.num_flows is None:
+            return 0
+        return -self.num_flows % self.mesh.shape[FLOW]
 
     @property
     def padding_notice(self) -> str:
-        """What to warn of, or nothing if no flows are padded."""
+        """What to warn of; empty if no flows are padded."""
         if self.mesh is None or not self.padding:
             return ""
         return (
@@ -121,10 +68,14 @@ class ManyFlows(OneFlow):
         )
 
     @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        return {"axes": self.leaf_axes}
+    def fingerprint(self) -> dict[str, Any]:
+        """What distinguishes runs, beyond their scheme and key."""
+        return {} if self.num_flows is None else {"axes": self.leaf_axes}
 
     def over_flows(self, function: Callable[..., Any], scheme: PyTree, *values: PyTree) -> Any:
+        """Apply ``function(scheme, *values)`` to each flow and stack the results."""
+        if self.num_flows is None:
+            return function(scheme, *values)
         structure, axes = jax.tree.structure(scheme), self.leaf_axes
 
         def flows(scheme, *values):
@@ -148,7 +99,6 @@ class ManyFlows(OneFlow):
         if self.mesh is not None:
             scheme_specs = jax.tree.unflatten(structure, [_spec(axis) for axis in axes])
             # All values differ between devices, so JAX need not track which do (check_vma).
-            # The compiler handles the other mesh axes.
             flows = jax.shard_map(
                 flows,
                 mesh=self.mesh,
@@ -160,32 +110,57 @@ class ManyFlows(OneFlow):
         return flows(scheme, *values)
 
     def check_start(self, state: State) -> None:
+        """Check the state of one of many flows at its start, while tracing."""
         # A stacked step size that axes does not mention would broadcast into every flow.
-        if jnp.ndim(state.time):
+        if self.num_flows is not None and jnp.ndim(state.time):
             raise ValueError(
                 "axes must say which leaves of the scheme are stacked; got a time of one flow of "
                 f"shape {jnp.shape(state.time)}. Pass 0 for step_size, as swjko.stack_flows does."
             )
 
     def shard(self, tree: PyTree) -> Any:
+        """Pad the flows by repeating the first ones, and place them on the mesh."""
         return jax.tree.map(functools.partial(self._shard_leaf, 0), tree)
 
     def shard_scheme(self, scheme: PyTree) -> Any:
         """Place a scheme on the mesh: stacked leaves as ``shard`` does, others on every device."""
         leaves, structure = jax.tree.flatten(scheme)
-        return jax.tree.unflatten(structure, map(self._shard_leaf, self.leaf_axes, leaves))
+        return structure.unflatten(map(self._shard_leaf, self.leaf_axes, leaves))
 
     def unpad(self, tree: PyTree) -> Any:
+        """Remove the padding."""
         return _first(tree, self.num_flows) if self.padding else tree
 
     def fetch(self, tree: PyTree) -> Any:
-        return jax.tree.map(lambda leaf: leaf[: self.num_flows], on_host(tree))
+        """Return the arrays on the host, without padding. Every process must call it."""
+        tree = on_host(tree)
+        return jax.tree.map(lambda leaf: leaf[: self.num_flows], tree) if self.padding else tree
 
     def time_major(self, tree: PyTree) -> Any:
-        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), tree)
+        """Return recorded arrays with the axis of steps first."""
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, self.step_axis), tree)
+
+    def concatenate(self, chunks: Sequence[PyTree]) -> Any:
+        """Join recorded chunks along their steps."""
+
+        def join(*parts):
+            module = np if isinstance(parts[0], np.ndarray) else jnp
+            return module.concatenate(parts, axis=self.step_axis)
+
+        return jax.tree.map(join, *chunks)
+
+    def last_steps(self, chunks: Sequence[PyTree], num_steps: int) -> Any:
+        """Return what the chunks recorded of the last ``num_steps`` steps."""
+        tail, length = [], 0
+        while length < num_steps:
+            tail.insert(0, chunks[-1 - len(tail)])
+            leaves = jax.tree.leaves(tail[0])
+            length += leaves[0].shape[self.step_axis] if leaves else num_steps
+        last = (slice(None),) * self.step_axis + (slice(-num_steps, None),)
+        return jax.tree.map(lambda leaf: leaf[last], self.concatenate(tail))
 
     def _shard_leaf(self, axis: int | None, leaf: Any) -> Any:
-        if self.mesh is None:
+        if self.mesh is None or self.num_flows is None:
             return leaf
         sharding, rows = NamedSharding(self.mesh, _spec(axis)), None
         if self.padding and axis == 0:
@@ -197,12 +172,8 @@ class ManyFlows(OneFlow):
 
 def prepare(
     keys: Key, scheme: Scheme, axes: PyTree, mesh: Mesh | None, batch_size: int | None
-) -> tuple[Key, Any, ManyFlows]:
-    """Check the arguments of ``run_many``, and place keys and scheme on the mesh.
-
-    Returns:
-      The keys, the scheme, and how the flows are batched.
-    """
+) -> tuple[Key, Any, Batching]:
+    """Check arguments of ``run_many``; return keys and scheme on the mesh, and their batching."""
     shape = _key_shape(keys, "keys", "jax.random.split(key, flows)")
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(
@@ -215,7 +186,7 @@ def prepare(
         platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
         batch_size = 1 if platform == "cpu" else shape[0]
     batch_size = validation.as_count(batch_size, "batch_size")
-    flows = ManyFlows(shape[0], _leaf_axes(axes, scheme), batch_size, mesh)
+    flows = Batching(shape[0], _leaf_axes(axes, scheme), batch_size, mesh)
     for (path, leaf), axis in zip(tree_leaves_with_path(scheme), flows.leaf_axes, strict=True):
         if axis == 0 and jnp.shape(leaf)[:1] != shape:
             raise ValueError(
@@ -232,11 +203,9 @@ def prepare_one_or_many(
     axes: PyTree = None,
     mesh: Mesh | None = None,
     batch_size: int | None = None,
-) -> tuple[Key, Any, OneFlow]:
+) -> tuple[Key, Any, Batching]:
     """Prepare many flows for keys [flows], or one flow for one key."""
-    shape = _key_shape(
-        key, "key", "jax.random.key(0), or jax.random.split(key, flows) for many flows"
-    )
+    shape = _key_shape(key, "key", "jax.random.key(0), or keys [flows] for many flows")
     if len(shape) > 1:
         raise ValueError(
             f"key must be one random key, or keys [flows] for many flows; got shape {shape}."
@@ -249,7 +218,7 @@ def prepare_one_or_many(
                 f"{name} must be None for one flow; got {name} and one key. "
                 "Pass one key for each flow: jax.random.split(key, flows)."
             )
-    return key, scheme, OneFlow()
+    return key, scheme, Batching()
 
 
 def on_host(tree: PyTree) -> Any:
@@ -282,8 +251,7 @@ def _shard_across_processes(leaf: Any, rows: Any, sharding: NamedSharding) -> An
         numbers = _shard_across_processes(jax.random.key_data(leaf), rows, sharding)
         return jax.random.wrap_key_data(numbers, impl=str(jax.random.key_impl(leaf)))
     if not getattr(leaf, "is_fully_addressable", True):
-        select = jax.jit(lambda x: x if rows is None else x[rows], out_shardings=sharding)
-        return select(leaf)
+        return jax.jit(lambda x: x if rows is None else x[rows], out_shardings=sharding)(leaf)
     # JAX sends only host arrays to devices of other processes.
     leaf = np.asarray(leaf)
     return jax.device_put(leaf if rows is None else leaf[rows], sharding)
@@ -301,9 +269,8 @@ def _spec(axis: int | None) -> PartitionSpec:
 def _key_shape(keys: Any, name: str, example: str) -> tuple[int, ...]:
     is_typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if not is_typed and getattr(keys, "dtype", None) != jnp.uint32:
-        raise TypeError(
-            f"{name} must be a JAX random key; got {type(keys).__name__}. Use {example}."
-        )
+        kind = type(keys).__name__
+        raise TypeError(f"{name} must be a JAX random key; got {kind}. Use {example}.")
     return keys.shape if is_typed else keys.shape[:-1]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from swjko.running.batching import OneFlow
+from swjko.running.batching import Batching
 from swjko.schemes.base import Info, RecordFn, Scheme, State, run, split_run_key
 from swjko.types import Key
 
@@ -42,7 +42,7 @@ class ChunkRunner:
       batching: How the flows are batched.
     """
 
-    def __init__(self, key: Key, scheme: Scheme, record: RecordFn, batching: OneFlow):
+    def __init__(self, key: Key, scheme: Scheme, record: RecordFn, batching: Batching):
         self._key, self._scheme = key, scheme
         self._batching, self._record = batching, record
         self._executables: dict[int, Any] = {}
@@ -98,7 +98,7 @@ def start_flows(key, scheme, batching):
     return batching.over_flows(start, scheme, key)
 
 
-def start_flow(scheme: Scheme, key: Key, batching: OneFlow) -> State:
+def start_flow(scheme: Scheme, key: Key, batching: Batching) -> State:
     """Return the state of one flow before its first step."""
     init_key, _ = split_run_key(key)
     state = scheme.init(init_key)
@@ -122,7 +122,7 @@ def _compile(
     structure: Any,
     kinds: tuple[jax.ShapeDtypeStruct, ...],
     num_steps: int,
-    batching: OneFlow,
+    batching: Batching,
     record: RecordFn,
     settings: Hashable,
 ) -> Any:

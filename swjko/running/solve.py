@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from swjko import validation
 from swjko.checkpoints.fingerprint import describe
 from swjko.checkpoints.store import Saved, Store, open_store
-from swjko.running.batching import OneFlow, on_host, prepare_one_or_many
+from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
 from swjko.running.plan import ChunkPlan, StopFn
 from swjko.running.progress import progress_bar
@@ -171,7 +171,7 @@ def solve(
 def _run_chunks(
     runner: ChunkRunner,
     plan: ChunkPlan,
-    batching: OneFlow,
+    batching: Batching,
     store: Store | _NoStore,
     signals: Interrupts | Preemption,
     advance: Callable[[int, Info], None],
@@ -205,7 +205,7 @@ def _is_running(state: State) -> bool:
     return bool(np.any(on_host(state.result) == Result.OK))
 
 
-def _mark_stopped(stop: StopFn, state: State, history: PyTree, batching: OneFlow) -> State:
+def _mark_stopped(stop: StopFn, state: State, history: PyTree, batching: Batching) -> State:
     """Give the code STOPPED to the flows that ``stop`` ends."""
     shown = batching.unpad(state)
     codes = on_host(shown.result)
@@ -223,7 +223,7 @@ def _mark_stopped(stop: StopFn, state: State, history: PyTree, batching: OneFlow
 
 
 def _fingerprint(
-    key: Key, scheme: Scheme, record: RecordFn, start: State, plan: ChunkPlan, batching: OneFlow
+    key: Key, scheme: Scheme, record: RecordFn, start: State, plan: ChunkPlan, batching: Batching
 ) -> dict[str, str]:
     rule = {} if plan.stop is None else {"stop": plan.stop, "stop_steps": plan.stop_steps}
     return describe(

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from swjko import validation
 from swjko.diagnostics.certificates import certificate, gradient_of_energy
-from swjko.running.batching import OneFlow, prepare_one_or_many
+from swjko.running.batching import Batching, prepare_one_or_many
 from swjko.schemes.base import Info, State
 from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Key, Params
@@ -136,7 +136,7 @@ class UntilCertified:
 
     key: Key
     scheme: Any
-    batching: OneFlow = dataclasses.field(metadata={"static": True})
+    batching: Batching = dataclasses.field(metadata={"static": True})
     num_samples: int = dataclasses.field(metadata={"static": True})
     num_repeats: int = dataclasses.field(metadata={"static": True})
     gradient_tolerance: float = dataclasses.field(metadata={"static": True})

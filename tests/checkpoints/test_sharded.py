@@ -166,7 +166,7 @@ def preempted(monkeypatch):
         asked["steps"].append(step)
         return step == asked["at"]
 
-    monkeypatch.setattr(batching.ManyFlows, "spans_processes", True)
+    monkeypatch.setattr(batching.Batching, "spans_processes", True)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
     return asked
 

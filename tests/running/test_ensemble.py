@@ -16,7 +16,7 @@ from scipy.special import softmax
 import swjko
 from swjko.checkpoints import read_history
 from swjko.checkpoints.store import Store
-from swjko.running.batching import OneFlow, prepare
+from swjko.running.batching import Batching, prepare
 from swjko.running.compiled import ChunkRunner, advance_flows, start_flows
 from swjko.running.ensemble import run_flows
 
@@ -136,7 +136,7 @@ def test_axes_may_be_a_scheme_or_a_prefix():
 def test_stacking_keeps_equal_leaves_once():
     scheme, axes = swjko.stack_flows([particle_scheme(size) for size in (0.1, 0.2)])
     assert scheme.step_size.shape == (2,)
-    assert scheme.family.init.args[0].shape == (6, 2)
+    assert scheme.family.points.shape == (6, 2)
     assert jax.tree.leaves(axes) == [0]
     same, axes = swjko.stack_flows([particle_scheme()] * 3)
     assert jax.tree.leaves(axes) == []
@@ -402,7 +402,7 @@ def test_no_data_in_the_programs(guarded):
         run_flows.lower(keys, scheme, **static),
         start_flows.lower(keys, scheme, batching=batching),
         advance_flows.lower(keys, scheme, states, **static),
-        advance_flows.lower(key, one, one.init(key), **(static | {"batching": OneFlow()})),
+        advance_flows.lower(key, one, one.init(key), **(static | {"batching": Batching()})),
     ):
         assert max(constants(lowered.as_text()), default=0) <= 1024
 
@@ -441,7 +441,7 @@ def test_clouds_padded_with_zero_weights_equal_single_runs():
     num, size = 7, 16
     with jax.enable_x64(True):
         padded = [on_grid(num, size), on_grid(size, size)]
-        points = padded[0].family.latent.args[0][:num]
+        points = padded[0].family.points[:num]
         family = swjko.grid(points, 1.0, weights=jnp.full(num, 1.0 / num))
         alone = dataclasses.replace(padded[0], family=family, num_samples=num)
         scheme, axes = swjko.stack_flows(padded)
