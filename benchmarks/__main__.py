@@ -15,12 +15,11 @@ BENCHMARKS = {
     "aggregation": ("benchmarks.aggregation", "interaction energies with known equilibria"),
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
-    "images": ("benchmarks.images", "images generated from a data set, with their scores"),
+    "images": ("benchmarks.images.benchmark", "images generated from a data set, with their scores"),
     "kernel": ("benchmarks.kernel", "speed, memory and accuracy of the distance"),
-    "logistic_regression": ("benchmarks.logistic_regression", "posteriors compared with NUTS"),
+    "logistic_regression": ("benchmarks.posteriors.logistic_regression", "posteriors compared with NUTS"),
     "mixtures": ("benchmarks.mixtures", "flows to mixtures of Gaussians, for each family"),
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
-    "reliability": ("benchmarks.reliability", "failures, drilled as often as counted"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 

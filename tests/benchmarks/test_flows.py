@@ -1,62 +1,46 @@
-"""The benchmarks of flows in tiny settings: measures whose energies are known, averages of iterates, what they write."""
+"""Benchmarks of flows in tiny settings: known energies, settings, optimizers, results."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import swjko
-from benchmarks import ablation, aggregation, mixtures
+from benchmarks import ablation, aggregation, fokker_planck, gaussian_flows, mixtures
 from benchmarks.__main__ import main
+from swjko import problems
 
 
-def test_aggregation_energies_are_those_of_the_known_measures():
+def test_energies_of_known_measures():
     """A ring of particles, and cells that share their mass evenly, against exact values."""
-    n = 400
-    angles = 2 * np.pi * np.arange(n) / n
-    points = jnp.asarray(
-        np.stack([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(3), jnp.float32
-    )
-    ring, sizes = aggregation.PROBLEMS["ring"](), aggregation.QUICK
-    setup = aggregation.FAMILIES["particles"]("ring", ring, jax.random.key(0), sizes)
-    assert float(setup.functional(jax.random.key(0), swjko.Cloud(points))) == pytest.approx(
-        ring.exact_energy, rel=1e-5
-    )
-    fine = sizes._replace(cells=40)
-    setup = aggregation.FAMILIES["grid"](
-        "disk", aggregation.PROBLEMS["disk"](), jax.random.key(0), fine
-    )
-    cells = np.asarray(
-        swjko.sample(
-            setup.family, setup.family.init(jax.random.key(0)), jax.random.key(0), 1600
-        ).points
-    )
-    inside = (np.linalg.norm(cells, axis=1) < 1.0) / np.sum(np.linalg.norm(cells, axis=1) < 1.0)
-    energy = float(
-        jax.jit(setup.functional)(
-            jax.random.key(0), swjko.Cloud(jnp.asarray(cells), jnp.asarray(inside, jnp.float32))
-        )
-    )
+    key, sizes = jax.random.key(0), aggregation.QUICK
+    angles = 2 * np.pi * np.arange(400) / 400
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(3)
+    ring = aggregation.PROBLEMS["ring"]()
+    setup = aggregation.FAMILIES["particles"]("ring", ring, key, sizes)
+    energy = float(setup.functional(key, swjko.Cloud(jnp.asarray(circle, jnp.float32))))
+    assert energy == pytest.approx(ring.exact_energy, rel=1e-5)
+    disk, fine = aggregation.PROBLEMS["disk"](), sizes._replace(cells=40)
+    family, functional = aggregation.FAMILIES["grid"]("disk", disk, key, fine)
+    cells = swjko.sample(family, family.init(key), key, 1600).points
+    inside = jnp.asarray(jnp.linalg.norm(cells, axis=1) < 1.0, jnp.float32)
+    energy = float(jax.jit(functional)(key, swjko.Cloud(cells, inside / inside.sum())))
     assert energy == pytest.approx(0.375, rel=2e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aggregation", "mixtures", "ablation"])
-def test_experiments_write_json_and_figure(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(aggregation, "PROBLEMS", {"ring": aggregation.PROBLEMS["ring"]})
-    monkeypatch.setattr(
-        mixtures,
-        "QUICK",
-        mixtures.QUICK._replace(
-            methods={"gaussian_mixture": mixtures.QUICK_METHODS["gaussian_mixture"]}
-        ),
-    )
+def test_quick_run_writes_json_and_figure(name, tmp_path, monkeypatch):
+    methods = {"gaussian_mixture": mixtures.QUICK_METHODS["gaussian_mixture"]}
     chosen = (ablation.STANDARD, "directions frozen in each step", *ablation.NETWORKS)
-    monkeypatch.setattr(
-        ablation, "VARIANTS", {variant: ablation.VARIANTS[variant] for variant in chosen}
-    )
+    variants = {variant: ablation.VARIANTS[variant] for variant in chosen}
+    monkeypatch.setattr(aggregation, "PROBLEMS", {"ring": aggregation.PROBLEMS["ring"]})
+    monkeypatch.setattr(mixtures, "QUICK", mixtures.QUICK._replace(methods=methods))
+    monkeypatch.setattr(ablation, "VARIANTS", variants)
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / f"{name}.json").read_text())
     rows = content["runs" if name == "aggregation" else "rows"]
@@ -72,19 +56,50 @@ def test_experiments_write_json_and_figure(name, tmp_path, monkeypatch):
     assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
-def test_averaging_optimizer_ends_at_the_mean_of_the_second_half(key):
-    settings = ablation.Solve(1, 1.0, 6, 8, 4, 0.2)
-    scheme = ablation._base(2, settings, ablation.QUICK)
-    optimizer, constant = (
-        change(scheme, settings).optimizer
-        for change in (ablation._averaged, ablation._constant_rate)
-    )
-    at, state, plain, plain_state, passed = 1.0, optimizer.init(1.0), 1.0, constant.init(1.0), []
+def test_averaging_ends_at_the_mean_of_the_second_half():
+    constant = optax.adam(0.1)
+    averaged = ablation.averaging(constant, 6)
+    at, state, plain, plain_state, passed = 1.0, averaged.init(1.0), 1.0, constant.init(1.0), []
     for step in range(6):
         gradient = jnp.cos(1.0 * step)
         updates, plain_state = constant.update(gradient, plain_state, plain)
         plain = plain + updates
         passed.append(plain)
-        updates, state = optimizer.update(gradient, state, at)
+        updates, state = averaged.update(gradient, state, at)
         at = at + updates
     assert float(at) == pytest.approx(float(np.mean(passed[3:])), rel=1e-5)
+
+
+def test_frozen_directions_are_those_of_one_draw(key):
+    """A step equals one whose directions are fixed in advance to the frozen draw."""
+    target = problems.gaussian_target(0, 2).target
+    settings = gaussian_flows.Solve(1, 0.1, 4, 8, 4, 1e-2)
+    scheme = gaussian_flows.kl_scheme(swjko.gaussian(2), target, settings)
+    frozen = ablation.VARIANTS["directions frozen in each step"](scheme, settings)
+    directions = scheme.direction_fn(jax.random.fold_in(key, 1), 4, 2)
+    fixed = dataclasses.replace(scheme, direction_fn=lambda *_: directions)
+    found, expected = (jax.jit(one.step)(key, one.init(key))[0].params for one in (frozen, fixed))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_euler_maruyama_reaches_the_law_of_its_chain():
+    precision, center = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
+    options = {"num": 4000, "num_steps": 8000}
+    points = np.asarray(fokker_planck.langevin(jax.random.key(0), precision, center, **options))
+    covariance = np.linalg.inv(precision)
+    # Steps of 1e-3 are off by 1e-3, and 4000 points by more.
+    scale = 4 * np.sqrt(covariance.max() / 4000)
+    np.testing.assert_allclose(points.mean(axis=0), center, atol=scale)
+    tolerance = 6 * covariance.max() / np.sqrt(4000)
+    np.testing.assert_allclose(np.cov(points.T), covariance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dim", [2, 10, 12, 50, 100])
+def test_settings_of_fokker_planck_follow_their_rule(dim):
+    settings, _ = fokker_planck.stationary_settings(dim)
+    assert settings.num_projections % dim == 0
+    assert settings.num_projections >= 64
+    settings, _ = gaussian_flows.trajectory_settings(dim)
+    steps = [time / (dim * settings.step_size) for time in gaussian_flows.TIMES]
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+    assert max(steps) == pytest.approx(settings.num_steps)

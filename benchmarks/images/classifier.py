@@ -1,7 +1,8 @@
-"""A small convolutional classifier, whose penultimate layer gives the features in which sets of images are compared.
+"""A small convolutional classifier, whose features are what sets of images are compared in.
 
-It is trained on the half of the data that the flows are trained on. Its features are no Inception features, so distances in them are not
-to be compared with published ones. They are divided by one number, for a total variance of 1 on the training half.
+The features are those before the last layer. They are no Inception features, so distances in them
+cannot be compared with published ones. They are divided by one number, for a total variance of 1 on
+the training half.
 """
 
 import functools
@@ -22,7 +23,7 @@ _WIDTH, _BATCH, _BLOCK = 16, 128, 500
 
 
 class Classifier(NamedTuple):
-    """graph: of the network; params; scale: of its features; test_accuracy; sha256: of the weights' bytes."""
+    """A trained network, the scale of its features, its accuracy, and a hash of its weights."""
 
     graph: Any
     params: Params
@@ -31,19 +32,17 @@ class Classifier(NamedTuple):
     sha256: str
 
     def features(self, rows: Any, shape: tuple[int, int, int]) -> np.ndarray:
-        """[n 64] float64 of rows in [0, 1]."""
+        """Features [n 64] in float64 of rows in [0, 1]."""
         return self._in_blocks(_features, rows, shape) / self.scale
 
     def labels(self, rows: Any, shape: tuple[int, int, int]) -> np.ndarray:
-        """[n], the likeliest class of each row."""
+        """The likeliest class of each row, [n]."""
         return self._in_blocks(_logits, rows, shape).argmax(axis=1)
 
     def _in_blocks(self, function: Any, rows: Any, shape: tuple[int, int, int]) -> np.ndarray:
         blocks = [rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK)]
-        parts = [
-            function(self.graph, self.params, jnp.asarray(block).reshape(-1, *shape))
-            for block in blocks
-        ]
+        images = (jnp.asarray(block).reshape(-1, *shape) for block in blocks)
+        parts = [function(self.graph, self.params, part) for part in images]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
@@ -55,9 +54,14 @@ def train(
     *,
     num_steps: int,
 ) -> Classifier:
-    """Trains by Adam on minibatches of 128, each image moved by up to a fourteenth of its sides.
+    """Train by Adam on minibatches of 128, each image shifted by up to a fourteenth of its sides.
 
-    Args: train_set, test_set: rows [n h*w*c] in [0, 1] and labels [n], whole numbers from 0; num_steps: updates.
+    Args:
+      key: Random key.
+      train_set: Rows [n h*w*c] in [0, 1], and labels [n], whole numbers from 0.
+      test_set: The same for the accuracy.
+      shape: Height, width and channels of an image.
+      num_steps: Number of updates.
     """
     rows, labels = (jnp.asarray(part) for part in train_set)
     init_key, run_key = jax.random.split(key)
@@ -67,11 +71,9 @@ def train(
     content = b"".join(np.asarray(leaf, np.float32).tobytes() for leaf in jax.tree.leaves(params))
     classifier = Classifier(graph, params, 1.0, 0.0, hashlib.sha256(content).hexdigest())
     scale = float(np.sqrt(classifier.features(rows, shape).var(axis=0).sum()))
-    test_rows, test_labels = test_set
     classifier = classifier._replace(scale=scale)
-    return classifier._replace(
-        test_accuracy=float(np.mean(classifier.labels(test_rows, shape) == np.asarray(test_labels)))
-    )
+    right = classifier.labels(test_set[0], shape) == np.asarray(test_set[1])
+    return classifier._replace(test_accuracy=float(np.mean(right)))
 
 
 class _Network(nnx.Module):
@@ -79,9 +81,8 @@ class _Network(nnx.Module):
         height, length, channels = shape
         self.first = nnx.Conv(channels, _WIDTH, (3, 3), strides=(2, 2), rngs=rngs)
         self.second = nnx.Conv(_WIDTH, 2 * _WIDTH, (3, 3), strides=(2, 2), rngs=rngs)
-        self.hidden = nnx.Linear(
-            -(-height // 4) * -(-length // 4) * 2 * _WIDTH, NUM_FEATURES, rngs=rngs
-        )
+        flat = -(-height // 4) * -(-length // 4) * 2 * _WIDTH
+        self.hidden = nnx.Linear(flat, NUM_FEATURES, rngs=rngs)
         self.last = nnx.Linear(NUM_FEATURES, num_classes, rngs=rngs)
 
     def features(self, images: Any) -> Any:
@@ -98,29 +99,25 @@ def _fit(key, graph, params, images, labels, num_steps):
     most = images.shape[1] // 14
 
     def loss(params, batch, batch_labels):
-        return jnp.mean(
-            optax.softmax_cross_entropy_with_integer_labels(
-                nnx.merge(graph, params)(batch), batch_labels
-            )
-        )
+        logits = nnx.merge(graph, params)(batch)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch_labels)
+        return jnp.mean(losses)
+
+    def shifted(image, shift):
+        return jnp.roll(image, shift, axis=(0, 1))
 
     def update(carry, key):
         params, state = carry
         draw_key, shift_key = jax.random.split(key)
         chosen = jax.random.randint(draw_key, (_BATCH,), 0, images.shape[0])
         shifts = jax.random.randint(shift_key, (_BATCH, 2), -most, most + 1)
-        batch = jax.vmap(lambda image, shift: jnp.roll(image, shift, axis=(0, 1)))(
-            images[chosen], shifts
-        )
-        updates, state = optimizer.update(
-            jax.grad(loss)(params, batch, labels[chosen]), state, params
-        )
+        batch = jax.vmap(shifted)(images[chosen], shifts)
+        gradient = jax.grad(loss)(params, batch, labels[chosen])
+        updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = lax.scan(
-        update, (params, optimizer.init(params)), jax.random.split(key, num_steps)
-    )
-    return params
+    start = params, optimizer.init(params)
+    return lax.scan(update, start, jax.random.split(key, num_steps))[0][0]
 
 
 @jax.jit

@@ -1,10 +1,11 @@
-"""Expectation propagation for logistic regression with a Gaussian prior: means, covariances and evidence, also where rows are separable.
+"""Expectation propagation for logistic regression with a Gaussian prior.
 
-Each row's likelihood sigmoid(f_i), f_i = y_i <x_i, w>, is replaced by a Gaussian function of f_i: one with which the marginal of f_i has
-the mass, mean and variance that it has with the sigmoid in its place (Minka 2001; Rasmussen and Williams 2006, section 3.6, the evidence
-(3.65)). The sigmoid is a mixture of probits, sigmoid(f) = E[Phi(f / 2 K)] with K of Kolmogorov's law (Andrews and Mallows 1974), so that
-all moments are in closed form, however wide f_i is. Where rows are separable and alpha is small, w lies in a cone; its evidence is then too
-small by a tenth or two in two dimensions.
+Each row's likelihood sigmoid(f_i), f_i = y_i <x_i, w>, is replaced by a Gaussian function of f_i
+that gives the marginal of f_i the same mass, mean and variance (Minka 2001; Rasmussen and Williams
+2006, section 3.6, evidence (3.65)). The sigmoid is a mixture of probits,
+sigmoid(f) = E[Phi(f / 2 K)] with K of Kolmogorov's law (Andrews and Mallows 1974), so all moments
+have a closed form, however wide f_i is. If rows are separable and alpha is small, w lies in a cone,
+and the evidence is too small by a tenth or two in two dimensions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,16 @@ import scipy.special
 import scipy.stats
 
 _MAX_ITERATIONS, _DAMPING = 60, 0.7
-# Of the logarithm of the evidence.
+# Tolerance of the logarithm of the evidence.
 _TOLERANCE = 1e-3
-# K is between 0.2 and 4.2 but for a probability of 1e-12.
+# K is between 0.2 and 4.2 except with probability 1e-12.
 _NODES, _MASSES = np.polynomial.legendre.leggauss(32)
 _VARIANCES = (2.0 * (2.2 + 2.0 * _NODES)) ** 2
 _LOG_MASSES = np.log(2.0 * _MASSES * scipy.stats.kstwobign.pdf(np.sqrt(_VARIANCES) / 2.0))
 
 
 class Approximation(NamedTuple):
-    """N(mean, precision^-1) [p], [p p], and the logarithm of the evidence of alpha."""
+    """N(mean, precision^-1) with mean [p] and precision [p p], and the log-evidence of alpha."""
 
     mean: np.ndarray
     precision: np.ndarray
@@ -32,21 +33,23 @@ class Approximation(NamedTuple):
 
 
 def approximations(signed: np.ndarray, log_alphas: Iterable[float]) -> Iterator[Approximation]:
-    """Of w ~ N(0, I / alpha) given the rows y_i x_i of ``signed`` [n p], one alpha after another, each begun where the last one ended."""
+    """Approximate the law of w ~ N(0, I / alpha) given the rows, for one alpha after another.
+
+    Args:
+      signed: Rows y_i x_i [n p].
+      log_alphas: Logarithms of alpha. Each fit starts where the last one ended.
+    """
     precisions, shifts = np.full(len(signed), 1e-3), np.full(len(signed), 1e-3)
     for log_alpha in log_alphas:
         last = -np.inf
         for _ in range(_MAX_ITERATIONS):
             found, mean, variance = _gaussian(signed, log_alpha, precisions, shifts)
-            # Of each f_i without its own function, and with the sigmoid in its place.
+            # The cavity is the law of f_i without its own function.
             cavity_variance = 1.0 / (1.0 / variance - precisions)
             cavity_mean = cavity_variance * (mean / variance - shifts)
-            log_mass, slope, curvature = _derivatives(cavity_mean, cavity_variance)
-            normalisers = (
-                np.log1p(cavity_variance * precisions)
-                - mean**2 / variance
-                + cavity_mean**2 / cavity_variance
-            )
+            log_mass, slope, curvature = derivatives(cavity_mean, cavity_variance)
+            normalisers = np.log1p(cavity_variance * precisions) - mean**2 / variance
+            normalisers += cavity_mean**2 / cavity_variance
             log_evidence = found.log_evidence + np.sum(log_mass + normalisers / 2.0)
             if abs(log_evidence - last) < _TOLERANCE:
                 break
@@ -57,7 +60,7 @@ def approximations(signed: np.ndarray, log_alphas: Iterable[float]) -> Iterator[
 
 
 def _gaussian(signed, log_alpha, precisions, shifts):
-    """Of w under the prior and all Gaussian functions, the logarithm of their integral; means and variances [n] of f."""
+    """Law of w under the prior and all Gaussian functions; means and variances [n] of f."""
     p = signed.shape[1]
     precision = np.exp(log_alpha) * np.eye(p) + (signed.T * precisions) @ signed
     factor = np.linalg.cholesky(precision)
@@ -68,8 +71,8 @@ def _gaussian(signed, log_alpha, precisions, shifts):
     return approximation, whitened @ rows, np.sum(rows**2, axis=0)
 
 
-def _derivatives(mean, variance):
-    """log E[sigmoid(f)] for f ~ N(mean, variance), and its first and second derivatives by the mean."""
+def derivatives(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """log E[sigmoid(f)] for f ~ N(mean, variance), and two derivatives by the mean, all [n]."""
     total = _VARIANCES + variance[:, None]
     z = mean[:, None] / np.sqrt(total)
     log_mass = np.asarray(scipy.special.logsumexp(_LOG_MASSES + scipy.special.log_ndtr(z), axis=1))

@@ -1,0 +1,1 @@
+"""Images generated from a data set, with their scores."""

@@ -1,0 +1,1 @@
+"""Posteriors of Bayesian logistic regression compared with NUTS."""
