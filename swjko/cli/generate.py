@@ -1,5 +1,8 @@
-"""Images from noise: a flow of F = SW_2^2(mu, images) / 2 over pixels, and a sheet of samples beside the images nearest to them."""
+"""Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
+import io
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 from scipy.spatial.distance import cdist
 
 from swjko import flows, validation
-from swjko.cli import problems as experiments
-from swjko.cli.problems import Settings
+from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
+from swjko.checkpoints.format import write_atomically
+from swjko.cli.problems import Settings, make_scheme
 from swjko.cli.report import Outcome
-from swjko.data import image_files
+from swjko.cli.scores import mean_energy
+from swjko.data.image_files import as_text
 from swjko.data.images import Images, load_images
 from swjko.data.tables import DataError, require_extra
 from swjko.diagnostics.evaluate import evaluate
@@ -22,30 +28,40 @@ from swjko.families.base import Family, sample
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.energies import sw_to_target
 from swjko.running.solve import solve
-from swjko.schemes.sw_jko import sw_jko
-from swjko.types import Cloud, Estimate
+from swjko.types import Cloud, Estimate, Key
 
-# Energies of more points have less noise of samples, which at 512 hides what is left to learn of 64 pixels.
+# With 512 samples, sampling noise hides what is left to learn of 64 pixels.
 GENERATE = Settings(steps=6, step_size=5.0, inner_steps=250, samples=1024, projections=256)
 FAMILIES = ("coupling", "convolutional")
+SPACES = ("auto", "pixels", "latent")
 _DEFAULT_BATCH = 2000
 _FEWEST_IMAGES = 10
-# Points of each cloud in what is measured at the end: distances between more would take longer than the flow.
+# Largest clouds in the final measurements; distances between more would take longer than the flow.
 _MEASURED_POINTS = 2000
-# What the logit keeps away from black and white: two and a half of 256 grey levels, which the sheet cuts off.
+# Distance from black and white that the logit keeps: two and a half of 256 grey levels.
 _ALPHA = 0.01
-_LATENT_DIM = 32
-# Pictures are enlarged by a whole factor to about so many pixels.
+_NOISE_DIM = 32
+# The settings of the autoencoder in benchmarks/images.
+_CODE_DIM, _NUM_LINEAR, _FIT_STEPS, _FIT_BATCH = 48, 4, 1600, 128
+# Pictures are enlarged by an integer factor to about this many pixels.
 _SHOWN_PIXELS = 40
 _evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
 _sample = jax.jit(sample, static_argnames=("num",))
 
 
 class Generated(NamedTuple):
-    """What ``generate`` returns: the outcome, and the sheet, bytes [height width] or [height width 3]."""
+    """The outcome, and the sheet as bytes [height width] or [height width 3]."""
 
     outcome: Outcome
     sheet: np.ndarray
+
+
+class _Space(NamedTuple):
+    """The space of a flow: its target points, its family, and the family as pictures."""
+
+    target: Array
+    family: Family
+    show: Callable[[Family], Family]
 
 
 def generate(
@@ -55,105 +71,96 @@ def generate(
     data: str = "digits",
     data_dir: str | None = None,
     family: str = "coupling",
+    space: str = "auto",
     batch_size: int | None = None,
     grid: int = 10,
     checkpoint_dir: str | None = None,
     progress: bool = True,
 ) -> Generated:
-    """A flow from noise to images by ``sw_jko``, in the space of their pixels.
+    """Flow from noise to images by ``sw_jko``. A fifth of the images is held out for the scores.
 
     Args:
-      settings: see there.
-      seed: of the split of the data and of the flow.
-      data, data_dir: as ``load_images`` takes them.
-      family: "coupling", couplings behind a sigmoid; or "convolutional", a generator without a density.
-      batch_size: images for each update, drawn anew; None takes 2000, or all where there are fewer.
-      grid: rows and columns of the sheet's two blocks, samples and the images nearest to each of them.
-      checkpoint_dir: see ``solve``; a run that is there goes on.
+      settings: Numbers of the run.
+      seed: Seed of the split of the data and of the flow.
+      data: A named set or a path, see ``load_images``.
+      data_dir: Directory of the named sets, see ``load_images``.
+      family: "coupling", a coupling flow; or "convolutional", a generator without a density.
+      space: "pixels"; "latent", the codes of an autoencoder that is fitted to the images first;
+        or "auto", see ``chosen_space``.
+      batch_size: Images drawn for each update; None takes 2000, or all if there are fewer.
+      grid: Rows and columns of the samples on the sheet.
+      checkpoint_dir: See ``solve``.
+      progress: Whether to show a progress bar.
 
-    A fifth of the images is held out, for what is measured. Raises DataError on data that cannot be used, on fewer than ten images and on
-    fewer than a batch; FlowError and CheckpointError as ``solve`` does.
+    Raises:
+      DataError: If the data cannot be used, or hold fewer than ten images or than a batch.
     """
+    family = validation.as_choice(family, "family", FAMILIES)
     images = load_images(data, data_dir)
+    space = chosen_space(space, family, images.shape)
     target, held_out = _split(images, seed, data, batch_size)
     batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
-    measures = _family(validation.as_choice(family, "family", FAMILIES), images.shape)
+    key = jax.random.key(seed)
+    solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
+    flow_dir = checkpoint_dir
+    if space == "latent":
+        fit_key, folder = jax.random.fold_in(key, 4), checkpoint_dir and Path(checkpoint_dir)
+        flow_dir, fit_dir = (folder and folder / name for name in ("flow", "autoencoder"))
+        chosen = _latent(fit_key, target, images.shape, fit_dir, progress)
+    else:
+        chosen = _Space(jnp.asarray(target), _family(family, images.shape), lambda family: family)
     functional = sw_to_target(
-        jnp.asarray(target),
+        chosen.target,
         settings.projections,
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
-    solve_key, start_key, measure_key, sheet_key = jax.random.split(jax.random.key(seed), 4)
-    scheme = sw_jko(
-        measures,
-        functional,
-        optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps)),
-        step_size=settings.step_size,
-        num_inner_steps=settings.inner_steps,
-        num_samples=settings.samples,
-        num_projections=settings.projections,
-        direction_fn=orthogonal_directions,
-    )
-    solution = solve(
-        solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=checkpoint_dir
-    )
-    # A generator starts at another random network than that of the run; a coupling flow at the same law for all keys.
-    ends = (jax.jit(measures.init)(start_key), solution.state.params)
-    drawn = np.clip(
-        _sample(measures, solution.state.params, sheet_key, num=grid * grid).points, 0.0, 1.0
-    )
-    energy_start, energy_end, floor, figures = _measured(
-        measure_key, measures, ends, target, held_out, settings
-    )
-    nearest, distances = _nearest(drawn, target)
-    held_out_distances = _nearest(held_out[: len(drawn)], target)[1]
-    figures |= {
-        "distance of a sample to the nearest image, mean": float(distances.mean()),
-        "distance of a held-out image to the nearest image, mean": float(held_out_distances.mean()),
-        "samples nearer to an image than any held-out image": int(
-            np.sum(distances < held_out_distances.min())
-        ),
-    }
-    config = {
-        **settings._asdict(),
-        "seed": seed,
-        "data": data,
-        "family": family,
-        "batch_size": batch_size,
-        "shape": images.shape,
-    }
-    outcome = Outcome(
-        "generate",
-        measures.dim,
-        config,
-        solution,
-        energy_start,
-        energy_end,
-        floor,
-        "held-out images",
-        figures,
-        {},
-    )
+    scheme = make_scheme(chosen.family, functional, settings, orthogonal_directions)
+    solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=flow_dir)
+    # Another key gives a generator another start, and a coupling flow the same law.
+    ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
+    shown = chosen.show(chosen.family)
+    drawn = np.clip(_sample(shown, ends[1], sheet_key, num=grid * grid).points, 0.0, 1.0)
+    *energies, figures = _measured(measure_key, shown, ends, target, held_out, settings)
+    nearest, scores = _neighbours(drawn, target, held_out)
+    config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
+    config |= {"batch_size": batch_size, "shape": images.shape}
+    dim, figures = chosen.family.dim, figures | scores
+    outcome = Outcome("generate", dim, config, solution, *energies, "held-out images", figures, {})
     return Generated(outcome, sheet([drawn, target[nearest]], images.shape, grid))
 
 
+def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
+    """Return "pixels" or "latent"; "auto" means latent for couplings beyond 16 x 16 pixels."""
+    space = validation.as_choice(space, "space", SPACES)
+    if space == "latent" and family == "convolutional":
+        raise DataError("--family convolutional draws pixels. Use it with --space pixels.")
+    if space != "auto":
+        return space
+    return "latent" if family == "coupling" and shape[0] * shape[1] > 256 else "pixels"
+
+
 def sheet(blocks: list[np.ndarray], shape: tuple[int, int, int], grid: int) -> np.ndarray:
-    """Blocks side by side, each of rows [grid^2 h w c] in [0, 1] as grid x grid pictures, enlarged by a whole factor: bytes."""
+    """Draw blocks of pictures side by side.
+
+    Args:
+      blocks: Each holds rows [grid^2 h*w*c] in [0, 1], drawn as grid x grid pictures.
+      shape: (h, w, c) of a picture. Pictures are enlarged by an integer factor.
+      grid: Rows and columns of a block.
+
+    Returns:
+      The sheet as bytes, [height width] for c = 1 and [height width 3] for c = 3.
+    """
     h, w, c = shape
     factor = max(1, _SHOWN_PIXELS // max(h, w))
     gap = max(1, factor * max(h, w) // 10)
     drawn = []
     for block in blocks:
-        pictures = (
-            np.rint(255 * np.clip(block, 0.0, 1.0)).astype(np.uint8).reshape(grid, grid, h, w, c)
-        )
-        pictures = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
-        pictures = np.pad(
-            pictures, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=128
-        )
+        pictures = np.rint(255 * np.clip(block, 0.0, 1.0)).astype(np.uint8)
+        pictures = pictures.reshape(grid, grid, h, w, c).repeat(factor, 2).repeat(factor, 3)
+        margins = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
+        pictures = np.pad(pictures, margins, constant_values=128)
         drawn.append(pictures.transpose(0, 2, 1, 3, 4).reshape(grid * pictures.shape[2], -1, c))
-    # Twice the gap between the blocks and once around all.
     between = np.full((drawn[0].shape[0], 2 * gap, c), 128, np.uint8)
     whole = np.concatenate([part for block in drawn for part in (block, between)][:-1], axis=1)
     whole = np.pad(whole, ((gap, 0), (gap, 0), (0, 0)), constant_values=128)
@@ -161,30 +168,30 @@ def sheet(blocks: list[np.ndarray], shape: tuple[int, int, int], grid: int) -> n
 
 
 def save_sheet(picture: np.ndarray, path: Path) -> None:
-    """As a PNG file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    require_extra("PIL.Image").fromarray(picture).save(partial, format="PNG", optimize=True)
-    partial.replace(path)
+    """Write a sheet as a PNG file atomically."""
+    buffer = io.BytesIO()
+    require_extra("PIL.Image").fromarray(picture).save(buffer, format="PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def _split(
     images: Images, seed: int, source: str, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to flow to, and rows held out."""
+    """Split the rows into those for the flow and those held out."""
     count = len(images.pixels)
     if count < _FEWEST_IMAGES:
-        raise DataError(
-            f"{source}: {count} images are too few to flow to; at least {_FEWEST_IMAGES} are needed."
-        )
+        raise DataError(f"{source}: must hold at least {_FEWEST_IMAGES} images; got {count}.")
     if min(images.shape[:2]) * images.shape[2] < 2:
         raise DataError(
-            f"{source}: pictures of {image_files.as_text(images.shape)} are no pictures."
+            f"{source}: images must be at least 2 pixels wide and high; "
+            f"got {as_text(images.shape[:2])}."
         )
     order = np.random.default_rng(seed).permutation(count)
     cut = count // 5
     if batch_size is not None and batch_size > count - cut:
         raise DataError(
-            f"{source}: {count - cut} images for the flow are fewer than a batch of {batch_size}; take a smaller --batch-size."
+            f"{source}: --batch-size must be at most {count - cut}, the number of images for the "
+            f"flow; got {batch_size}."
         )
     rows = images.rows()
     return rows[order[cut:]], rows[order[:cut]]
@@ -192,14 +199,38 @@ def _split(
 
 def _family(name: str, shape: tuple[int, int, int]) -> Family:
     if name == "convolutional":
-        return flows.convolutional(_LATENT_DIM, shape, output="sigmoid", init_mean=-1.0)
-    return preprocessed(flows.coupling(shape[0] * shape[1] * shape[2]), logit(_ALPHA))
+        return flows.convolutional(_NOISE_DIM, shape, output="sigmoid", init_mean=-1.0)
+    return preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
+
+
+def _latent(
+    key: Key,
+    target: np.ndarray,
+    shape: tuple[int, int, int],
+    checkpoint_dir: Path | None,
+    progress: bool,
+) -> _Space:
+    """Fit an autoencoder to the rows and return the space of its codes."""
+    rows, dim = jnp.asarray(target), min(_CODE_DIM, math.prod(shape) // 2)
+    model = autoencoder(shape, latent_dim=dim, num_linear=_NUM_LINEAR)
+    fit = fit_autoencoder(
+        key,
+        model,
+        rows,
+        optax.adam(optax.cosine_decay_schedule(3e-3, _FIT_STEPS)),
+        num_steps=_FIT_STEPS,
+        batch_size=min(_FIT_BATCH, len(rows)),
+        progress=progress,
+        checkpoint_dir=checkpoint_dir,
+    )
+    codes = jax.jit(lambda params, rows: model.encode(params, rows))(fit.params, rows)
+    return _Space(codes, flows.coupling(dim), lambda family: decoded(family, model, fit.params))
 
 
 def _measured(
     key, family, params, target, held_out, settings
 ) -> tuple[Estimate, Estimate, float, dict[str, Any]]:
-    """F at both ends and of the held-out images, and figures: clouds of one size, so that all have the same noise of samples."""
+    """Measure F of both ends and of the held-out images in pixels, with equal sampling noise."""
     figures: dict[str, Any] = {"images for the flow": len(target), "images held out": len(held_out)}
     energy_key, floor_key, sample_key, held_out_key = jax.random.split(key, 4)
     target, held_out = (jnp.asarray(rows[:_MEASURED_POINTS]) for rows in (target, held_out))
@@ -211,11 +242,9 @@ def _measured(
         jax.device_get(_evaluate(energy_key, family, to_target, at, num_samples=len(held_out)))
         for at in params
     )
-    floor = float(
-        experiments.mean_energy(jax.random.split(floor_key, 16), to_target, Cloud(held_out))
-    )
+    floor = float(mean_energy(jax.random.split(floor_key, 16), to_target, Cloud(held_out)))
     drawn = _sample(family, params[-1], sample_key, num=len(target))
-    against = float(experiments.mean_energy(jax.random.split(held_out_key, 16), to_held_out, drawn))
+    against = float(mean_energy(jax.random.split(held_out_key, 16), to_held_out, drawn))
     figures |= {
         "SW_2^2/2 of the flow to the images": end,
         "SW_2^2/2 of held-out images to the images": floor,
@@ -224,8 +253,18 @@ def _measured(
     return start, end, floor, figures
 
 
-def _nearest(rows: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row, the index of the nearest in the target and the distance to it."""
-    distances = cdist(rows, target)
+def _neighbours(
+    drawn: np.ndarray, target: np.ndarray, held_out: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the index of the image nearest to each sample, and scores of the distances."""
+    distances = cdist(drawn, target)
     nearest = distances.argmin(axis=1)
-    return nearest, distances[np.arange(len(rows)), nearest]
+    distances = distances[np.arange(len(drawn)), nearest]
+    of_held_out = cdist(held_out[: len(drawn)], target).min(axis=1)
+    return nearest, {
+        "distance of a sample to the nearest image, mean": float(distances.mean()),
+        "distance of a held-out image to the nearest image, mean": float(of_held_out.mean()),
+        "samples nearer to an image than any held-out image": int(
+            np.sum(distances < of_held_out.min())
+        ),
+    }

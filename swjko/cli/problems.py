@@ -1,27 +1,29 @@
-"""The three problems of the command line: each takes its settings and returns an ``Outcome`` with energies, a reference and figures."""
+"""The three problems of the command line; each takes its settings and returns an ``Outcome``."""
 
 import functools
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.optimize
 from jax import lax
 
 from swjko import flows, plots, problems
+from swjko.cli import scores
 from swjko.cli.report import Outcome
 from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
-from swjko.families.base import Family, gaussian, sample
+from swjko.distances.directions import uniform_directions
+from swjko.families.base import Family, sample
+from swjko.families.gaussians import gaussian
 from swjko.functionals.energies import kl_divergence, sw_to_target
-from swjko.problems import DataError, Table
-from swjko.running.solve import Solution, solve
-from swjko.schemes.base import Info, both
+from swjko.problems import DataError
+from swjko.running.solution import Solution
+from swjko.running.solve import solve
+from swjko.schemes.base import Info, Scheme, both
 from swjko.schemes.sw_jko import sw_jko
-from swjko.types import Cloud, Estimate, Functional, Key, Scalar
+from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
 
 _PLOTTED_TIMES = 5
 _PLOTTED_POINTS = 1000
@@ -33,7 +35,7 @@ _sample = jax.jit(sample, static_argnames=("num",))
 
 
 class Settings(NamedTuple):
-    """The numbers of a run. learning_rate starts Adam's cosine schedule, which ends at zero within each JKO step."""
+    """Numbers of a run. Adam starts at learning_rate, and falls to zero within each JKO step."""
 
     steps: int
     step_size: float
@@ -50,14 +52,14 @@ MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projecti
 
 
 class Moments(NamedTuple):
-    """Of one coordinate of the posterior."""
+    """Mean and standard deviation of one coordinate of the posterior."""
 
     mean: float
     standard_deviation: float
 
 
 class _Flow(NamedTuple):
-    """What all problems measure. history: the steps, with their energies evaluated anew on more points than the solver reports from."""
+    """A solved flow. The energies in ``history`` are evaluated anew, on more points."""
 
     family: Family
     solution: Solution
@@ -67,71 +69,81 @@ class _Flow(NamedTuple):
     clouds: Cloud
     times: np.ndarray
 
+    def outcome(self, problem: str, settings: Settings, config: dict[str, Any], **parts: Any):
+        return Outcome(
+            problem,
+            self.family.dim,
+            {**settings._asdict(), **config},
+            self.solution,
+            self.energy_start,
+            self.energy_end,
+            **parts,
+        )
+
+
+def make_scheme(
+    family: Family,
+    functional: Functional,
+    settings: Settings,
+    direction_fn: DirectionFn = uniform_directions,
+) -> Scheme:
+    """Return ``sw_jko`` with the numbers of ``settings`` and Adam."""
+    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps)
+    return sw_jko(
+        family,
+        functional,
+        optax.adam(schedule),
+        step_size=settings.step_size,
+        num_inner_steps=settings.inner_steps,
+        num_samples=settings.samples,
+        num_projections=settings.projections,
+        direction_fn=direction_fn,
+    )
+
 
 def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: int = 2) -> Outcome:
-    """KL(mu | N(center, precision^{-1})) from N(0, I), beside the exact SW-JKO iterates."""
+    """Flow from N(0, I) to a random Gaussian, and compare with the exact SW-JKO iterates.
+
+    Args:
+      settings: Numbers of the run.
+      seed: Seed of the problem and of the flow.
+      progress: Whether to show a progress bar.
+      dim: Dimension.
+    """
     problem = problems.gaussian_target(seed, dim)
     target = problem.target
-    # One coordinate leaves a coupling nothing to condition on; there all Gaussians are the whole answer.
+    # A coupling needs two coordinates; in one dimension Gaussians hold all exact iterates.
     family = gaussian(1) if dim == 1 else flows.coupling(dim)
     flow_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
-    flow = _flow(
-        flow_key, family, kl_divergence(target.log_prob), settings, settings.samples, progress
-    )
+    functional = kl_divergence(target.log_prob)
+    flow = _solved(flow_key, family, functional, settings, settings.samples, progress)
     means, covs = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
     energies = np.array(
-        [
-            _gaussian_kl(mean, cov, problem.precision, problem.center)
-            for mean, cov in zip(means, covs, strict=True)
-        ]
+        [scores.gaussian_kl(*law, *problem[:2]) for law in zip(means, covs, strict=True)]
     )
     exact = problems.gaussian(means[-1], covs[-1])
-    divergences = {
-        "SymKL against the stationary law": (stationary_key, target),
-        "SymKL against the exact SW-JKO step": (exact_key, exact),
-    }
-    figures: dict[str, Any] = {}
-    for name, (key, law) in divergences.items():
-        estimate = _symmetric_kl(
-            key,
-            family,
-            flow.solution.state.params,
-            law.log_prob,
-            law.sample,
-            num_samples=_SYMMETRIC_KL_SAMPLES,
+    params, figures = flow.solution.state.params, {}
+    for key, law, name in (
+        (stationary_key, target, "SymKL against the stationary law"),
+        (exact_key, exact, "SymKL against the exact SW-JKO step"),
+    ):
+        figures[name] = estimate = _symmetric_kl(
+            key, family, params, law.log_prob, law.sample, num_samples=_SYMMETRIC_KL_SAMPLES
         )
-        figures[name] = estimate
-        # An estimate below its noise may be negative; its standard error is then what can be said.
+        # An estimate below its noise may be negative, so the standard error bounds it from below.
         figures[f"log10 {name}, or of its standard error where larger"] = math.log10(max(estimate))
-    figures["SymKL of the exact SW-JKO step against the stationary law"] = _gaussian_symmetric_kl(
-        problem, means[-1], covs[-1]
+    figures["SymKL of the exact SW-JKO step against the stationary law"] = (
+        scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
     plane = problems.gaussian(problem.center[:2], np.linalg.inv(problem.precision)[:2, :2])
-    drawn = {
-        "clouds": plots.clouds(
-            flow.clouds.points, flow.times, log_prob=plane.log_prob, target_name="stationary law"
-        ),
-        "energy": plots.progress(
-            flow.history,
-            start=float(flow.energy_start.value),
-            exact=energies,
-            exact_name="exact SW-JKO",
-            unit="nats",
-        ),
-    }
-    config = {**settings._asdict(), "seed": seed, "dim": dim}
-    return Outcome(
-        "fokker-planck",
-        dim,
-        config,
-        flow.solution,
-        flow.energy_start,
-        flow.energy_end,
-        float(energies[-1]),
-        "exact SW-JKO",
-        figures,
-        drawn,
+    drawn = _plots(
+        flow,
+        {"log_prob": plane.log_prob, "target_name": "stationary law"},
+        {"exact": energies, "exact_name": "exact SW-JKO", "unit": "nats"},
     )
+    parts = {"reference": float(energies[-1]), "reference_name": "exact SW-JKO"}
+    config = {"seed": seed, "dim": dim}
+    return flow.outcome("fokker-planck", settings, config, **parts, figures=figures, plots=drawn)
 
 
 def posterior(
@@ -142,76 +154,67 @@ def posterior(
     data: str | None = None,
     label: str | None = None,
 ) -> Outcome:
-    """KL(mu | posterior) of a Bayesian logistic regression from N(0, I), up to the log-evidence."""
+    """Sample the posterior of a Bayesian logistic regression, starting from N(0, I).
+
+    The energy is KL(mu | posterior) up to the log-evidence.
+
+    Args:
+      settings: Numbers of the run.
+      seed: Seed of the split of the data and of the flow.
+      progress: Whether to show a progress bar.
+      data: A CSV file; None takes scikit-learn's breast cancer data.
+      label: The column of labels; given exactly if ``data`` is given.
+    """
     if (data is None) != (label is None):
-        raise DataError("--data FILE.csv and --label COLUMN go together.")
-    table = (
-        problems.breast_cancer()
-        if data is None or label is None
-        else problems.load_table(data, label)
-    )
-    train, test = split(table, seed, data or "the default table")
+        raise DataError("--data FILE.csv and --label COLUMN must be given together.")
+    given = data is not None and label is not None
+    table = problems.load_table(data, label) if given else problems.breast_cancer()
+    train, test = scores.split(table, seed, data or "the default table")
     log_prob = problems.logistic_regression(
         jnp.asarray(train.features, float), jnp.asarray(train.labels, float)
     )
     dim = train.features.shape[1] + 1
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
-    flow = _flow(
-        flow_key, flows.coupling(dim), kl_divergence(log_prob), settings, settings.samples, progress
-    )
+    functional = kl_divergence(log_prob)
+    flow = _solved(flow_key, flows.coupling(dim), functional, settings, settings.samples, progress)
     draws = _sample(flow.family, flow.solution.state.params, draw_key, num=_POSTERIOR_DRAWS)
-    log_evidence, effective = _importance(draws, log_prob)
-    coordinates = (*table.names, "log alpha")
-    points = np.asarray(draws.points, np.float64)
+    log_evidence, effective = scores.importance(draws, log_prob)
+    coordinates, points = (*table.names, "log alpha"), np.asarray(draws.points, np.float64)
     figures = {
         "rows for training": len(train.labels),
         "rows held out": len(test.labels),
-        **held_out_scores(points[:, :-1], test),
-        **_reference_scores(train, test, seed),
+        **scores.held_out_scores(points[:, :-1], test),
+        **scores.reference_scores(train, test, seed),
         "effective posterior draws (importance sampling)": effective,
         "posterior marginals": {
             name: Moments(float(points[:, at].mean()), float(points[:, at].std()))
             for at, name in enumerate(coordinates)
         },
     }
-    mode, cov = _laplace(log_prob, dim)
+    drawn = _posterior_plots(flow, log_prob, log_evidence, coordinates)
+    parts = {"reference": -log_evidence, "reference_name": "-log evidence"}
+    config = {"seed": seed, "data": data or "sklearn breast cancer", "label": label}
+    return flow.outcome("posterior", settings, config, **parts, figures=figures, plots=drawn)
+
+
+def _posterior_plots(flow, log_prob, log_evidence, coordinates) -> dict[str, Any]:
+    mode, cov = scores.laplace(log_prob, flow.family.dim)
     plane = problems.gaussian(mode[:2], cov[:2, :2])
-    names = tuple(f"weight of {name}" if name != "log alpha" else name for name in coordinates[:2])
-    drawn = {
-        "clouds": plots.clouds(
-            flow.clouds.points,
-            flow.times,
-            log_prob=plane.log_prob,
-            target_name="Laplace approx.",
-            names=names,
-        ),
-        "energy": plots.progress(
-            flow.history,
-            start=float(flow.energy_start.value),
-            exact=-log_evidence,
-            exact_name="-log evidence (importance sampling)",
-            unit="nats",
+    names = (f"weight of {name}" if name != "log alpha" else name for name in coordinates[:2])
+    return _plots(
+        flow,
+        {
+            "log_prob": plane.log_prob,
+            "target_name": "Laplace approx.",
+            "names": tuple(names),
+        },
+        {
+            "exact": -log_evidence,
+            "exact_name": "-log evidence (importance sampling)",
+            "unit": "nats",
             # The first step falls by a thousand nats, and the last ones by a tenth.
-            log=bool(np.all(flow.history.energy > 0)) and log_evidence < 0,
-        ),
-    }
-    config = {
-        **settings._asdict(),
-        "seed": seed,
-        "data": data or "sklearn breast cancer",
-        "label": label,
-    }
-    return Outcome(
-        "posterior",
-        dim,
-        config,
-        flow.solution,
-        flow.energy_start,
-        flow.energy_end,
-        -log_evidence,
-        "-log evidence",
-        figures,
-        drawn,
+            "log": bool(np.all(flow.history.energy > 0)) and log_evidence < 0,
+        },
     )
 
 
@@ -223,76 +226,56 @@ def match(
     data: str | None = None,
     dim: int | None = None,
 ) -> Outcome:
-    """SW_2^2(mu, sample) / 2 from N(0, I), the sample shifted to mean 0 and divided by one number to standard deviation 1 overall."""
+    """Flow from N(0, I) to a sample of points by F = SW_2^2 / 2.
+
+    The sample is centred and divided by one number, so that its overall standard deviation is 1.
+
+    Args:
+      settings: Numbers of the run.
+      seed: Seed of the split of the data and of the flow.
+      progress: Whether to show a progress bar.
+      data: A .npy or .csv file of points; None takes scikit-learn's digits.
+      dim: Number of principal components; None takes 2 for the digits and all for ``data``.
+    """
     points = problems.digits() if data is None else problems.load_points(data)
-    if dim is None and data is None:
-        dim = 2
-    points, scale = _standardised_components(points, dim, data or "the digits")
+    dim = 2 if dim is None and data is None else dim
+    points, scale = scores.standardised_components(points, dim, data or "the digits")
     dim = int(points.shape[1])
     order = np.random.default_rng(seed).permutation(len(points))
     cut = max(1, len(points) // 5)
-    held_out, target = (
-        jnp.asarray(points[order[:cut]], float),
-        jnp.asarray(points[order[cut:]], float),
-    )
+    held_out, target = (jnp.asarray(points[at], float) for at in (order[:cut], order[cut:]))
     functional = sw_to_target(target, settings.projections)
     flow_key, floor_key, held_out_key = jax.random.split(jax.random.key(seed), 3)
-    # As many points as were held out, so that flow and held-out points meet the target with the same sampling noise.
-    flow = _flow(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
-    floor = float(mean_energy(jax.random.split(floor_key, 16), functional, Cloud(held_out)))
-    drawn_points = _sample(
-        flow.family, flow.solution.state.params, held_out_key, num=len(target)
-    ).points
+    # Evaluated on as many points as are held out, so that both have the same sampling noise.
+    flow = _solved(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
+    floor_keys = jax.random.split(floor_key, 16)
+    floor = float(scores.mean_energy(floor_keys, functional, Cloud(held_out)))
+    cloud = _sample(flow.family, flow.solution.state.params, held_out_key, num=len(target))
+    to_held_out = sw_to_target(held_out, settings.projections)
     held_out_keys = jax.random.split(held_out_key, 16)
-    against_held_out = float(
-        mean_energy(
-            held_out_keys, sw_to_target(held_out, settings.projections), Cloud(drawn_points)
-        )
-    )
     figures = {
         "points of the target": len(target),
         "points held out": cut,
         "one unit of the flow in units of the data": scale,
         "SW_2^2/2 of the flow to the target": flow.energy_end,
         "SW_2^2/2 of the held-out points to the target": floor,
-        "SW_2^2/2 of the flow to the held-out points": against_held_out,
-    }
-    names = (
-        ("first coordinate", "second coordinate")
-        if data is not None
-        else ("component 1", "component 2")
-    )
-    drawn = {
-        "clouds": plots.clouds(
-            flow.clouds.points,
-            flow.times,
-            target=target,
-            names=tuple(f"{name} (scaled)" for name in names),
-        ),
-        "energy": plots.progress(
-            flow.history,
-            start=float(flow.energy_start.value),
-            exact=floor,
-            exact_name="held-out points",
-            unit="scaled data, squared",
+        "SW_2^2/2 of the flow to the held-out points": float(
+            scores.mean_energy(held_out_keys, to_held_out, Cloud(cloud.points))
         ),
     }
-    config = {**settings._asdict(), "seed": seed, "data": data or "sklearn digits", "dim": dim}
-    return Outcome(
-        "match",
-        dim,
-        config,
-        flow.solution,
-        flow.energy_start,
-        flow.energy_end,
-        floor,
-        "held-out points",
-        figures,
-        drawn,
+    names = ("component 1", "component 2") if data is None else ("first", "second")
+    names = tuple(f"{name}{'' if data is None else ' coordinate'} (scaled)" for name in names)
+    drawn = _plots(
+        flow,
+        {"target": target, "names": names},
+        {"exact": floor, "exact_name": "held-out points", "unit": "scaled data, squared"},
     )
+    parts = {"reference": floor, "reference_name": "held-out points"}
+    config = {"seed": seed, "data": data or "sklearn digits", "dim": dim}
+    return flow.outcome("match", settings, config, **parts, figures=figures, plots=drawn)
 
 
-def _flow(
+def _solved(
     key: Key,
     family: Family,
     functional: Functional,
@@ -300,23 +283,12 @@ def _flow(
     num_evaluated: int,
     progress: bool,
 ) -> _Flow:
-    """Solves, and evaluates and replays what was solved."""
+    """Solve the flow, evaluate its energies anew and replay it at a few times."""
     solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
-    optimizer = optax.adam(
-        optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps)
-    )
-    scheme = sw_jko(
-        family,
-        functional,
-        optimizer,
-        step_size=settings.step_size,
-        num_inner_steps=settings.inner_steps,
-        num_samples=settings.samples,
-        num_projections=settings.projections,
-    )
+    scheme = make_scheme(family, functional, settings)
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     states, infos = solution.history
-    # Whatever the key, a family starts at mu_0; the networks behind it differ in weights that do not matter there.
+    # A family starts at mu_0 for every key; only weights without influence there differ.
     start = jax.jit(family.init)(start_key)
     trajectory = jax.tree.map(
         lambda first, rest: np.concatenate([np.asarray(first)[None], rest]), start, states.params
@@ -327,148 +299,26 @@ def _flow(
     energy_start, energy_end = (Estimate(*(part[at] for part in energies)) for at in (0, -1))
     times = np.concatenate([[0.0], states.time])
     shown = np.unique(np.linspace(0, len(times) - 1, _PLOTTED_TIMES).round().astype(int))
-    clouds = _replay(
-        replay_key, family, jax.tree.map(lambda leaf: leaf[shown], trajectory), num=_PLOTTED_POINTS
-    )
-    return _Flow(
-        family,
-        solution,
-        energy_start,
-        energy_end,
-        infos._replace(energy=energies.value[1:]),
-        clouds,
-        times[shown],
-    )
+    kept = jax.tree.map(lambda leaf: leaf[shown], trajectory)
+    clouds = _replay(replay_key, family, kept, num=_PLOTTED_POINTS)
+    history = infos._replace(energy=energies.value[1:])
+    return _Flow(family, solution, energy_start, energy_end, history, clouds, times[shown])
 
 
 @functools.partial(jax.jit, static_argnames=("num_samples",))
 def _energies(key, family, functional, trajectory, num_samples):
-    """An ``Estimate`` [t] of F along a trajectory of params, all from the same draws."""
+    """Evaluate F along a trajectory of params from the same draws: an ``Estimate`` [t]."""
     return lax.map(
         lambda params: evaluate(key, family, functional, params, num_samples=num_samples),
         trajectory,
     )
 
 
-@jax.jit
-def mean_energy(keys: Key, functional: Functional, cloud: Cloud) -> Scalar:
-    """The mean of F(cloud) over keys [k], one after another."""
-    return jnp.mean(lax.map(lambda key: functional(key, cloud), keys))
-
-
-def _gaussian_kl(mean, cov, precision, center) -> float:
-    """KL(N(mean, cov) | N(center, precision^{-1}))."""
-    shift = mean - center
-    product = precision @ cov
-    return (
-        float(
-            np.trace(product)
-            + shift @ precision @ shift
-            - len(mean)
-            - np.linalg.slogdet(product)[1]
-        )
-        / 2
-    )
-
-
-def _gaussian_symmetric_kl(problem: problems.GaussianTarget, mean, cov) -> float:
-    forward = _gaussian_kl(mean, cov, problem.precision, problem.center)
-    return forward + _gaussian_kl(
-        problem.center, np.linalg.inv(problem.precision), np.linalg.inv(cov), mean
-    )
-
-
-def split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
-    """80 % for training and the rest, both standardised by the mean and standard deviation of the training part."""
-    order = np.random.default_rng(seed).permutation(len(table.labels))
-    cut = max(1, len(order) // 5)
-    test, train = (order[:cut], order[cut:])
-    if len(np.unique(table.labels[train])) < 2:
-        raise DataError(
-            f"{source}: the 80 % drawn for training hold one class only; take more rows or another --seed."
-        )
-    mean, deviation = (table.features[train].mean(axis=0), table.features[train].std(axis=0))
-    # A column may vary in the rows held out alone.
-    features = (table.features - mean) / np.where(deviation > 0, deviation, 1.0)
-    part, rest = (
-        table._replace(features=features[rows], labels=table.labels[rows]) for rows in (train, test)
-    )
-    return part, rest
-
-
-def held_out_scores(weights: np.ndarray, test: Table) -> dict[str, float]:
-    """Accuracy and mean log-likelihood of the prediction averaged over draws of the weights [s p]."""
-    log_prob = -np.logaddexp(0.0, -(weights @ (test.features * test.labels[:, None]).T))
-    averaged = np.logaddexp.reduce(log_prob, axis=0) - math.log(len(weights))
+def _plots(
+    flow: _Flow, cloud_options: dict[str, Any], energy_options: dict[str, Any]
+) -> dict[str, Any]:
+    start = float(flow.energy_start.value)
     return {
-        "held-out accuracy": float(np.mean(averaged > math.log(0.5))),
-        "held-out log-likelihood": float(np.mean(averaged)),
+        "clouds": plots.clouds(flow.clouds.points, flow.times, **cloud_options),
+        "energy": plots.progress(flow.history, start=start, **energy_options),
     }
-
-
-def _reference_scores(train: Table, test: Table, seed: int) -> dict[str, float]:
-    """The same scores of scikit-learn's cross-validated logistic regression; none where a class is too small to be split."""
-    folds = int(min(5, np.sum(train.labels == 1), np.sum(train.labels == -1)))
-    if folds < 2:
-        return {}
-    model = problems.require_extra("sklearn.linear_model").LogisticRegressionCV
-    splits = problems.require_extra("sklearn.model_selection").StratifiedKFold(
-        folds, shuffle=True, random_state=seed
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted = model(cv=splits, scoring="neg_log_loss", max_iter=5000).fit(
-            train.features, train.labels
-        )
-    log_prob = fitted.predict_log_proba(test.features)[
-        np.arange(len(test.labels)), (test.labels > 0).astype(int)
-    ]
-    return {
-        "held-out accuracy of LogisticRegressionCV": float(np.mean(log_prob > math.log(0.5))),
-        "held-out log-likelihood of LogisticRegressionCV": float(np.mean(log_prob)),
-    }
-
-
-def _importance(draws: Cloud, log_prob: Any) -> tuple[float, float]:
-    """log int exp(log_prob) by importance sampling from the flow, and how many independent draws the weights are worth."""
-    log_weights = np.asarray(jax.vmap(log_prob)(draws.points), np.float64) - np.asarray(
-        draws.log_density, np.float64
-    )
-    total = np.logaddexp.reduce(log_weights)
-    effective = math.exp(2 * total - np.logaddexp.reduce(2 * log_weights))
-    return float(total - math.log(len(log_weights))), effective
-
-
-def _laplace(log_prob: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mode and inverse Hessian of -log_prob: a picture of the posterior that owes nothing to the flow."""
-    value_and_grad = jax.jit(jax.value_and_grad(lambda log_prob, x: -log_prob(x), argnums=1))
-
-    def cost(x):
-        value, gradient = value_and_grad(log_prob, jnp.asarray(x, float))
-        return float(value), np.asarray(gradient, np.float64)
-
-    mode = scipy.optimize.minimize(
-        cost, np.zeros(dim), jac=True, method="BFGS", options={"maxiter": 1000}
-    ).x
-    hessian = np.asarray(
-        jax.jit(jax.hessian(lambda x: -log_prob(x)))(jnp.asarray(mode, float)), np.float64
-    )
-    return mode, np.linalg.inv((hessian + hessian.T) / 2)
-
-
-def _standardised_components(
-    points: np.ndarray, dim: int | None, source: str
-) -> tuple[np.ndarray, float]:
-    """Centred points, on their first ``dim`` principal components when given, over one common scale; and that scale."""
-    if dim is not None and dim > min(points.shape):
-        raise DataError(
-            f"{source}: --dim {dim} principal components asked of {points.shape[0]} points in dimension {points.shape[1]}."
-        )
-    points = points - points.mean(axis=0)
-    if dim is not None:
-        _, _, components = np.linalg.svd(points, full_matrices=False)
-        # The sign of a component is arbitrary; its largest entry is made positive.
-        largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-        points = points @ (components * np.sign(largest))[:dim].T
-    scale = float(np.sqrt(np.mean(points**2)))
-    return points / scale, scale

@@ -1,30 +1,41 @@
-"""What a run of the command line leaves behind: ``report.json`` and figures in a directory, lines and a table on the terminal."""
+"""The report of a command-line run: ``report.json``, figures, and text for the terminal."""
 
+import io
 import json
-import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from swjko.running.solve import Solution
+import swjko
+from swjko.checkpoints.format import finite_json, write_atomically
+from swjko.running.solution import Solution
 from swjko.schemes.base import Info
 from swjko.types import Estimate
 
+_COLUMNS = (
+    *("problem", "dim", "steps", "compile s", "run s", "energy start", "energy end"),
+    *("reference", "error", "the reference is"),
+)
+
 
 class Outcome(NamedTuple):
-    """A problem solved.
+    """The result of one problem.
 
     Attributes:
-      problem, dim: its name and dimension.
-      config: every number the run depends on, so that it can be repeated.
-      solution: from ``solve``, with ``swjko.both`` recorded, or ``infos`` alone.
-      energy_start, energy_end: F at mu_0 and at the end, by ``evaluate``.
-      reference: what energy_end is compared with; reference_name: what that is.
-      figures: further measured numbers, by name.
+      problem: Name of the problem.
+      dim: Dimension of the flow.
+      config: All numbers that the run depends on, so that it can be repeated.
+      solution: From ``solve``; its history is an ``Info``, or states and infos.
+      energy_start: F at mu_0, by ``evaluate``.
+      energy_end: F at the end, by ``evaluate``.
+      reference: The value that energy_end is compared with.
+      reference_name: What the reference is.
+      figures: Further measured numbers, by name.
       plots: matplotlib figures, by file stem.
     """
 
@@ -46,134 +57,100 @@ class Outcome(NamedTuple):
 
 
 def write(outcome: Outcome, directory: Path) -> None:
-    """The figures as PNG and ``report.json``, the last by a rename, so that a report that exists is whole."""
+    """Write the plots as PNG files, then ``report.json``."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, figure in outcome.plots.items():
         figure.savefig(directory / f"{name}.png")
-    partial = directory / "report.json.partial"
-    partial.write_text(
-        json.dumps(as_dict(outcome), indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    os.replace(partial, directory / "report.json")
+    write_json(as_dict(outcome), directory)
+
+
+def write_json(content: Mapping[str, object], directory: Path) -> None:
+    """Write ``report.json`` atomically, with None for numbers that are not finite."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(finite_json(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(directory / "report.json", text.encode())
 
 
 def as_dict(outcome: Outcome) -> dict[str, Any]:
-    """The outcome as numbers, strings, lists and dictionaries; a number that is not finite becomes None."""
+    """Convert an outcome to what JSON can hold."""
     history = outcome.solution.history
     infos = history if isinstance(history, Info) else history[1]
-    timing = outcome.solution.timing
-    return _plain(
-        {
-            "problem": outcome.problem,
-            "dim": outcome.dim,
-            "config": outcome.config,
-            "versions": versions(),
-            "device": jax.devices()[0].device_kind,
-            "result": outcome.solution.result.name,
-            "seconds": {"compile": timing.compile_seconds, "run": timing.run_seconds},
-            "energy_start": outcome.energy_start._asdict(),
-            "energy_end": outcome.energy_end._asdict(),
-            "reference": {"value": outcome.reference, "name": outcome.reference_name},
-            "error": outcome.error,
-            "figures": outcome.figures,
-            "history": {
-                name: getattr(infos, name)
-                for name in ("time", "energy", "proximity", "objective", "gradient_norm")
-            },
-        }
-    )
+    fields = ("time", "energy", "proximity", "objective", "gradient_norm")
+    content = {
+        "problem": outcome.problem,
+        "dim": outcome.dim,
+        "config": outcome.config,
+        **provenance(outcome.solution),
+        "result": outcome.solution.result.name,
+        "energy_start": outcome.energy_start,
+        "energy_end": outcome.energy_end,
+        "reference": {"value": outcome.reference, "name": outcome.reference_name},
+        "error": outcome.error,
+        "figures": outcome.figures,
+        "history": {name: getattr(infos, name) for name in fields},
+    }
+    return finite_json(content)
 
 
-def versions() -> dict[str, str]:
-    import swjko
+def provenance(solution: Solution) -> dict[str, Any]:
+    """Return the versions, the device and the seconds of a run."""
+    timing = solution.timing
+    return {
+        "versions": {
+            "swjko": swjko.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+        "device": jax.devices()[0].device_kind,
+        "seconds": {"compile": timing.compile_seconds, "run": timing.run_seconds},
+    }
 
-    return {"swjko": swjko.__version__, "jax": jax.__version__, "python": platform.python_version()}
 
-
-def summary(outcome: Outcome, directory: Path) -> str:
-    """The outcome in lines for the terminal."""
-    lines = [
-        f"{outcome.problem} in dimension {outcome.dim}, {outcome.solution.result.name}, written to {directory}"
-    ]
-    lines += [
-        f"  {name}: {_shown(value)}"
-        for name, value in outcome.figures.items()
-        if not isinstance(value, dict)
-    ]
+def summary(outcome: Outcome, path: Path) -> str:
+    """Return the outcome as lines for the terminal; ``path`` is where it was written."""
+    result = outcome.solution.result.name
+    lines = [f"{outcome.problem} in dimension {outcome.dim}, {result}, written to {path}"]
+    plain = {k: v for k, v in outcome.figures.items() if not isinstance(v, dict)}
+    lines += [f"  {name}: {_as_text(value)}" for name, value in plain.items()]
     for name, rows in outcome.figures.items():
         if isinstance(rows, dict):
-            lines += [f"  {name}:", *(f"    {row}: {_shown(value)}" for row, value in rows.items())]
+            lines += [f"  {name}:", *(f"    {k}: {_as_text(v)}" for k, v in rows.items())]
     return "\n".join(lines)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One line for each outcome: problem, dimension, steps, seconds, energies, reference and error."""
-    rows = [
-        (
-            "problem",
-            "dim",
-            "steps",
-            "compile s",
-            "run s",
-            "energy start",
-            "energy end",
-            "reference",
-            "error",
-            "the reference is",
-        )
-    ]
+    """Return a table for the terminal with one row for each outcome."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for at, name in enumerate(_COLUMNS):
+        justify = "left" if at in (0, len(_COLUMNS) - 1) else "right"
+        drawn.add_column(name, justify=justify, no_wrap=True)
     for outcome in outcomes:
         timing = outcome.solution.timing
-        rows.append(
-            (
-                outcome.problem,
-                str(outcome.dim),
-                str(int(outcome.solution.state.step)),
-                f"{timing.compile_seconds:.1f}",
-                f"{timing.run_seconds:.1f}",
-                _estimate(outcome.energy_start),
-                _estimate(outcome.energy_end),
-                f"{outcome.reference:.5g}",
-                f"{outcome.error:+.2g}",
-                outcome.reference_name,
-            )
+        drawn.add_row(
+            outcome.problem,
+            str(outcome.dim),
+            str(int(outcome.solution.state.step)),
+            f"{timing.compile_seconds:.1f}",
+            f"{timing.run_seconds:.1f}",
+            *(
+                f"{float(value):.5g} +- {float(error):.1g}"
+                for value, error in (outcome.energy_start, outcome.energy_end)
+            ),
+            f"{outcome.reference:.5g}",
+            f"{outcome.error:+.2g}",
+            outcome.reference_name,
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = (0, len(widths) - 1)
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if at in left else text.rjust(width)
-            for at, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    console = Console(file=io.StringIO(), width=250)
+    with console.capture() as capture:
+        console.print(drawn, highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _estimate(estimate: Estimate) -> str:
-    return f"{float(estimate.value):.5g} +- {float(estimate.standard_error):.1g}"
-
-
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Estimate):
         return f"{float(value.value):.4g} +- {float(value.standard_error):.2g}"
-    return (
-        ", ".join(f"{name} {_shown(part)}" for name, part in value._asdict().items())
-        if hasattr(value, "_asdict")
-        else str(value)
-    )
-
-
-def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
+        return ", ".join(f"{name} {_as_text(part)}" for name, part in value._asdict().items())
+    return str(value)

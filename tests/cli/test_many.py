@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from swjko.cli import many as sweep
-from swjko.cli import problems as experiments
+from swjko.cli import many
+from swjko.cli import problems as commands
 from swjko.cli.main import main
 
 _TINY = [
@@ -29,15 +28,6 @@ _TINY = [
     "4",
     "--no-progress",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Nearly all of the time here is compilation, and nothing here is about speed."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def report_in(directory):
@@ -67,8 +57,8 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     found = report_in(tmp_path)
     assert [flow["seed"] for flow in found["flows"]] == list(range(3, 11))
     assert {flow["result"] for flow in found["flows"]} == {"OK"}
-    settings = experiments.FOKKER_PLANCK._replace(steps=2, inner_steps=2, samples=16, projections=4)
-    alone = experiments.fokker_planck(settings, seed=5, dim=1, progress=False)
+    settings = commands.FOKKER_PLANCK._replace(steps=2, inner_steps=2, samples=16, projections=4)
+    alone = commands.fokker_planck(settings, seed=5, dim=1, progress=False)
     of_seed = found["flows"][2]
     for name in ("energy_start", "energy_end"):
         assert of_seed[name] == pytest.approx(getattr(alone, name)._asdict(), rel=1e-5)
@@ -124,9 +114,9 @@ def test_a_failed_flow_is_told_and_is_code_1(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--flows", "0"], "--flows: must be a whole number from 1"),
-        (["--flows", "2", "--seed", str(2**32 - 1)], "go beyond 4294967295"),
-        (["--flows", "2", "--process-id", "0"], "--process-id goes with --distributed"),
-        (["--checkpoint-dir", "c"], "--checkpoint-dir goes with --flows N"),
+        (["--flows", "2", "--seed", str(2**32 - 1)], "must be at most 4294967295"),
+        (["--flows", "2", "--process-id", "0"], "--process-id needs --distributed"),
+        (["--checkpoint-dir", "c"], "--checkpoint-dir needs --flows N"),
         (["--distributed", "--process-id", "-1"], "--process-id: must be a whole number from 0"),
         (
             ["--distributed", "--heartbeat-timeout", "0"],
@@ -142,13 +132,13 @@ def test_what_cannot_run_is_refused_in_one_line(arguments, message, tmp_path, ca
 
 
 def test_spread_is_over_finite_values():
-    assert sweep.spread(np.array([1.0, np.nan, 3.0])) == {
+    assert many.spread(np.array([1.0, np.nan, 3.0])) == {
         "mean": 2.0,
         "standard_deviation": np.sqrt(2),
         "least": 1.0,
         "largest": 3.0,
     }
-    assert sweep.spread(np.array([np.inf])) == {}
+    assert many.spread(np.array([np.inf])) == {}
 
 
 def started(arguments, **options):

@@ -1,0 +1,231 @@
+"""The options of the command line and their checks."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from swjko.cli import generate, problems
+from swjko.cli.problems import Settings
+
+_DESCRIPTION = """\
+Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).
+
+Without a subcommand, the three problems run with their defaults and end in one table. This takes
+under three minutes on two cores. Each run writes report.json and two figures to its own directory,
+runs/<problem>. Existing results are overwritten only with --overwrite."""
+
+_EPILOG = """\
+examples:
+  python -m swjko                                             run all three problems
+  python -m swjko fokker-planck --dim 10                      flow to a random Gaussian
+  python -m swjko posterior --data patients.csv --label sick  sample a posterior for your table
+  python -m swjko match --data points.npy --out my-runs       flow from noise to your points
+  python -m swjko generate --data photos --out samples.png    images like those in a folder"""
+
+
+class UsageError(Exception):
+    """A command line that cannot be run. The message is one line."""
+
+
+class Problem(NamedTuple):
+    """A subcommand: its texts, the function that it runs, and the default settings."""
+
+    help: str
+    description: str
+    solve: Callable[..., Any]
+    defaults: Settings
+
+
+PROBLEMS = {
+    "fokker-planck": Problem(
+        "flow to a random Gaussian with a known answer",
+        "Solve the Fokker-Planck equation towards a random Gaussian, F = KL(mu | target), by a "
+        "coupling flow. Compare with the stationary law and with the exact SW-JKO iterates.",
+        problems.fokker_planck,
+        problems.FOKKER_PLANCK,
+    ),
+    "posterior": Problem(
+        "sample the posterior of a Bayesian logistic regression",
+        "Sample the posterior of a Bayesian logistic regression, F = KL(mu | posterior), on 80 % "
+        "of a table. Score the averaged prediction on the rest. The default table is "
+        "scikit-learn's breast cancer data.",
+        problems.posterior,
+        problems.POSTERIOR,
+    ),
+    "match": Problem(
+        "flow from noise to a sample of points",
+        "Flow from N(0, I) to a sample, F = SW_2^2(mu, sample) / 2, by a network without a "
+        "density. Compare with held-out points of the sample. The default sample is "
+        "scikit-learn's digits on their first two principal components.",
+        problems.match,
+        problems.MATCH,
+    ),
+}
+GENERATE = Problem(
+    "generate images like those in a folder",
+    "Flow from noise to images, F = SW_2^2(mu, images) / 2. Draw a sheet with samples at the left "
+    "and, in the same places at the right, the images nearest to them. Write report.json beside "
+    "it. A fifth of the images is held out for comparison. The default images are scikit-learn's "
+    "digits of 8 x 8 pixels.",
+    generate.generate,
+    generate.GENERATE,
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. It raises UsageError instead of exiting."""
+    top = _Parser(
+        prog="python -m swjko",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(top, None)
+    subparsers = top.add_subparsers(
+        dest="problem", metavar="PROBLEM", title="problems (python -m swjko PROBLEM --help)"
+    )
+    commands = {}
+    for name, problem in (PROBLEMS | {"generate": GENERATE}).items():
+        text = {"help": problem.help, "description": problem.description}
+        commands[name] = subparsers.add_parser(name, **text)
+        _add_common(commands[name], problem.defaults)
+    add = commands["fokker-planck"].add_argument
+    add("--dim", type=_count, metavar="D", help="dimension (default 2)")
+    add = commands["posterior"].add_argument
+    add("--data", metavar="FILE.csv", help="table with a header; numbers besides the labels")
+    add("--label", metavar="COLUMN", help="column of the labels, which have two classes")
+    add = commands["match"].add_argument
+    add("--data", metavar="FILE", help="points, one in each row of a .npy array or a .csv table")
+    text = "number of principal components (default 2 for the digits, all for --data)"
+    add("--dim", type=_count, metavar="D", help=text)
+    _add_many(commands["fokker-planck"])
+    _add_generate(commands["generate"])
+    return top
+
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "many flows",
+        "Solve N problems with the seeds from --seed on, as one ensemble on all devices. With "
+        "--distributed, start the same command in every process; the flows use the devices of all "
+        "processes. Missing options are read from the job's environment (Slurm, Open MPI or "
+        "Kubernetes).",
+    )
+    add = group.add_argument
+    text = "number of flows (default with --distributed: one for each device)"
+    add("--flows", type=_count, metavar="N", help=text)
+    text = "join the other processes of this run; process 0 writes the report"
+    add("--distributed", action="store_true", help=text)
+    text = "address of process 0, with a port that all processes can reach"
+    add("--coordinator", metavar="HOST:PORT", help=text)
+    add("--num-processes", type=_count, metavar="N", help="number of processes")
+    add("--process-id", type=_index, metavar="I", help="index of this process, from 0")
+    seconds: dict[str, Any] = {"type": _positive, "metavar": "S"}
+    text = "seconds to wait for all processes to join (default 60)"
+    add("--initialization-timeout", default=60.0, help=text, **seconds)
+    text = "seconds of silence after which a process counts as failed (default 20)"
+    add("--heartbeat-timeout", default=20.0, help=text, **seconds)
+    text = "save checkpoints here, and resume from them; all processes must see this directory"
+    add("--checkpoint-dir", metavar="DIR", help=text)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = (
+        "digits (default), mnist, fashion or cifar10; or a folder of pictures, an IDX file, or a "
+        ".npy or .npz array [n h w] or [n h w c]"
+    )
+    add("--data", metavar="DATA", help=text)
+    text = "directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)"
+    add("--data-dir", metavar="DIR", help=text)
+    text = "coupling flow with a density (default), or convolutional generator"
+    add("--family", choices=generate.FAMILIES, help=text)
+    text = (
+        "space of the flow: pixels, or latent codes of an autoencoder that is fitted first "
+        "(default auto: latent for coupling flows beyond 16 x 16 pixels)"
+    )
+    add("--space", choices=generate.SPACES, help=text)
+    text = "images for each update (default 2000, or all if there are fewer)"
+    add("--batch-size", type=_count, metavar="N", help=text)
+    add("--grid", type=_side, metavar="N", help="N x N samples on the sheet (default 10)")
+    text = "save checkpoints here, and resume from them"
+    add("--checkpoint-dir", metavar="DIR", help=text)
+
+
+def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:
+    """Add options that are valid before and after the subcommand.
+
+    After it they have no default, which would replace a value given before it.
+    """
+
+    def add(flag: str, default: Any, text: str, **kind: Any) -> None:
+        default = argparse.SUPPRESS if defaults else default
+        parser.add_argument(flag, default=default, help=text, **kind)
+
+    text = "seed of the problem, the split of the data and the flow (default 0)"
+    add("--seed", 0, text, type=_seed, metavar="N")
+    for field, kind, metavar, text in (
+        ("steps", _count, "N", "number of JKO steps"),
+        ("step_size", _positive, "T", "SW time of one JKO step"),
+        ("inner_steps", _count, "N", "optimiser updates in each JKO step"),
+        ("samples", _count, "N", "points drawn for each update"),
+        ("projections", _count, "N", "directions drawn for each update"),
+    ):
+        default = (
+            f"default {getattr(defaults, field)}" if defaults else "each problem has a default"
+        )
+        flag = f"--{field.replace('_', '-')}"
+        add(flag, None, f"{text} ({default})", type=kind, metavar=metavar)
+    if defaults is generate.GENERATE:
+        add("--out", None, "the sheet, a PNG file (default samples.png)", metavar="FILE.png")
+    else:
+        add("--out", None, "directory for the results (default runs)", metavar="DIR")
+    add("--overwrite", False, "replace existing results", action="store_true")
+    add("--no-progress", False, "show no progress bar", action="store_true")
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from {low} to {high}; got {text!r}"
+        )
+    return value
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1, 10**9)
+
+
+def _side(text: str) -> int:
+    return _whole(text, 1, 100)
+
+
+def _index(text: str) -> int:
+    return _whole(text, 0, 10**9)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Outside this range float32 rounds to zero or infinity.
+    if not float(np.finfo(np.float32).tiny) <= value <= float(np.finfo(np.float32).max):
+        raise argparse.ArgumentTypeError(f"must be a positive number; got {text!r}")
+    return value
