@@ -117,9 +117,18 @@ def test_reference_has_each_public_name_once():
     ]
     assert set(public) - {name.rpartition(".")[2] for name in shown} == set()
     for module_name, module in _PUBLIC_MODULES.items():
-        assert {f"{module_name}.{name}" for name in public_names(module)} - set(shown) == set()
+        assert {f"{module_name}.{name}" for name in defined_in(module)} - set(shown) == set()
     for name in shown:
         found(f"swjko.{name}")
+
+
+def defined_in(module: types.ModuleType) -> list[str]:
+    """The public names of a module or package, without those of other packages."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
+    ]
 
 
 def found(name: str) -> object:
@@ -129,15 +138,6 @@ def found(name: str) -> object:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         return importlib.import_module(name)
-
-
-def public_names(module: types.ModuleType) -> list[str]:
-    """What is defined there for others."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
 
 
 def test_result_codes_are_explained():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko.functionals.energies import interaction, potential, weighted_sum
+from swjko.functionals.energies import interaction, potential
+from swjko.functionals.sums import weighted_sum
 from swjko.types import Functional, Scalar
 
 

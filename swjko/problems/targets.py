@@ -1,13 +1,12 @@
 """Gaussians and mixtures with exact densities and draws."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from swjko import closed_form, validation
@@ -44,7 +43,7 @@ class GaussianTarget(NamedTuple):
     target: Target
 
 
-def gaussian(mean: ArrayLike, cov: ArrayLike) -> Target:
+def gaussian(mean: Any, cov: Any) -> Target:
     """Returns the law N(mean, cov), factored in float64 on the host.
 
     Args:
