@@ -127,7 +127,7 @@ def test_energies_of_several_flows_share_an_axis(history):
             {"estimate": swjko.Estimate(np.zeros(2), np.zeros(2))},
             "estimate must have one value for each of 3 steps",
         ),
-        ({"exact": np.zeros(4)}, "exact must be one number, or have one for each of 3 times"),
+        ({"exact": np.zeros(4)}, "exact must be one number, or one for each of 3 times"),
     ],
 )
 def test_energies_that_do_not_fit_are_refused(history, options, message):
@@ -178,7 +178,7 @@ def test_movie_is_kept_small(tmp_path):
             np.zeros((5, 2)),
             np.zeros(5),
             "a.gif",
-            r"points must have rank 3, .* received shape \(5, 2\)",
+            r"points must have rank 3, .* got shape \(5, 2\)",
         ),
         (
             np.zeros((2, 5, 2)),
@@ -187,7 +187,7 @@ def test_movie_is_kept_small(tmp_path):
             "times must have one value for each of 2 clouds",
         ),
         (np.zeros((2, 5, 1)), np.zeros(2), "a.gif", "points must have at least two coordinates"),
-        (np.zeros((2, 5, 2)), np.zeros(2), "a.mp4", "path must end in .gif; received 'a.mp4'"),
+        (np.zeros((2, 5, 2)), np.zeros(2), "a.mp4", "path must end in .gif; got 'a.mp4'"),
     ],
 )
 def test_movies_that_cannot_be_are_refused(points, times, path, message):
