@@ -25,17 +25,14 @@ from swjko.distances.plans import (
     wasserstein_1d_potentials,
 )
 from swjko.distances.estimates import MaxSliced, max_sliced_wasserstein, sliced_wasserstein_estimate
-from swjko.functionals.energies import (
-    interaction,
-    internal_energy,
+from swjko.functionals.energies import interaction, internal_energy, potential
+from swjko.functionals.entropies import (
     kl_divergence,
-    mmd_to_target,
+    nearest_neighbour_negative_entropy,
     negative_entropy,
-    potential,
-    sw_to_target,
-    weighted_sum,
 )
-from swjko.functionals.neighbours import nearest_neighbour_negative_entropy
+from swjko.functionals.targets import mmd_to_target, sw_to_target
+from swjko.functionals.sums import weighted_sum
 from swjko.families.base import Family, sample
 from swjko.families.particles import grid, particles
 from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, require_family, sample
-from swjko.functionals.energies import needs_density
+from swjko.functionals.base import needs_density
 from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
 
 # Enough for float64 from any width.

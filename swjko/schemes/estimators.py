@@ -17,7 +17,7 @@ import jax
 from jaxtyping import Array, Float
 
 from swjko.families.base import Family
-from swjko.functionals.energies import is_entropy_like, needs_density
+from swjko.functionals.base import is_entropy_like, needs_density
 from swjko.types import Functional, Params, Scalar
 
 

@@ -37,7 +37,7 @@ from jaxtyping import Array, Float, Int
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.functionals.energies import needs_density
+from swjko.functionals.base import needs_density
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,

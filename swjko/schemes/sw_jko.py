@@ -21,7 +21,7 @@ from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
-from swjko.functionals.energies import needs_density
+from swjko.functionals.base import needs_density
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,

@@ -1,0 +1,93 @@
+"""What functionals share: whether they read the density, means over clouds, loops over points.
+
+A functional is called as ``functional(key, cloud)``, returns a scalar and respects the cloud's
+weights. Those of the package are pytrees. The functions inside are ``jax.tree_util.Partial``, so
+data bound by ``Partial(v, data)`` are leaves: they stay out of compiled programs, and new data do
+not recompile. Any function ``(key, cloud) -> scalar`` is a functional too. If it reads
+``cloud.log_density``, set ``needs_density = True`` on it. If it is int (a log rho + V) drho with a
+constant a, you may also set ``entropy_like = True``: only then does the dependence of the density
+on the parameters have mean zero, and schemes leave it out of the gradient.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from swjko.types import Cloud, Functional, Scalar
+
+
+def needs_density(functional: Functional) -> bool:
+    """Returns whether the functional reads ``cloud.log_density``.
+
+    Args:
+      functional: Functional; a function has an attribute ``needs_density`` if it does.
+    """
+    return _has_true(functional, "needs_density")
+
+
+def is_entropy_like(functional: Functional) -> bool:
+    """Returns whether the density enters the functional as a multiple of the entropy at most.
+
+    Args:
+      functional: Functional; a function has an attribute ``entropy_like`` if it is so.
+    """
+    return not needs_density(functional) or _has_true(functional, "entropy_like")
+
+
+def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
+    """Returns the mean of values at the points of a cloud under its weights.
+
+    Args:
+      cloud: Cloud of n points.
+      values: Values [n] at the points. Those at points of zero weight may be anything.
+    """
+    if cloud.weights is None:
+        return jnp.mean(values)
+    weighted = jnp.where(cloud.weights > 0, cloud.weights * values, 0.0)
+    return jnp.sum(weighted) / jnp.sum(cloud.weights)
+
+
+def log_density(cloud: Cloud, name: str) -> Float[Array, " n"]:
+    """Returns the log-density of a cloud for the functional ``name``, or raises ValueError."""
+    if cloud.log_density is None:
+        raise ValueError(
+            f"{name} needs the density of the measure, and this cloud has none. Use a family with "
+            "one, such as swjko.gaussian or swjko.flows.coupling, or "
+            "swjko.nearest_neighbour_negative_entropy."
+        )
+    return cloud.log_density
+
+
+def scalars(function: Partial, points: Float[Array, "n ..."], name: str) -> Float[Array, " n"]:
+    """Returns a function of one point at each point, or raises ValueError if it is not scalar."""
+    values = jax.vmap(function)(points)
+    if jnp.shape(values) != (points.shape[0],):
+        raise ValueError(
+            f"`{name}` must map one point of shape {points.shape[1:]} to a scalar; "
+            f"got shape {jnp.shape(values)[1:]}. Write it for a single point; the package maps it "
+            "over the cloud."
+        )
+    return values
+
+
+def map_in_blocks(function: Callable[..., Array], block_size: int | None, *arrays: Array) -> Array:
+    """Maps a function over the leading axis, and keeps nothing for the gradient.
+
+    Args:
+      function: Function of one entry of each array.
+      block_size: Entries worked on at once; None takes all, and then vmap alone is used.
+      *arrays: Arrays of equal leading axis.
+    """
+    if block_size is None or block_size >= arrays[0].shape[0]:
+        return jax.vmap(function)(*arrays)
+    rematerialised = jax.checkpoint(function)
+    return lax.map(lambda entry: rematerialised(*entry), arrays, batch_size=block_size)
+
+
+def _has_true(functional: Functional, name: str) -> bool:
+    inner = functional.func if isinstance(functional, Partial) else functional
+    return bool(getattr(inner, name, False))

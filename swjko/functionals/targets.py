@@ -1,0 +1,118 @@
+"""Distances to a target that is known by its points."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from swjko import validation
+from swjko.distances.directions import uniform_directions
+from swjko.distances.sliced import sliced_wasserstein_pow
+from swjko.functionals.base import expectation, map_in_blocks, scalars
+from swjko.functionals.energies import Interaction, interaction
+from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
+
+
+def sw_to_target(
+    target: Float[Array, "m d"],
+    num_projections: int,
+    *,
+    direction_fn: DirectionFn = uniform_directions,
+    batch_size: int | None = None,
+) -> "SWToTarget":
+    """Makes SW_2^2(mu, nu) / 2 for an empirical target nu. Note the factor 1/2.
+
+    Args:
+      target: Points [m d] of nu; a leaf, never compiled in.
+      num_projections: Number of directions, drawn anew at each evaluation.
+      direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
+      batch_size: Number of target points drawn without replacement for each evaluation; None
+        takes all m.
+
+    References:
+      Liutkus et al. (2019).
+    """
+    target = validation.as_points(target, "target")
+    num_projections = validation.as_count(num_projections, "num_projections")
+    if batch_size is not None and validation.as_count(batch_size, "batch_size") > target.shape[0]:
+        raise ValueError(
+            f"`batch_size` must not exceed the {target.shape[0]} points of the target; "
+            f"got {batch_size}."
+        )
+    validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
+    return SWToTarget(target, num_projections, direction_fn, batch_size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SWToTarget:
+    """Made by ``sw_to_target``. target is a leaf."""
+
+    target: Leaf
+    num_projections: int = static_field()
+    direction_fn: DirectionFn = static_field()
+    batch_size: int | None = static_field()
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        direction_key, batch_key = jax.random.split(key)
+        x, y = cloud.points, self.target
+        directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
+        if self.batch_size is not None:
+            y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
+        return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+
+
+def mmd_to_target(
+    target: Float[Array, "m d"],
+    kernel: Callable[[Float[Array, " d"]], Scalar],
+    *,
+    block_size: int | None = None,
+) -> "MMDToTarget":
+    """Makes MMD^2(mu, nu) / 2 for an empirical target nu.
+
+    It is 1/2 E k(X - X') - E k(X - Y) + 1/2 E k(Y - Y'). Pairs of a point with itself are left out
+    on both sides, so the value is unbiased and may be negative.
+
+    Args:
+      target: Points [m d] of nu, m >= 2; a leaf, never compiled in.
+      kernel: Positive definite function of the difference of two points [d], such as
+        ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``.
+      block_size: Points worked on at once, so that memory is O(block_size (n + m)); None takes
+        all.
+
+    References:
+      Arbel, Korba, Salim, Gretton, "Maximum mean discrepancy gradient flow" (2019), arXiv
+      1906.04370.
+    """
+    target = validation.as_points(target, "target")
+    if target.shape[0] < 2:
+        raise ValueError(
+            f"`target` must hold at least two points, since none is paired with itself; "
+            f"got {target.shape[0]}."
+        )
+    validation.require_callable(kernel, "kernel", "from a difference of points [d] to a scalar")
+    own = interaction(kernel, block_size=block_size)
+    return MMDToTarget(own, target, own(jax.random.key(0), Cloud(target)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MMDToTarget:
+    """Made by ``mmd_to_target``. target and target_energy are leaves."""
+
+    own: Interaction
+    target: Leaf
+    target_energy: Leaf
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        def attraction(point):
+            return jnp.mean(scalars(self.own.w, point[None, :] - self.target, "kernel"))
+
+        cross = map_in_blocks(attraction, self.own.block_size, cloud.points)
+        own = self.own(key, cloud) - expectation(cloud, cross)
+        return own + self.target_energy.astype(cross.dtype)
