@@ -73,7 +73,7 @@ def _load_raetsch(path: Path, name: str) -> Table:
 
 def _load_libsvm(path: Path) -> Table:
     try:
-        features, labels = load_svmlight_file(str(path), zero_based=False)
+        features, labels = load_svmlight_file(str(path), zero_based=False)  # pyright: ignore
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as libsvm text ({reason(error)}).") from error
     rows, columns = features.shape

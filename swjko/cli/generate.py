@@ -26,7 +26,7 @@ from swjko.diagnostics.evaluate import evaluate
 from swjko.distances.directions import orthogonal_directions
 from swjko.families.base import Family, sample
 from swjko.families.preprocessing import logit, preprocessed
-from swjko.functionals.energies import sw_to_target
+from swjko.functionals.targets import sw_to_target
 from swjko.running.solve import solve
 from swjko.types import Cloud, Estimate, Key
 
@@ -102,10 +102,10 @@ def generate(
     batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
-    flow_dir = checkpoint_dir
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     if space == "latent":
-        fit_key, folder = jax.random.fold_in(key, 4), checkpoint_dir and Path(checkpoint_dir)
-        flow_dir, fit_dir = (folder and folder / name for name in ("flow", "autoencoder"))
+        fit_key, fit_dir = jax.random.fold_in(key, 4), folder and folder / "autoencoder"
+        folder = folder and folder / "flow"
         chosen = _latent(fit_key, target, images.shape, fit_dir, progress)
     else:
         chosen = _Space(jnp.asarray(target), _family(family, images.shape), lambda family: family)
@@ -116,17 +116,28 @@ def generate(
         batch_size=batch_size,
     )
     scheme = make_scheme(chosen.family, functional, settings, orthogonal_directions)
-    solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=flow_dir)
+    solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
     shown = chosen.show(chosen.family)
     drawn = np.clip(_sample(shown, ends[1], sheet_key, num=grid * grid).points, 0.0, 1.0)
-    *energies, figures = _measured(measure_key, shown, ends, target, held_out, settings)
+    start, end, floor, figures = _measured(measure_key, shown, ends, target, held_out, settings)
     nearest, scores = _neighbours(drawn, target, held_out)
     config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
     config |= {"batch_size": batch_size, "shape": images.shape}
-    dim, figures = chosen.family.dim, figures | scores
-    outcome = Outcome("generate", dim, config, solution, *energies, "held-out images", figures, {})
+    figures |= scores
+    outcome = Outcome(
+        problem="generate",
+        dim=chosen.family.dim,
+        config=config,
+        solution=solution,
+        energy_start=start,
+        energy_end=end,
+        reference=floor,
+        reference_name="held-out images",
+        figures=figures,
+        plots={},
+    )
     return Generated(outcome, sheet([drawn, target[nearest]], images.shape, grid))
 
 

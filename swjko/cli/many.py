@@ -17,7 +17,7 @@ from swjko.cli.scores import gaussian_kl
 from swjko.diagnostics.evaluate import evaluate
 from swjko.families.gaussians import gaussian
 from swjko.flows import coupling
-from swjko.functionals.energies import kl_divergence
+from swjko.functionals.entropies import kl_divergence
 from swjko.running.batching import prepare
 from swjko.running.ensemble import flow_mesh, stack_flows
 from swjko.running.solution import Solution
@@ -132,7 +132,8 @@ def _energies(scheme, start_keys, energy_keys, params, num_samples, batching):
 
 
 def _exact_energy(problem: problems.GaussianTarget, settings: Settings) -> float:
-    means, covs = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
+    iterates = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
+    means, covs = map(np.asarray, iterates)
     return gaussian_kl(means[-1], covs[-1], problem.precision, problem.center)
 
 

@@ -94,8 +94,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = {}
     for name, problem in (PROBLEMS | {"generate": GENERATE}).items():
-        text = {"help": problem.help, "description": problem.description}
-        commands[name] = subparsers.add_parser(name, **text)
+        commands[name] = subparsers.add_parser(
+            name, help=problem.help, description=problem.description
+        )
         _add_common(commands[name], problem.defaults)
     add = commands["fokker-planck"].add_argument
     add("--dim", type=_count, metavar="D", help="dimension (default 2)")

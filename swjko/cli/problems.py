@@ -17,7 +17,8 @@ from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
 from swjko.distances.directions import uniform_directions
 from swjko.families.base import Family, sample
 from swjko.families.gaussians import gaussian
-from swjko.functionals.energies import kl_divergence, sw_to_target
+from swjko.functionals.entropies import kl_divergence
+from swjko.functionals.targets import sw_to_target
 from swjko.problems import DataError
 from swjko.running.solution import Solution
 from swjko.running.solve import solve
@@ -117,7 +118,8 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
     flow_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
     functional = kl_divergence(target.log_prob)
     flow = _solved(flow_key, family, functional, settings, settings.samples, progress)
-    means, covs = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
+    iterates = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
+    means, covs = map(np.asarray, iterates)
     energies = np.array(
         [scores.gaussian_kl(*law, *problem[:2]) for law in zip(means, covs, strict=True)]
     )
@@ -167,8 +169,9 @@ def posterior(
     """
     if (data is None) != (label is None):
         raise DataError("--data FILE.csv and --label COLUMN must be given together.")
-    given = data is not None and label is not None
-    table = problems.load_table(data, label) if given else problems.breast_cancer()
+    table = problems.breast_cancer()
+    if data is not None and label is not None:
+        table = problems.load_table(data, label)
     train, test = scores.split(table, seed, data or "the default table")
     log_prob = problems.logistic_regression(
         jnp.asarray(train.features, float), jnp.asarray(train.labels, float)

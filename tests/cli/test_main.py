@@ -356,6 +356,33 @@ def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, c
     assert (tmp_path / "s.png").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("space", "family", "shape", "chosen"),
+    [
+        ("auto", "coupling", (16, 16, 3), "pixels"),
+        ("auto", "coupling", (28, 28, 1), "latent"),
+        ("auto", "convolutional", (28, 28, 1), "pixels"),
+        ("latent", "coupling", (8, 8, 1), "latent"),
+        ("pixels", "coupling", (28, 28, 1), "pixels"),
+    ],
+)
+def test_the_space_depends_on_the_size_of_the_pictures(space, family, shape, chosen):
+    assert generate.chosen_space(space, family, shape) == chosen
+
+
+def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "_FIT_STEPS", 4)
+    arguments = ["generate", "--data", str(pictures), "--space", "latent", *_SHEET]
+    arguments += ["--checkpoint-dir", str(tmp_path / "kept")]
+    for name in ("one", "resumed"):
+        assert main([*arguments, "--out", str(tmp_path / name / "s.png")]) == 0
+    report = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert (report["config"]["space"], report["dim"]) == ("latent", 10)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["autoencoder", "flow"]
+    sheets = [(tmp_path / name / "s.png").read_bytes() for name in ("one", "resumed")]
+    assert sheets[0] == sheets[1]
+
+
 @pytest.mark.slow
 def test_generate_by_the_convolutional_generator(pictures, tmp_path):
     out = tmp_path / "s.png"
@@ -393,6 +420,7 @@ def test_generate_by_the_convolutional_generator(pictures, tmp_path):
             ["--data", "some.npy", "--family", "spline"],
             "argument --family: invalid choice: 'spline'",
         ),
+        (["--family", "convolutional", "--space", "latent"], "Use it with --space pixels"),
         (["--data", "some.npy", "--grid", "101"], "--grid: must be a whole number from 1 to 100"),
         (["--data", "sizes"], "b.png: 3 x 3 pixels in grey; the first picture, a.png, has 4 x 4"),
         (["--data", "empty"], "empty: no pictures in it"),
