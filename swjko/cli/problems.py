@@ -89,17 +89,22 @@ def make_scheme(
     direction_fn: DirectionFn = uniform_directions,
 ) -> Scheme:
     """Return ``sw_jko`` with the numbers of ``settings`` and Adam."""
-    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps)
     return sw_jko(
         family,
         functional,
-        optax.adam(schedule),
+        _adam(settings.learning_rate, settings.inner_steps),
         step_size=settings.step_size,
         num_inner_steps=settings.inner_steps,
         num_samples=settings.samples,
         num_projections=settings.projections,
         direction_fn=direction_fn,
     )
+
+
+# The schemes of an ensemble must share one optimizer, so equal settings give the same object.
+@functools.cache
+def _adam(learning_rate: float, num_updates: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_updates))
 
 
 def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: int = 2) -> Outcome:

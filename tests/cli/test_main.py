@@ -12,7 +12,7 @@ import scipy.stats
 from PIL import Image
 
 from swjko import Cloud, problems
-from swjko.cli import scores
+from swjko.cli import generate, scores
 from swjko.cli.main import main
 
 _TINY = [

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from swjko.cli import many
-from swjko.cli import problems as commands
 from swjko.cli.main import main
+from swjko.cli.problems import FOKKER_PLANCK, fokker_planck
 
 _TINY = [
     "--dim",
@@ -57,8 +57,8 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     found = report_in(tmp_path)
     assert [flow["seed"] for flow in found["flows"]] == list(range(3, 11))
     assert {flow["result"] for flow in found["flows"]} == {"OK"}
-    settings = commands.FOKKER_PLANCK._replace(steps=2, inner_steps=2, samples=16, projections=4)
-    alone = commands.fokker_planck(settings, seed=5, dim=1, progress=False)
+    settings = FOKKER_PLANCK._replace(steps=2, inner_steps=2, samples=16, projections=4)
+    alone = fokker_planck(settings, seed=5, dim=1, progress=False)
     of_seed = found["flows"][2]
     for name in ("energy_start", "energy_end"):
         assert of_seed[name] == pytest.approx(getattr(alone, name)._asdict(), rel=1e-5)
