@@ -15,7 +15,12 @@ Matrix: TypeAlias = Float[Array, "d d"]
 
 
 class Gaussian(NamedTuple):
-    """N(mean, cov). mean: [d]; cov: [d d]."""
+    """The law N(mean, cov).
+
+    Attributes:
+      mean: Mean [d].
+      cov: Covariance [d d].
+    """
 
     mean: Vector
     cov: Matrix

@@ -25,7 +25,12 @@ _HALVINGS = 40
 
 
 class IsotropicGaussian(NamedTuple):
-    """N(mean, scale^2 I). mean: [d]; scale: standard deviation."""
+    """The law N(mean, scale^2 I).
+
+    Attributes:
+      mean: Mean [d].
+      scale: Standard deviation of each coordinate.
+    """
 
     mean: Vector
     scale: Scalar

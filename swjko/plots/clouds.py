@@ -97,7 +97,9 @@ def movie(
     max_bytes: int = 400_000,
     **cloud_options: Any,
 ) -> Any:
-    """Writes a GIF with ``cloud`` at each of the times, on fixed axes; the last frame lasts longer.
+    """Writes a GIF of ``cloud`` at each of the times, on fixed axes.
+
+    The last frame lasts longer.
 
     Args:
       points: Points [t n d] with d at least 2, such as those of ``replay``, where the same latents

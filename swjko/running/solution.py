@@ -15,7 +15,9 @@ _MAX_NAMED = 8
 
 
 class Solution(NamedTuple):
-    """The outcome of ``solve``. For many flows, all arrays have the flows along their first axis.
+    """The outcome of ``solve``.
+
+    For many flows, all arrays have the flows along their first axis.
 
     Attributes:
       state: Final state; the last good one if a flow failed. ``state.result`` holds the code of
