@@ -1,4 +1,4 @@
-"""Small linear algebra: the inverse of a triangular matrix, and random signs that estimate traces."""
+"""Inverses of triangular matrices, and random signs that estimate traces."""
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ def hadamard_signs(
     number = (
         jnp.arange(num_rows)[None, :, None] * num_probes + jnp.arange(num_probes)[:, None, None]
     )
-    # Entry (i, j) of a Hadamard matrix is the parity of the bits that i and j have in common; bits beyond those of D meet none in j.
+    # Entry (i, j) of a Hadamard matrix is the parity of the common bits of i and j. Bits beyond
+    # those of D have no partner in j.
     parity = lax.population_count(number & jnp.arange(dim)[None, None, :]) % 2
     return signs[None, None, :] * (1 - 2 * parity).astype(dtype)

@@ -1,6 +1,9 @@
-"""Test configuration: CPU with eight forced devices, quick compilation, strict rank promotion, and shape checks over the package.
+"""Test configuration: eight forced CPU devices, quick compilation, strict promotion of ranks.
 
-``SWJKO_TEST_X64=1`` runs the tests in double precision, ``SWJKO_TEST_OPTIMISED=1`` with the compiler as users have it.
+Shapes are checked over the whole package.
+
+``SWJKO_TEST_X64=1`` runs the tests in double precision, ``SWJKO_TEST_OPTIMISED=1`` with the default
+compiler options.
 """
 
 import importlib.metadata
@@ -10,8 +13,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# Nearly all of the time of the tests is compilation. With these, and without LLVM's optimisations as set below, it takes a quarter, and
-# programs have the same operations. The older emitters go with jaxlib 0.10: an unknown flag ends the process.
+# Compilation takes most of the time of the tests. With these flags, and without most optimisations
+# (below), it takes a quarter, and programs have the same operations. The older emitters exist in
+# jaxlib 0.10 only: an unknown flag ends the process.
 os.environ["XLA_FLAGS"] += (
     ""
     if os.environ.get("SWJKO_TEST_OPTIMISED") == "1"
@@ -46,7 +50,7 @@ def key():
 
 @pytest.fixture
 def as_users_see_it():
-    """Without the shape checks of the tests, which would raise before the package's own messages."""
+    """Disables the shape checks of the tests, which would raise before the package does."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

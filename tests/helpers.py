@@ -1,4 +1,4 @@
-"""What several test modules share: tables of families and functionals, finite differences, constants of a program."""
+"""Shared by test modules: families, functionals and schemes by name, finite differences."""
 
 import dataclasses
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def constant_bytes(function: Callable, *args) -> list[int]:
 
 
 def perturbed(family, key, size=0.2):
-    """Parameters away from the start, where the identity would hide mistakes. The noise is NumPy's, which compiles nothing."""
+    """Parameters away from the start, where the identity would hide mistakes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf + size * rng.normal(size=leaf.shape), leaf.dtype),
@@ -108,7 +108,7 @@ def shifted_log_prob(x):
 
 
 def end_of_a_short_flow(family, exact, key):
-    """log10 of the symmetric KL divergence to N((1, -1), diag(0.5, 1.5)^2), with the density that ``exact`` gives the same parameters."""
+    """log10 SymKL to N((1, -1), diag(0.5, 1.5)^2), with the density of the family ``exact``."""
     scheme = swjko.sw_jko(
         family,
         swjko.kl_divergence(shifted_log_prob),
@@ -197,7 +197,7 @@ def axes_of(scheme, /, **axes):
 
 
 def exact_directions(dim):
-    """Directions for the oracle: a regular grid of angles in the plane, orthogonal blocks elsewhere."""
+    """Directions for oracles: equal angles in the plane, orthogonal blocks elsewhere."""
     if dim == 2:
         angles = (np.arange(2000) + 0.5) * np.pi / 2000
         return jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1))
@@ -214,7 +214,7 @@ def failing_scheme():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndependentFlows:
-    """Three flows as one scheme; all leaves but the step have an axis, and the state keeps a key."""
+    """Three flows as one scheme; all leaves but step have an axis, and the state holds a key."""
 
     one: swjko.Scheme
 

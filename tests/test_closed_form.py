@@ -1,4 +1,4 @@
-"""The oracles themselves: against SciPy, against one dimension, and by stationarity of the objective written anew."""
+"""The oracles: against SciPy, one dimension, and stationarity of the objective."""
 
 import functools
 
@@ -135,7 +135,7 @@ def test_the_general_step_in_the_isotropic_case(d):
 
 
 def test_ten_steps_in_the_plane():
-    # By the scalar equation of the isotropic step, s'(1 + h) - s - h / s' = 0, solved by bisection; and the published digits.
+    # The scalar equation of the isotropic step, s'(1 + h) - s - h / s' = 0, by bisection.
     d, step_size, mean, scale = 2, 0.1, 2.0, 2.0
     h = d * step_size
     state = closed_form.IsotropicGaussian(jnp.full((d,), mean), jnp.asarray(scale))
@@ -198,9 +198,10 @@ def test_under_jit_and_vmap():
 
 
 def sw_limit(mean, cov, precision, center, time, directions):
-    """The SW gradient flow of Gaussians, the limit of exact steps, by a Runge-Kutta method of order eight.
+    """The SW gradient flow of Gaussians by a Runge-Kutta method of order eight.
 
-    The metric on symmetric changes U of a covariance S is mean_l (theta_l^T U theta_l)^2 / (4 theta_l^T S theta_l), on means |.|^2 / d.
+    The metric on symmetric changes U of a covariance S is
+    mean_l (theta_l^T U theta_l)^2 / (4 theta_l^T S theta_l); on means it is |.|^2 / d.
     """
     d, theta = len(mean), np.asarray(directions)
     rows, columns = np.triu_indices(d)
@@ -276,7 +277,7 @@ def test_orders_of_convergence_in_time(d):
 
 
 def test_the_second_order_step_on_the_line():
-    # Minimise 3 (s - (4 s_k - s_{k-1}) / 3)^2 / (4 tau) + a s^2 / 2 - log s, and the same of the mean, by their scalar equations.
+    # Minimise 3 (s - (4 s_k - s_{k-1}) / 3)^2 / (4 tau) + a s^2 / 2 - log s, likewise the mean.
     tau, a, mean, scale, previous_mean, previous_scale = 0.3, 1.7, 0.4, 1.2, 0.9, 2.0
     step = 2 * tau / 3
     extrapolated = (4 * scale - previous_scale) / 3
@@ -316,7 +317,8 @@ def test_the_flow_of_second_order_is_its_steps_in_turn():
 def test_the_wasserstein_step_satisfies_its_equations(d, step_size):
     (mean, cov), (center, precision) = gaussian(17, d), gaussian(18, d)
     new = jko_step(*arrays(mean, cov, precision, center), step_size)
-    # The optimal map back, x -> x + step_size grad(V + log rho'), is a positive definite matrix and takes the new measure to the old.
+    # The optimal map back, x -> x + step_size grad(V + log rho'), is positive definite and pushes
+    # the new measure to the old one.
     back = np.eye(d) + step_size * (precision - np.linalg.inv(new.cov))
     np.testing.assert_allclose(back @ new.cov @ back, cov, atol=1e-10)
     assert np.linalg.eigvalsh((back + back.T) / 2).min() > 0
@@ -343,7 +345,8 @@ def test_the_wasserstein_step_is_a_minimum():
 
 
 def test_the_wasserstein_step_in_commuting_cases():
-    # In each coordinate the scalar equation s'(1 + tau a) - s - tau / s' = 0; and one SW step of size tau / d where all are alike.
+    # In each coordinate s'(1 + tau a) - s - tau / s' = 0; for equal coordinates also an SW step of
+    # size tau / d.
     scales, rates, tau = np.array([0.5, 1.0, 3.0]), np.array([2.0, 0.3, 1.0]), 0.4
     mean, center = np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.5, 0.5])
     new = jko_step(*arrays(mean, np.diag(scales**2), np.diag(rates), center), tau)

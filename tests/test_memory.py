@@ -1,4 +1,4 @@
-"""Memory of the kernel: the bound given beforehand against compiled programs, blocks, and a million points in a process of its own."""
+"""Memory of the kernel: its bound and compiled programs, blocks, and a million points."""
 
 import os
 
@@ -59,7 +59,7 @@ def test_automatic_blocks_are_balanced_and_within_the_budget(num_projections):
 def test_a_million_points_fit_in_600_megabytes_whatever_the_number_of_directions():
     few, many = (kernel.peak_memory(1_000_000, num) for num in (16, 48))
     for measured in (few, many):
-        # A shift of one in each coordinate is |a|^2 / d = 1; the directions' second moment is off by their number's Monte Carlo error.
+        # A shift of one in each coordinate costs |a|^2 / d = 1, up to the Monte Carlo error.
         assert 0.5 < measured["value"] < 1.5
         assert measured["peak_mib"] <= 600
     assert abs(many["peak_mib"] - few["peak_mib"]) < 60

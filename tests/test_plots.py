@@ -214,7 +214,8 @@ def test_proximity_of_zero_stays_on_a_linear_axis(history):
 def test_pyplot_stays_untouched_and_matplotlib_is_lazy(tmp_path):
     code = (
         "import sys, numpy as np; from swjko import plots; assert 'matplotlib' not in sys.modules; "
-        "plots.movie(np.zeros((1, 3, 2)), np.zeros(1), sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
+        "plots.movie(np.zeros((1, 3, 2)), np.zeros(1), sys.argv[1]); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.gif")], check=True)
 

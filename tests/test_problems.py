@@ -28,7 +28,7 @@ def test_gaussian_log_prob_matches_scipy():
 def test_gaussian_sample_has_the_moments(key):
     cov = np.array([[2.0, -0.6], [-0.6, 0.5]])
     points = np.asarray(problems.gaussian([1.0, -2.0], cov).sample(key, 40_000))
-    # Standard errors: sqrt(2 / 40000) = 0.007 for the mean, 2 sqrt(2 / 40000) = 0.014 for the largest variance.
+    # Standard errors: sqrt(2 / 40000) = 0.007 (mean), 2 sqrt(2 / 40000) = 0.014 (variance).
     np.testing.assert_allclose(points.mean(axis=0), [1.0, -2.0], atol=0.03)
     np.testing.assert_allclose(np.cov(points.T), cov, atol=0.06)
 
@@ -77,7 +77,7 @@ def test_random_mixture_centers():
 
 @pytest.mark.parametrize("make", [problems.ring, problems.disk, problems.annulus])
 def test_exact_energies_by_quadrature(make):
-    """The energy of the claimed minimiser from NumPy formulas of the kernels, on a polar product grid."""
+    """The energy of the stated minimiser by NumPy formulas, on a polar product grid."""
     equilibrium = make()
     square = _uniform_squares(equilibrium.inner_radius, equilibrium.outer_radius, 1200)
     radii = np.sqrt(square)
@@ -86,7 +86,8 @@ def test_exact_energies_by_quadrature(make):
         distance = 2 * radii[0] ** 2 * (1 - np.cos(angle))
         energy = np.mean(distance**2 / 4 - distance / 2) / 2
     else:
-        # The logarithm of the distance averages over the angle to that of the larger radius (Newton); x.y averages to zero.
+        # The mean of log |x - y| over angles is the log of the larger radius (Newton); that of
+        # x.y is zero.
         larger = np.maximum(radii[:, None], radii[None, :])
         energy = np.mean((square[:, None] + square[None, :]) / 2 - np.log(larger)) / 2
     if make is problems.annulus:
@@ -128,7 +129,7 @@ def test_posterior_log_density_matches_scipy():
 
 
 def test_prior_of_log_alpha_is_proper():
-    """Without data, the density of (w, log alpha) integrates to one over both, log alpha far beyond [-8, 8] included."""
+    """Without data, the density of (w, log alpha) integrates to one, log alpha unclipped."""
     log_prob = problems.logistic_regression(jnp.zeros((1, 1)), jnp.ones((1,)))
     log_alpha, u = np.meshgrid(
         np.linspace(-16.0, -1.0, 601), np.linspace(-8.0, 8.0, 201), indexing="ij"

@@ -288,7 +288,7 @@ def test_generate_draws_samples_beside_their_nearest_images(generated, pictures)
     factor, gap = (8, 4)
     height, width = (5 * factor + gap, 4 * factor + gap)
     assert sheet.shape == (gap + 3 * height, gap + 6 * width + 2 * gap)
-    # Each picture of the right block is one of the folder, seen through the enlargement, and the nearest to the one at its left.
+    # Each enlarged picture on the right is one of the folder, the nearest to that on its left.
     folder = np.stack([np.asarray(Image.open(path)) for path in sorted(pictures.iterdir())]).astype(
         float
     )
@@ -446,7 +446,7 @@ def test_what_cannot_be_generated_is_refused_in_one_line(
 
 
 def test_exact_iterates_minimise_the_step():
-    """One iterate in one dimension, where SW_2 is W_2: against a direct minimisation over mean and standard deviation."""
+    """One step on the line, where SW_2 is W_2, against direct minimisation."""
     problem = problems.gaussian_target(5, 1)
     means, covs = problems.exact_sw_jko_flow(problem, 0.7, 1)
     energies = [
@@ -469,7 +469,7 @@ def test_exact_iterates_minimise_the_step():
 
 
 def test_evidence_by_importance_sampling(key):
-    """The normalising constant of 3 exp(-x'x/2) in the plane is 6 pi, whatever Gaussian the draws come from."""
+    """The normalising constant of 3 exp(-x'x/2) in the plane is 6 pi, for every proposal."""
     points = 1.3 * jax.random.normal(key, (4096, 2))
     log_density = jnp.asarray(
         scipy.stats.norm(0, 1.3).logpdf(np.asarray(points)).sum(axis=1), float

@@ -1,4 +1,4 @@
-"""Many Fokker-Planck flows at once, from the command line: each is the single run of its seed; and in several processes."""
+"""Many Fokker-Planck flows from the command line, alone and in several processes."""
 
 import json
 import os

@@ -218,7 +218,7 @@ def test_bad_idx_files_are_named(tmp_path, what):
 
 
 def test_a_vast_header_allocates_nothing(tmp_path, monkeypatch):
-    """Within what gzip could have packed, so that only reading tells; pieces are as large as what there is."""
+    """Sizes that gzip could hold, so that only reading shows the fault."""
     packed = gzip.compress(struct.pack(">4I", 0x803, 1000, 100, 100) + os.urandom(20_000))
     (tmp_path / "vast").write_bytes(packed)
     pieces = []
@@ -253,7 +253,10 @@ def test_labels_of_another_set_are_named(tmp_path):
 
 BAD_BATCHES = {
     "empty": (b"", "must hold a whole number of CIFAR-10 records of 3073 bytes; got 0 bytes"),
-    "cut short": (cifar(LABELS, PLANES)[:-1], "must hold a whole number of CIFAR-10 records.*got 12291 bytes"),
+    "cut short": (
+        cifar(LABELS, PLANES)[:-1],
+        "must hold a whole number of CIFAR-10 records.*got 12291 bytes",
+    ),
     "another kind": (cifar([3, 11, 0, 0], PLANES), "labels must be at most 9; got 11 in record 2"),
 }
 
@@ -328,7 +331,8 @@ def test_more_pictures_than_memory_are_refused(tmp_path, monkeypatch):
     save_pictures(tmp_path, GREY)
     monkeypatch.setattr(image_files, "MAX_BYTES", 23)
     raises_one_line(
-        lambda: images.load_image_folder(tmp_path), "4 pictures of 2 x 3 pixels do not fit in memory"
+        lambda: images.load_image_folder(tmp_path),
+        "4 pictures of 2 x 3 pixels do not fit in memory",
     )
 
 
@@ -377,9 +381,7 @@ def test_bad_archives_are_named(tmp_path):
         r"bad\.npz: labels must be one integer for each of 4 images; .*\(3,\)",
     )
     np.savez(path, images=GREY, labels=LABELS / 2)
-    raises_one_line(
-        lambda: images.load_array(path), "labels must be one integer .* got float64"
-    )
+    raises_one_line(lambda: images.load_array(path), "labels must be one integer .* got float64")
     np.savez(path, one=GREY, two=GREY)
     raises_one_line(
         lambda: images.load_array(path), "must hold an array 'images'; it holds one, two"
@@ -409,7 +411,7 @@ def test_names_and_parts_that_are_not_there(tmp_path, monkeypatch):
     )
     raises_one_line(
         lambda: images.load_images("digit"),
-        'digit: no such file or folder, and not one of the sets digits',
+        "digit: no such file or folder, and not one of the sets digits",
     )
     raises_one_line(lambda: images.load_images("digits", train=True), "no training and test parts")
     np.save(tmp_path / "x.npy", GREY)

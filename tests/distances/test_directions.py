@@ -81,7 +81,7 @@ def keys(num, seed=4):
 @BOTH
 @pytest.mark.parametrize("place", [0, 2])
 def test_each_direction_is_uniform_on_the_sphere(draw, place):
-    """Moments of the uniform law on S^2: E t = 0, E t_i t_j = I/3, E t_i^4 = 1/5, E t_i^2 t_j^2 = 1/15, and E t_1 t_2 t_3 = 0."""
+    """On S^2: E t = 0, E t_i t_j = I/3, E t_i^4 = 1/5, E t_i^2 t_j^2 = 1/15, E t_1 t_2 t_3 = 0."""
     repeats = 20_000
     t = np.asarray(jax.vmap(lambda key: draw(key, 3, 3)[place])(keys(repeats)), np.float64)
     samples = {
@@ -117,7 +117,7 @@ def test_jit_is_eager(draw):
 
 
 def test_factorisations_on_a_cpu_come_one_by_one():
-    """A batch of them waits for its own parts in worker threads, and two at once never end on two cores."""
+    """A batch waits for its parts in worker threads; two batches on two cores never end."""
 
     def draw(key):
         return orthogonal_directions(key, 15, 5)

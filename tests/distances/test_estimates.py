@@ -1,4 +1,4 @@
-"""Estimates with error bars, control variates, max-sliced distances, quasi-Monte-Carlo and sharded directions."""
+"""Estimates with standard errors, control variates, max-sliced distances, other directions."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ def clouds(dim, n=120, m=90):
 
 @functools.cache
 def brute_force():
-    """For the clouds in three dimensions, by a dense spiral: its error is far below that of any estimate tested."""
+    """The value for clouds in space by a dense spiral, whose error is far below those tested."""
     return float(
         jax.jit(swjko.sliced_wasserstein_pow)(
             *clouds(3), swjko.quasi_directions(jax.random.key(99), 50_000, 3)
@@ -51,7 +51,7 @@ def test_intervals_cover_and_the_mean_is_right(direction_fn, control_variate):
     values, errors = jax.jit(lambda keys: jax.lax.map(estimate, keys))(
         jax.random.split(jax.random.key(0), 3000)
     )
-    # A normal interval for independent directions, Student's with 15 degrees of freedom for the 16 replicates.
+    # A normal interval for independent directions, Student's t(15) for the 16 replicates.
     quantile = 1.96 if direction_fn is swjko.uniform_directions else scipy.stats.t(15).ppf(0.975)
     assert 0.93 <= np.mean(np.abs(values - exact) < quantile * errors) <= 0.97
     assert (
@@ -108,7 +108,7 @@ def test_quasi_directions_are_unit_random_and_uniform(dim):
     np.testing.assert_allclose(jnp.linalg.norm(draws, axis=-1), 1.0, atol=1e-5)
     if dim > 1:
         assert float(jnp.max(jnp.abs(draws[0] - draws[1]))) > 0.01
-        # Any one direction has the uniform law: (1 + <theta, e>)/2 is Beta((d-1)/2, (d-1)/2), up to the sign that projections do not see.
+        # Each direction is uniform: (1 + <theta, e>)/2 is Beta((d-1)/2, (d-1)/2), up to its sign.
         squares = np.asarray(draws[:, 5, 0]) ** 2
         assert scipy.stats.kstest(squares, scipy.stats.beta(0.5, (dim - 1) / 2).cdf).pvalue > 1e-3
 

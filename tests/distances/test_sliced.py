@@ -1,4 +1,4 @@
-"""The 1-D cost and the sliced distance: against POT and SciPy, finite differences, metric axioms, and under JAX's transformations."""
+"""1-D and sliced distances: POT, SciPy, finite differences, metric axioms, transformations."""
 
 import functools
 
@@ -100,7 +100,7 @@ def test_the_line_agrees_with_pot_and_scipy(dtype, weighted, sizes, p):
     for value, *case in zip(values, u, v, u_weights, v_weights, strict=True):
         u_one, v_one, u_weight, v_weight = (np.asarray(array, np.float64) for array in case)
         oracle = u_one, v_one, u_weight / u_weight.sum(), v_weight / v_weight.sum()
-        # Rounding of the positions is relative to their range, which matters where the cost is nearly zero.
+        # Positions are rounded relative to their range, which matters for costs near zero.
         scale = 1e-2 * np.ptp(np.concatenate([u_one, v_one])) ** p
         expected = float(ot.wasserstein_1d(*oracle, p=p))
         assert abs(float(value) - expected) <= TOLERANCE[dtype] * max(expected, scale)
@@ -112,7 +112,7 @@ def test_the_line_agrees_with_pot_and_scipy(dtype, weighted, sizes, p):
 @pytest.mark.parametrize("p", [1.0, 2.0, 2.5])
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (6, 4), (4, 6), (7, 5)])
 def test_unequal_sizes_are_repetitions(n, m, p):
-    # Repeating each point of x m times and each of y n times changes neither measure and makes the sizes equal.
+    # Repeating points of x m times and points of y n times makes the sizes equal.
     with jax.enable_x64(True):
         x, y, directions, *_ = clouds(0, n, m)
         repeated = np.sort(np.repeat(x, m, 0) @ directions.T, 0) - np.sort(
@@ -175,7 +175,7 @@ def fixed_directions(dtype, d=2, num=5):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 class TestAxioms:
-    """Distances have the size of the points, so the tolerance is absolute: eps times their range, or its root where a root is taken."""
+    """Absolute tolerance: eps times the range of the points, or its root for a root."""
 
     @AXIOMS
     @given(data=st.data())
@@ -185,7 +185,7 @@ class TestAxioms:
             order = np.asarray(data.draw(st.permutations(range(6))))
             directions = fixed_directions(dtype)
             assert float(sw_pow(x, x, directions)) == 0.0
-            # The same rows in another order give the same projections up to the rounding of a matrix product.
+            # Rows in another order give the same projections up to rounding of the product.
             assert float(sw(x, x[order], directions)) <= 16 * float(jnp.finfo(dtype).eps) * 16
 
     @AXIOMS
@@ -239,7 +239,7 @@ def objective(x, y, directions, x_weights, y_weights, p):
     return sliced_wasserstein_pow(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
 
 
-# One compilation for each shape in the whole module; most of the time of these tests is spent in the compiler.
+# One compilation for each shape in the module, since compilation takes most of the time.
 value_and_gradients = jax.jit(
     jax.value_and_grad(objective, argnums=(0, 1, 2, 3, 4)), static_argnums=5
 )
@@ -309,7 +309,7 @@ def one_sided(function, at, direction, step=1e-7):
     ) / step
 
 
-# Duplicate points inside a cloud, points shared by both, and equal cumulative weights: every kind of tie at once.
+# Ties of every kind: duplicates in a cloud, shared points, equal cumulative weights.
 TIED = {
     "x": np.asarray([[0.0, 1.0], [0.0, 1.0], [2.0, -1.0], [1.0, 1.0]]),
     "y": np.asarray([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0], [3.0, 0.0]]),
@@ -321,7 +321,7 @@ TIED = {
 @pytest.mark.parametrize("p", [1.5, 2.0])
 @pytest.mark.parametrize("which", ["x", "y", "x_weights", "y_weights"])
 def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
-    # In any direction: the cost is a minimum over couplings, smooth in the points, and a convex function of the weights.
+    # The cost is a minimum over couplings, smooth in the points and convex in the weights.
     with jax.enable_x64(True):
         directions = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
 
@@ -341,7 +341,7 @@ def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
             direction = direction.reshape(gradient.shape)
             right, left = one_sided(value, at, jnp.asarray(direction))
             lower, upper = (left, right) if which.endswith("weights") else (right, left)
-            # A power p < 2 has an unbounded second derivative: over the step its slope moves by step^(p - 1).
+            # For p < 2 the second derivative is unbounded: the slope changes by step^(p - 1).
             tolerance = 1e-5 if p >= 2 else 1e-2
             assert lower - tolerance <= np.sum(gradient * direction) <= upper + tolerance
             kinks += upper - lower > 10 * tolerance
@@ -350,7 +350,8 @@ def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighted):
-    # |x| has kinks of its own, so the coupling's minimum is no longer smooth: Clarke's subdifferential is the hull of gradients nearby.
+    # |x| has kinks, so the minimum is not smooth: Clarke's subdifferential is the hull of nearby
+    # gradients.
     with jax.enable_x64(True):
         u, v = np.asarray([0.0, 0.0, 2.0, 1.0]), np.asarray([0.0, 1.0, 1.0, 3.0])
         weights = (
@@ -376,7 +377,7 @@ def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighte
 
 
 def test_weight_gradient_at_equal_levels_is_not_zero():
-    # W_2^2 of delta_0/2 + delta_1/2 against delta_0/2 + delta_3/2, when mass moves from 0 to 1 on the left.
+    # W_2^2 of delta_0/2 + delta_1/2 and delta_0/2 + delta_3/2, as mass moves from 0 to 1.
     with jax.enable_x64(True):
         u, v, half = jnp.asarray([0.0, 1.0]), jnp.asarray([0.0, 3.0]), jnp.asarray([0.5, 0.5])
 
@@ -385,7 +386,8 @@ def test_weight_gradient_at_equal_levels_is_not_zero():
                 u, v, u_weights=half + move * jnp.asarray([-1.0, 1.0]), v_weights=half
             )
 
-        # Right of 0 the mass sits at 1 and goes to 0 at cost 1; left of 0 it stayed at 0 and goes to 3, saving 4 and paying 9.
+        # Right of 0 the mass at 1 goes to 0 at cost 1; left of 0 it goes to 3 and not to 1:
+        # 9 - 4.
         slope = float(jax.grad(value)(0.0))
         assert -5.0 <= slope <= 1.0
         right, left = one_sided(jax.jit(value), jnp.zeros(()), 1.0)
@@ -493,7 +495,7 @@ def test_zero_weights_are_padding(padding):
         )
         rows = (kept_x, kept_y, slice(None), kept_x, kept_y)
         for gradient, padded_gradient, kept in zip(gradients, padded_gradients, rows, strict=True):
-            # The potential of a far point is the square of its distance, and takes the digits of its neighbours'.
+            # The potential of a far point is its squared distance; others lose digits beside it.
             if gradient.ndim == 2 or not 1e3 < abs(padding) < np.inf:
                 np.testing.assert_allclose(padded_gradient[kept], gradient, rtol=1e-9, atol=1e-9)
         assert float(jnp.max(jnp.abs(padded_gradients[0][added_x]))) == 0.0
@@ -553,7 +555,7 @@ def test_extreme_magnitudes():
         direction = jnp.ones((1, 1))
         big = jnp.asarray([[1e30], [-1e30]])
         np.testing.assert_allclose(sw_pow(big, 3.0 * big, direction), 4e60, rtol=1e-12)
-        # In float32 the square overflows: infinity and not a wrong number. The order 1 has room for it.
+        # In float32 the square overflows to infinity, not to a wrong number. p = 1 does not.
         narrow = big.astype(jnp.float32)
         assert float(sw_pow(narrow, 3.0 * narrow, direction.astype(jnp.float32))) == np.inf
         np.testing.assert_allclose(
@@ -665,7 +667,8 @@ def test_jit_is_eager():
 
 
 def test_the_estimate_is_unbiased_and_its_error_falls_as_the_root_of_the_number_of_directions():
-    # Of a translation by a, one direction theta gives <a, theta>^2: mean |a|^2 / d, and variance 2 (d-1) |a|^4 / (d^2 (d+2)).
+    # A direction theta gives <a, theta>^2 for a translation by a: mean |a|^2 / d, variance
+    # 2 (d-1) |a|^4 / (d^2 (d+2)).
     repeats, d = 400, 3
     a = np.asarray([1.0, 2.0, -1.0], np.float32)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, d)), jnp.float32)
@@ -685,7 +688,8 @@ def test_the_estimate_is_unbiased_and_its_error_falls_as_the_root_of_the_number_
         estimates = np.asarray(estimate(jax.random.split(jax.random.key(num), repeats)), np.float64)
         assert abs(estimates.mean() - exact) < 4 * spread / np.sqrt(num * repeats)
         errors.append(np.sqrt(np.mean((estimates - exact) ** 2)))
-        # A root mean square over 400 draws has a relative error of about 1/sqrt(800), more for heavy tails: 4 of these, doubled.
+        # A root mean square of 400 draws has a relative error of about 1/sqrt(800), or more for
+        # heavy tails: 4 of these, doubled.
         assert abs(errors[-1] / (spread / np.sqrt(num)) - 1) < 0.2
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert abs(slope + 0.5) < 0.05

@@ -45,7 +45,7 @@ def test_sorts_as_numpy_with_ties_in_order(dtype, shape):
 @given(data=st.data())
 def test_any_floats(dtype, data):
     width = 32 if dtype == "float32" else 64
-    # JAX on a CPU may flush subnormals when it adds; whether they keep their order among zeros is no promise.
+    # JAX may flush subnormals on a CPU, so their order among zeros is not promised.
     elements = st.floats(width=width, allow_nan=False, allow_subnormal=False)
     values = data.draw(hnp.arrays(dtype, (2, 9), elements=elements))
     with jax.enable_x64(True):
@@ -82,7 +82,7 @@ def test_nan_goes_to_an_end_and_the_rest_is_sorted(dtype, sign):
 
 @pytest.fixture(params=[False, True], ids=["one device", "several"])
 def one_or_several_devices(request, monkeypatch):
-    """Which forms rows take that may be shared among devices, and which where there is but one device, whatever the tests run on."""
+    """The forms for rows that devices may share, and for a single device."""
     monkeypatch.setattr(sorting, "_may_be_sharded", lambda: request.param)
     jax.clear_caches()
     yield
@@ -144,7 +144,7 @@ class TransformationTest(chex.TestCase):
 
 
 def test_the_forms_of_other_platforms_agree_with_the_cpu_one():
-    # Here they are asked for by name. Distinct values, since the form for GPUs leaves the order of equal ones open.
+    # Called by name, with distinct values: the GPU form leaves the order of equal ones open.
     values = np.random.default_rng(0).normal(size=(7, 33)).astype(np.float32)
     values[0, :3] = np.inf, 0.0, -np.inf
     values = jnp.asarray(values)

@@ -1,4 +1,4 @@
-"""Preprocessing: inverses and log-determinants against autodiff Jacobians, noise of bytes, families of what is mapped back."""
+"""Preprocessing: inverses, log-determinants, dequantisation, families mapped back."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The entropy from nearest neighbours against SciPy's search, finite differences and the entropy of a Gaussian."""
+"""The nearest-neighbour entropy: SciPy's search, finite differences, Gaussians."""
 
 import jax
 import jax.numpy as jnp
