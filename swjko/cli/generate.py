@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
 from swjko.checkpoints.format import write_atomically
-from swjko.cli.problems import Settings, make_scheme
+from swjko.cli.problems import Settings, adam, make_scheme
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
 from swjko.data.image_files import as_text
@@ -115,7 +115,7 @@ def generate(
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
-    scheme = make_scheme(chosen.family, functional, settings, orthogonal_directions)
+    scheme = make_scheme(chosen.family, functional, settings, adam(settings), orthogonal_directions)
     solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from swjko import problems
-from swjko.cli.problems import Settings, make_scheme
+from swjko.cli.problems import Settings, adam, make_scheme
 from swjko.cli.report import provenance, write_json
 from swjko.cli.scores import gaussian_kl
 from swjko.diagnostics.evaluate import evaluate
@@ -74,8 +74,10 @@ def fokker_planck(
     seeds = seed + np.arange(mesh.size if num_flows is None else num_flows)
     targets = [problems.gaussian_target(int(one), dim) for one in seeds]
     family = gaussian(1) if dim == 1 else coupling(dim)
+    optimizer = adam(settings)
     functionals = [kl_divergence(one.target.log_prob) for one in targets]
-    scheme, axes = stack_flows([make_scheme(family, one, settings) for one in functionals])
+    schemes = [make_scheme(family, one, settings, optimizer) for one in functionals]
+    scheme, axes = stack_flows(schemes)
     solve_keys, start_keys, energy_keys = _keys(seeds)
     solution = solve(
         solve_keys,

@@ -82,29 +82,29 @@ class _Flow(NamedTuple):
         )
 
 
+def adam(settings: Settings) -> optax.GradientTransformation:
+    """Return Adam with a cosine schedule over the updates of one JKO step."""
+    return optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps))
+
+
 def make_scheme(
     family: Family,
     functional: Functional,
     settings: Settings,
+    optimizer: optax.GradientTransformation,
     direction_fn: DirectionFn = uniform_directions,
 ) -> Scheme:
-    """Return ``sw_jko`` with the numbers of ``settings`` and Adam."""
+    """Return ``sw_jko`` with the numbers of ``settings``."""
     return sw_jko(
         family,
         functional,
-        _adam(settings.learning_rate, settings.inner_steps),
+        optimizer,
         step_size=settings.step_size,
         num_inner_steps=settings.inner_steps,
         num_samples=settings.samples,
         num_projections=settings.projections,
         direction_fn=direction_fn,
     )
-
-
-# The schemes of an ensemble must share one optimizer, so equal settings give the same object.
-@functools.cache
-def _adam(learning_rate: float, num_updates: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_updates))
 
 
 def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: int = 2) -> Outcome:
@@ -293,7 +293,7 @@ def _solved(
 ) -> _Flow:
     """Solve the flow, evaluate its energies anew and replay it at a few times."""
     solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
-    scheme = make_scheme(family, functional, settings)
+    scheme = make_scheme(family, functional, settings, adam(settings))
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     states, infos = solution.history
     # A family starts at mu_0 for every key; only weights without influence there differ.
