@@ -1,7 +1,7 @@
-"""swjko: gradient flows of probability measures in sliced-Wasserstein space.
+"""Gradient flows of probability measures in sliced-Wasserstein space.
 
-Neural families live in ``swjko.flows`` (it imports flax), exact Gaussian solutions in ``swjko.closed_form``, and runs of several processes
-begin with ``swjko.distributed``.
+Neural families are in ``swjko.flows`` (which imports flax), exact Gaussian solutions in
+``swjko.closed_form``, and runs of several processes start with ``swjko.distributed``.
 """
 
 # ruff: noqa: I001 - reading order, from the pieces to the whole
