@@ -1,9 +1,13 @@
-"""Continuous normalising flows in flax: x(1) from x(0) = z by dx/dt = v(t, x), and the log-determinant by the integral of div v.
+"""Continuous normalising flows in flax: points move along a velocity field for unit time.
 
-    d/dt log |det dx(t)/dz| = div v(t, x(t)),    so    log rho(x(1)) = log N(z) - int_0^1 div v(t, x(t)) dt.
+    dx/dt = v(t, x) from x(0) = z,
+    log rho(x(1)) = log N(z) - int_0^1 div v(t, x(t)) dt.
 
-Source: Chen, Rubanova, Bettencourt, Duvenaud (2018), arXiv 1806.07366; the estimated divergence after Grathwohl et al. (2019), FFJORD,
-arXiv 1810.01367. ``swjko.flows`` makes a family of it.
+``swjko.flows`` makes a family of it.
+
+References:
+  Chen, Rubanova, Bettencourt, Duvenaud (2018), arXiv 1806.07366.
+  Grathwohl et al. (2019), FFJORD, arXiv 1810.01367: the estimated divergence.
 """
 
 import dataclasses
@@ -19,21 +23,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from swjko.linalg import hadamard_signs
-from swjko.networks.coupling import affine_gain
+from swjko.networks.affine import affine_gain
 from swjko.types import Scalar
 
-# Points and log-determinants, which move together.
+# Points and their log-determinants, which are integrated together.
 FlowState: TypeAlias = tuple[Float[Array, "n d"], Float[Array, " n"]]
 Dynamics: TypeAlias = Callable[[Scalar, FlowState], FlowState]
 
 
 class ContinuousFlow(nnx.Module):
-    """The flow of a ``VelocityField`` over unit time; its inverse is the same integral run backwards.
-
-    Integrals by ``integrator``, a ``RungeKutta`` or a ``Diffrax``; the inverse holds to its accuracy. The divergence is the trace of the
-    Jacobian, from one derivative in each coordinate; or, with ``num_probes`` not None, from that many fixed random signs for each row of
-    the batch, see ``swjko.linalg.hadamard_signs``, the same forwards and backwards.
-    """
+    """The flow of a ``VelocityField`` over unit time; its inverse integrates backwards."""
 
     def __init__(
         self,
@@ -45,6 +44,19 @@ class ContinuousFlow(nnx.Module):
         seed: int,
         rngs: nnx.Rngs,
     ):
+        """Makes the velocity field.
+
+        Args:
+          dim: Dimension of the points.
+          width: Hidden units of the velocity's perceptron.
+          num_layers: Its hidden layers.
+          integrator: Integrator of the dynamics. The inverse is as accurate as the integral.
+          num_probes: None for the exact divergence, by one derivative in each coordinate. A number
+            estimates it from that many random signs for each row of the batch, the same in both
+            directions; see ``swjko.linalg.hadamard_signs``.
+          seed: Seed of the signs.
+          rngs: Random streams of flax.
+        """
         self.field = VelocityField(dim, width, num_layers, rngs)
         self.integrator, self.num_probes, self.seed = integrator, num_probes, seed
 
@@ -56,10 +68,8 @@ class ContinuousFlow(nnx.Module):
 
     def _dynamics(self, batch: Float[Array, "n d"]) -> Dynamics:
         if self.num_probes is None:
-            tangents = jnp.broadcast_to(
-                jnp.eye(batch.shape[1], dtype=batch.dtype)[:, None, :],
-                (batch.shape[1], *batch.shape),
-            )
+            units = jnp.eye(batch.shape[1], dtype=batch.dtype)[:, None, :]
+            tangents = jnp.broadcast_to(units, (batch.shape[1], *batch.shape))
             return with_divergence(self.field, tangents, 1.0)
         tangents = hadamard_signs(
             jax.random.key(self.seed), batch.shape[0], self.num_probes, batch.shape[1], batch.dtype
@@ -72,13 +82,19 @@ def with_divergence(
     tangents: Float[Array, "m n d"],
     coefficient: float,
 ) -> Dynamics:
-    """(t, (x, log_det)) -> (v, coefficient sum_j u_j^T (dv/dx) u_j), u_j the tangents of each row.
+    """Returns the dynamics of points and of log-determinants.
 
-    The unit vectors with coefficient 1 give the divergence; m random signs with 1 / m an unbiased estimate.
+    (t, (x, log_det)) -> (v, coefficient sum_j u_j^T (dv/dx) u_j)
+
+    Args:
+      velocity: Velocity (t, x [n d]) -> [n d], row by row.
+      tangents: Vectors u_j of each row.
+      coefficient: 1 with the unit vectors gives the divergence; 1 / m with m random signs gives
+        an unbiased estimate.
     """
 
     def dynamics(t: Scalar, state: FlowState) -> FlowState:
-        # Rows do not meet in v: a tangent of all rows at once is one column of each row's Jacobian.
+        # v acts row by row, so one tangent of all rows gives one column of each row's Jacobian.
         v, derivative = jax.linearize(lambda x: velocity(t, x), state[0])
         return v, coefficient * jnp.sum(tangents * jax.vmap(derivative)(tangents), axis=(0, 2))
 
@@ -87,7 +103,7 @@ def with_divergence(
 
 @dataclasses.dataclass(frozen=True)
 class RungeKutta:
-    """The classical fourth-order method in equal steps: error of order num_steps^-4."""
+    """The classical fourth-order method in equal steps; the error is of order num_steps^-4."""
 
     num_steps: int
 
@@ -105,11 +121,8 @@ class RungeKutta:
             slope_3 = dynamics(t + size / 2, moved(state, slope_2, size / 2))
             slope_4 = dynamics(t + size, moved(state, slope_3, size))
             slope = jax.tree.map(
-                lambda *rates: (rates[0] + 2 * rates[1] + 2 * rates[2] + rates[3]) / 6,
-                slope_1,
-                slope_2,
-                slope_3,
-                slope_4,
+                lambda k_1, k_2, k_3, k_4: (k_1 + 2 * k_2 + 2 * k_3 + k_4) / 6,
+                *(slope_1, slope_2, slope_3, slope_4),
             )
             return moved(state, slope, size), None
 
@@ -119,10 +132,11 @@ class RungeKutta:
 
 @dataclasses.dataclass(frozen=True)
 class Diffrax:
-    """A solver of diffrax: adaptive steps where it estimates its error, ``num_steps`` equal ones otherwise.
+    """A solver of diffrax.
 
-    Tolerances eps^0.7 of the dtype (1e-5 in float32, 1e-11 in float64), for the batch as a whole. An integral that does not finish is
-    NaN. Gradients in reverse mode alone.
+    A solver that estimates its error takes adaptive steps, with tolerances eps^0.7 of the dtype
+    (1e-5 in float32, 1e-11 in float64) for the whole batch. Another takes ``num_steps`` equal
+    steps. An integral that does not finish is NaN. Only reverse-mode gradients are supported.
     """
 
     solver: Any
@@ -136,6 +150,9 @@ class Diffrax:
         dtype = state[0].dtype
         tolerance = float(jnp.finfo(dtype).eps) ** 0.7
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
+        controller = (
+            diffrax.PIDController(tolerance, tolerance) if adaptive else diffrax.ConstantStepSize()
+        )
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, args: dynamics(jnp.asarray(t), state)),
             self.solver,
@@ -143,9 +160,7 @@ class Diffrax:
             jnp.asarray(end, dtype),
             jnp.asarray((end - start) / self.num_steps, dtype),
             state,
-            stepsize_controller=diffrax.PIDController(tolerance, tolerance)
-            if adaptive
-            else diffrax.ConstantStepSize(),
+            stepsize_controller=controller,
             throw=False,
         )
         finished = solution.result == diffrax.RESULTS.successful
@@ -153,10 +168,11 @@ class Diffrax:
 
 
 class VelocityField(nnx.Module):
-    """v(t, x) = A x + b + net(t, x), zero at the start.
+    """The velocity v(t, x) = A x + b + net(t, x), which starts at zero.
 
-    The affine part has a gain and the perceptron a zero last layer, for the reasons of ``couplings.TriangularAffine``: the flow of A x + b
-    alone reaches the Gaussians. Smooth activations, as a high-order integrator wants.
+    The flow of A x + b alone reaches the Gaussians, so this part has the gain of
+    ``swjko.networks.affine.TriangularAffine``. The last layer of the perceptron starts at zero.
+    Activations are smooth, as a high-order integrator requires.
     """
 
     def __init__(self, dim: int, width: int, num_layers: int, rngs: nnx.Rngs):
@@ -172,13 +188,12 @@ class VelocityField(nnx.Module):
         hidden = x
         for layer in self.hidden:
             hidden = layer(t, hidden)
-        return (
-            self.gain * (x @ self.matrix[...].T + self.bias[...][None, :]) + hidden @ self.last[...]
-        )
+        affine = x @ self.matrix[...].T + self.bias[...][None, :]
+        return self.gain * affine + hidden @ self.last[...]
 
 
 class _TimedLayer(nnx.Module):
-    """x -> tanh(x W + b + t c)."""
+    """The layer x -> tanh(x W + b + t c)."""
 
     def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
         self.weights = nnx.Param(

@@ -1,21 +1,22 @@
-"""Input convex potentials in flax, and what their gradients are as maps: x = grad psi(z), log det of the Hessian, inverse.
+"""Input convex potentials in flax, their gradients as maps, and the inverses of these maps.
 
-    psi(z) = alpha |z|^2 / 2 + (1 - alpha) |L^T z|^2 / 2 + <b, z> + sum_k c_k^2 h_k(z),
+    psi(z) = alpha |z|^2 / 2 + (1 - alpha) |L^T z|^2 / 2 + <b, z> + sum_k c_k^2 h_k(z)
 
-h the last layer of an input convex network: all weights but those of z itself are nonnegative, all activations convex and increasing.
-The Hessian is at least alpha I, so grad psi is invertible: z = argmin psi(z) - <z, x>. By Brenier's theorem grad psi is moreover the
-optimal map between N(0, I) and its image.
+h is the last layer of an input convex network: all weights but those of z itself are nonnegative,
+and all activations are convex and increasing. The Hessian is at least alpha I, so x = grad psi(z)
+is invertible: z = argmin psi(z) - <z, x>. By Brenier's theorem grad psi is also the optimal map
+between N(0, I) and its image. ``swjko.flows`` makes a family of it.
 
-Sources: Amos, Xu, Kolter (2017), arXiv 1609.07152; Huang, Chen, Tsirigotis, Courville (2021), arXiv 2012.05942 (convex potential flows);
-Korotin, Egiazarian, Asadulaev, Safin, Burnaev (2021), arXiv 1909.13082 (convex quadratic layers). The functions take any strongly convex
-function of one point; ``swjko.flows`` makes a family of it.
+References:
+  Amos, Xu, Kolter (2017), arXiv 1609.07152.
+  Huang, Chen, Tsirigotis, Courville (2021), arXiv 2012.05942: convex potential flows.
+  Korotin, Egiazarian, Asadulaev, Safin, Burnaev (2021), arXiv 1909.13082: quadratic layers.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,34 +24,29 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko.linalg import hadamard_signs, inverse_of_lower_triangular
-from swjko.networks.coupling import affine_gain
+from swjko.linalg import hadamard_signs
+from swjko.networks.affine import WithLogDet, affine_gain
+from swjko.networks.hessians import (
+    LinearSolver,
+    Potential,
+    log_det_and_score,
+    log_det_hessian,
+    solve_by_conjugate_gradients,
+    solve_dense,
+    stochastic_log_det_hessian,
+)
 from swjko.types import Key, Params, Scalar
 
-# A strongly convex function of one point [d]. A module is one.
-Potential: TypeAlias = Callable[[Float[Array, " d"]], Scalar]
-# (matvec, b) -> the solution y of matvec(y) = b, for a positive definite linear map of R^d.
-LinearSolver: TypeAlias = Callable[
-    [Callable[[Array], Array], Float[Array, " d"]], Float[Array, " d"]
-]
-
-# Newton's iteration doubles its digits: a handful is the rule, and the rest is for steps cut short far from the solution. The loop ends
-# when all points have arrived, which a fixed length would have to pay for at each call.
+# Newton's method doubles the number of digits, so a few steps suffice. The rest are for shortened
+# steps far from the solution. The loop ends when all points have converged.
 _MAX_NEWTON_STEPS = 60
-# Lanczos steps of a stochastic log-determinant: at condition number 100 of the Hessian they leave 1e-3 of each logarithm, at 10 1e-8.
-_LANCZOS_STEPS = 16
-# Output weights start at its square, 1e-14, which is zero beside the identity, and Adam still moves them at once. At zero itself the
-# gradient of any smooth nonnegative weight vanishes.
+# Output weights start at its square, 1e-14. That is zero beside the identity, and Adam still moves
+# them at once. At zero itself the gradient of a smooth nonnegative weight vanishes.
 _OUTPUT_START = 1e-7
 
 
 class ConvexFlow(nnx.Module):
-    """z -> grad psi(z) in batches, with its log-determinant and its inverse.
-
-    With ``num_probes`` None, Hessians are formed and factorised: d derivatives for each point. Otherwise log-determinants are estimated
-    from that many fixed random signs for each row of the batch, see ``swjko.linalg.hadamard_signs``, the same in both directions, and the inverse solves
-    by conjugate gradients: the cost of a point is some tens of derivatives in any dimension.
-    """
+    """The map z -> grad psi(z), with its log-determinant and its inverse."""
 
     def __init__(
         self,
@@ -63,22 +59,30 @@ class ConvexFlow(nnx.Module):
         seed: int,
         rngs: nnx.Rngs,
     ):
+        """Makes the potential.
+
+        Args:
+          dim: Dimension of the points.
+          width: Hidden units.
+          num_layers: Hidden layers.
+          rank: Convex quadratics that enter each hidden layer.
+          strong_convexity: Smallest eigenvalue alpha of the Hessian.
+          num_probes: None to form and factorise the Hessians, by d derivatives for each point. A
+            number estimates log-determinants from that many random signs for each row of the
+            batch, the same in both directions, and inverts by conjugate gradients: a point then
+            costs some tens of derivatives in any dimension. See ``swjko.linalg.hadamard_signs``.
+          seed: Seed of the signs.
+          rngs: Random streams of flax.
+        """
         self.potential = ConvexPotential(dim, width, num_layers, rank, strong_convexity, rngs)
         self.num_probes, self.seed = num_probes, seed
 
-    def forward_and_log_det(
-        self, z: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    def forward_and_log_det(self, z: Float[Array, "n d"]) -> WithLogDet:
         return transport(self.potential, z), self._log_det(z)
 
-    def inverse_and_log_det(
-        self, x: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        z = inverse_transport(
-            self.potential,
-            x,
-            solve_dense if self.num_probes is None else solve_by_conjugate_gradients,
-        )
+    def inverse_and_log_det(self, x: Float[Array, "n d"]) -> WithLogDet:
+        solve = solve_dense if self.num_probes is None else solve_by_conjugate_gradients
+        z = inverse_transport(self.potential, x, solve)
         return z, -self._log_det(z)
 
     def _log_det(self, z):
@@ -93,7 +97,10 @@ class ConvexFlow(nnx.Module):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ConvexMaps:
-    """All flows of one size, as functions of their parameters, plain nested dictionaries of arrays. A pytree without leaves."""
+    """All ``ConvexFlow`` modules of one size, as functions of their parameters.
+
+    Params are nested dictionaries of arrays. The object itself is a pytree without leaves.
+    """
 
     dim: int
     width: int
@@ -104,7 +111,12 @@ class ConvexMaps:
     seed: int = 0
 
     def init(self, key: Key, deviations: Float[Array, " d"] | None = None) -> Params:
-        """Parameters of the identity, with a random network that is silent, for inputs of the given standard deviations; ones if None."""
+        """Returns parameters of the identity, with a random network of negligible weight.
+
+        Args:
+          key: Random key.
+          deviations: Standard deviations of the inputs; None means ones.
+        """
         params = nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)), nnx.Param, ...)[1])
         if deviations is not None:
             for layer in params["potential"]["hidden"].values():
@@ -114,33 +126,29 @@ class ConvexMaps:
         return params
 
     def transport(self, params: Params, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        """grad psi at each row."""
+        """Returns grad psi at each row."""
         return transport(self._at(params).potential, x)
 
-    def forward(
-        self, params: Params, x: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        """grad psi and the log-determinant of its Jacobian at each row."""
+    def forward(self, params: Params, x: Float[Array, "n d"]) -> WithLogDet:
+        """Returns grad psi and the log-determinant of its Jacobian at each row."""
         return self._at(params).forward_and_log_det(x)
 
     def forward_with_score(
         self, params: Params, x: Float[Array, "n d"], score: Float[Array, "n d"]
     ) -> tuple[Array, Array, Array]:
-        """The same and the score of the image: see ``log_det_and_score``. Log-determinants are exact here."""
+        """Returns grad psi, its exact log-determinant, and the score; see ``log_det_and_score``."""
         potential = self._at(params).potential
         return transport(potential, x), *log_det_and_score(potential, x, score)
 
-    def inverse(
-        self, params: Params, y: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        """x with grad psi(x) = y, and the log-determinant of dx / dy, at each row."""
+    def inverse(self, params: Params, y: Float[Array, "n d"]) -> WithLogDet:
+        """Returns x with grad psi(x) = y, and the log-determinant of dx / dy, at each row."""
         return self._at(params).inverse_and_log_det(y)
 
     def _at(self, params: Params) -> ConvexFlow:
         return nnx.merge(self._graph, params)
 
     @functools.cached_property
-    def _graph(self) -> Any:
+    def _graph(self) -> nnx.GraphDef:
         return nnx.split(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))), nnx.Param, ...)[0]
 
     def _make(self, rngs: nnx.Rngs) -> ConvexFlow:
@@ -149,105 +157,48 @@ class ConvexMaps:
 
 
 def transport(potential: Potential, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """grad psi at each row."""
+    """Returns grad psi at each row."""
     return jax.vmap(jax.grad(potential))(z)
 
 
-def log_det_hessian(potential: Potential, z: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """log det of the Hessian of psi at each row, by Cholesky factors; NaN where it is not positive definite."""
+def inverse_transport(
+    potential: Potential, x: Float[Array, "n d"], solve: LinearSolver | None = None
+) -> Float[Array, "n d"]:
+    """Returns z with grad psi(z) = x at each row, by Newton's method from z = x.
 
-    def at_point(z):
-        factor = jnp.linalg.cholesky(jax.jacfwd(jax.grad(potential))(z))
-        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-
-    return jax.vmap(at_point)(z)
-
-
-def log_det_and_score(
-    potential: Potential, z: Float[Array, "n d"], score: Float[Array, "n d"]
-) -> tuple[Float[Array, " n"], Float[Array, "n d"]]:
-    """log det H at each row, and the score of the image of a measure whose score at z is given: its grad log rho at x = grad psi(z).
-
-    log rho'(x) = log rho(z) - log det H(z), so grad log rho'(x) = H^{-1} (score - grad log det H(z)), and d log det H = tr(H^{-1} dH). No
-    derivatives in what the potential closes over.
-    """
-
-    def at_point(z, score):
-        hessian, pull_back = jax.vjp(jax.jacfwd(jax.grad(potential)), z)
-        factor = jnp.linalg.cholesky(hessian)
-        half = inverse_of_lower_triangular(factor)
-        inverse = jnp.matmul(half.T, half)
-        (slope,) = pull_back(inverse)
-        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor))), jnp.matmul(inverse, score - slope)
-
-    return jax.vmap(at_point)(z, score)
-
-
-def stochastic_log_det_hessian(
-    potential: Potential, z: Float[Array, "n d"], probes: Float[Array, "m n d"]
-) -> Float[Array, " n"]:
-    """An unbiased estimate of log det H at each row, with an unbiased gradient in z and in the potential's parameters.
-
-    log det H = tr log H = E[v^T log(H) v] by stochastic Lanczos quadrature, exact for each v when d is at most 16 (Ubaru, Chen, Saad 2017,
-    doi 10.1137/16M1104974); d log det H = tr(H^{-1} dH) = E[(H^{-1} v)^T dH v] with H^{-1} v by conjugate gradients, and not the
-    derivative of the quadrature. First derivatives alone.
+    Derivatives in x and in what the potential closes over are those of the implicit function,
+    dz = H^{-1} (dx - d grad psi). First derivatives are supported, in forward and reverse mode.
+    A row that does not converge in 60 steps stays at its last iterate.
 
     Args:
-      probes: v, independent random signs of mean v v^T = I.
-    """
-
-    def estimate(z, v):
-        gradient, hessian_times = jax.linearize(jax.grad(potential), z)
-        del gradient
-        value = _lanczos_quadrature(hessian_times, v, min(_LANCZOS_STEPS, v.shape[0]))
-        solution = lax.stop_gradient(solve_by_conjugate_gradients(hessian_times, v))
-        slope = jnp.vdot(solution, hessian_times(v))
-        return lax.stop_gradient(value) + (slope - lax.stop_gradient(slope))
-
-    return jnp.mean(jax.vmap(jax.vmap(estimate), in_axes=(None, 0))(z, probes), axis=0)
-
-
-def inverse_transport(
-    potential: Potential, x: Float[Array, "n d"], solve: "LinearSolver | None" = None
-) -> Float[Array, "n d"]:
-    """z with grad psi(z) = x at each row, by Newton's method from z = x; ``solve`` as in ``solve_dense``, the default.
-
-    Derivatives, in x and in what the potential closes over, are those of the implicit function, dz = H^{-1} (dx - d grad psi), forwards
-    and backwards; first derivatives alone. A row that does not converge in 60 steps is left where it is.
+      potential: Strongly convex function of one point.
+      x: Points [n d].
+      solve: Solver of the Newton steps; None means ``solve_dense``.
     """
     solve = solve_dense if solve is None else solve
-    # The loop ends by itself and H is no part of the first derivative: both see a potential without derivatives in its parameters.
+    # H is not part of the first derivative, and a while_loop has no reverse derivative. So both see
+    # a potential whose parameters are held constant.
     pure, captured = jax.closure_convert(lambda z: potential(z), x[0])
     captured = lax.stop_gradient(captured)
     frozen_gradient = jax.grad(lambda z: pure(z, *captured))
 
     def at_point(x):
         z, converged = _newton(frozen_gradient, lax.stop_gradient(x), solve)
-        # One step more, at a constant z, squares the error left, and has the derivative of the implicit function.
+        # One more step at a constant z squares the remaining error, and its derivative is that of
+        # the implicit function.
         step = solve(jax.linearize(frozen_gradient, z)[1], jax.grad(potential)(z) - x)
         return z - jnp.where(converged, step, 0.0)
 
     return jax.vmap(at_point)(x)
 
 
-def solve_dense(matvec: Callable[[Array], Array], b: Float[Array, " d"]) -> Float[Array, " d"]:
-    """y of H y = b for positive definite H given as a map: its matrix is formed by d calls."""
-    matrix = jax.vmap(matvec, out_axes=1)(jnp.eye(b.shape[0], dtype=b.dtype))
-    return jax.scipy.linalg.solve(matrix, b, assume_a="pos")
-
-
-def solve_by_conjugate_gradients(
-    matvec: Callable[[Array], Array], b: Float[Array, " d"]
-) -> Float[Array, " d"]:
-    """The same by calls alone: to eps^(3/4) of the dtype, 6e-6 in float32, in at most 2 d and 200 steps."""
-    tolerance = float(jnp.finfo(b.dtype).eps) ** 0.75
-    return jax.scipy.sparse.linalg.cg(matvec, b, tol=tolerance, maxiter=min(2 * b.shape[0], 200))[0]
-
-
 def _newton(
     gradient: Callable[[Array], Array], x: Float[Array, " d"], solve: LinearSolver
 ) -> tuple[Array, Array]:
-    """z with gradient(z) = x to eps^(2/3), and whether it is. A step is kept if the residual falls, and else quartered."""
+    """Returns z with gradient(z) = x to eps^(2/3), and whether it converged.
+
+    A step is kept if it lowers the residual; otherwise its length is divided by four.
+    """
     tolerance = float(jnp.finfo(x.dtype).eps) ** (2 / 3) * (1.0 + jnp.linalg.norm(x))
 
     def unfinished(carry):
@@ -258,58 +209,23 @@ def _newton(
         z, residual, length, count = carry
         trial = z - length * solve(jax.linearize(gradient, z)[1], residual)
         trial_residual = gradient(trial) - x
-        # A NaN is no fall.
+        # False if the trial is NaN.
         keep = jnp.linalg.norm(trial_residual) < jnp.linalg.norm(residual)
         length = jnp.where(keep, jnp.minimum(2.0 * length, 1.0), length / 4.0)
-        return (
-            jnp.where(keep, trial, z),
-            jnp.where(keep, trial_residual, residual),
-            length,
-            count + 1,
-        )
+        z, residual = jnp.where(keep, trial, z), jnp.where(keep, trial_residual, residual)
+        return z, residual, length, count + 1
 
-    z, residual, _, _ = lax.while_loop(
-        unfinished, step, (x, gradient(x) - x, jnp.ones((), x.dtype), 0)
-    )
+    start = (x, gradient(x) - x, jnp.ones((), x.dtype), 0)
+    z, residual, _, _ = lax.while_loop(unfinished, step, start)
     return z, jnp.linalg.norm(residual) <= tolerance
 
 
-def _lanczos_quadrature(
-    matvec: Callable[[Array], Array], v: Float[Array, " d"], num_steps: int
-) -> Scalar:
-    """v^T log(H) v = |v|^2 e_1^T log(T) e_1, T the tridiagonal matrix of ``num_steps`` Lanczos steps from v."""
-    norm = jnp.linalg.norm(v)
-    threshold = 100 * float(jnp.finfo(v.dtype).eps)
-
-    def step(carry, i):
-        q, basis = carry
-        basis = basis.at[i].set(q)
-        w = matvec(q)
-        # Steps past an invariant subspace have q = 0: a one on the diagonal, of logarithm zero, that nothing couples to the rest.
-        diagonal = jnp.where(jnp.any(q != 0), jnp.vdot(q, w), 1.0)
-        # Orthogonal to the whole basis, twice: in finite precision the three-term recurrence alone loses it.
-        for _ in range(2):
-            w = w - basis.T @ (basis @ w)
-        length = jnp.linalg.norm(w)
-        goes_on = length > threshold * jnp.abs(diagonal)
-        q = jnp.where(goes_on, w / jnp.where(goes_on, length, 1.0), 0.0)
-        return (q, basis), (diagonal, jnp.where(goes_on, length, 0.0))
-
-    basis = jnp.zeros((num_steps, v.shape[0]), v.dtype)
-    _, (diagonal, off_diagonal) = lax.scan(step, (v / norm, basis), jnp.arange(num_steps))
-    tridiagonal = (
-        jnp.diag(diagonal) + jnp.diag(off_diagonal[:-1], 1) + jnp.diag(off_diagonal[:-1], -1)
-    )
-    nodes, vectors = jnp.linalg.eigh(lax.stop_gradient(tridiagonal))
-    return norm**2 * jnp.sum(vectors[0] ** 2 * jnp.log(nodes))
-
-
 class ConvexPotential(nnx.Module):
-    """psi of the module's text at one point [d]; |z|^2 / 2 at the start.
+    """The potential psi at one point [d], which starts at |z|^2 / 2.
 
-    The quadratic and linear part, whose gradients alone reach all Gaussians, has the gain of ``couplings.TriangularAffine``, for its
-    reasons; the network has none, and what little it does while that part is on its way is soon undone. L is lower triangular with a
-    positive diagonal.
+    L is lower triangular with a positive diagonal. The gradients of the quadratic and linear parts
+    alone reach all Gaussians, so these parts have the gain of
+    ``swjko.networks.affine.TriangularAffine``. The network has no gain.
     """
 
     def __init__(
@@ -322,10 +238,8 @@ class ConvexPotential(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.gain, self.strong_convexity = affine_gain(dim), strong_convexity
-        self.lower, self.log_diagonal = (
-            nnx.Param(jnp.zeros((dim, dim))),
-            nnx.Param(jnp.zeros((dim,))),
-        )
+        self.lower = nnx.Param(jnp.zeros((dim, dim)))
+        self.log_diagonal = nnx.Param(jnp.zeros((dim,)))
         self.bias = nnx.Param(jnp.zeros((dim,)))
         sizes = [0] + [width] * (num_layers - 1)
         self.hidden = nnx.List([_ConvexLayer(dim, size, width, rank, rngs) for size in sizes])
@@ -337,43 +251,37 @@ class ConvexPotential(nnx.Module):
         for layer in others:
             hidden = layer(z, hidden)
         network = jnp.sum(self.output[...] ** 2 * hidden) / math.sqrt(self.output.shape[0])
-        factor = jnp.diag(jnp.exp(0.5 * self.gain * self.log_diagonal[...])) + self.gain * jnp.tril(
-            self.lower[...], -1
-        )
-        quadratic = self.strong_convexity * jnp.sum(z**2) + (1.0 - self.strong_convexity) * jnp.sum(
-            (z @ factor) ** 2
-        )
+        diagonal = jnp.diag(jnp.exp(0.5 * self.gain * self.log_diagonal[...]))
+        factor = diagonal + self.gain * jnp.tril(self.lower[...], -1)
+        alpha = self.strong_convexity
+        quadratic = alpha * jnp.sum(z**2) + (1.0 - alpha) * jnp.sum((z @ factor) ** 2)
         return 0.5 * quadratic + self.gain * jnp.vdot(self.bias[...], z) + network
 
 
 class _ConvexLayer(nnx.Module):
-    """(z, h) -> softplus(P h + Q (A z)^2 + W z + b), P and Q nonnegative; the first layer has no h."""
+    """The layer (z, h) -> softplus(P h + Q (A z)^2 + W z + b), with P and Q nonnegative.
+
+    The first layer has no h.
+    """
 
     def __init__(self, dim: int, size_in: int, size_out: int, rank: int, rngs: nnx.Rngs):
         def normal(shape, scale):
             return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
 
-        self.weights, self.bias = (
-            normal((size_out, dim), 1.0 / math.sqrt(dim)),
-            normal((size_out,), 1.0),
-        )
+        self.weights = normal((size_out, dim), 1.0 / math.sqrt(dim))
+        self.bias = normal((size_out,), 1.0)
         self.raw_hidden = normal((size_out, size_in), 1.0) if size_in else None
-        self.factor, self.raw_quadratic = (
-            normal((rank, dim), 1.0 / math.sqrt(dim)),
-            normal((size_out, rank), 1.0),
-        )
+        self.factor = normal((rank, dim), 1.0 / math.sqrt(dim))
+        self.raw_quadratic = normal((size_out, rank), 1.0)
 
-    def __call__(self, z: Array, hidden: Any) -> Any:
-        u = (
-            self.weights[...] @ z
-            + self.bias[...]
-            + _nonnegative(self.raw_quadratic[...]) @ (self.factor[...] @ z) ** 2
-        )
+    def __call__(self, z: Float[Array, " d"], hidden: Array | None) -> Array:
+        quadratic = _nonnegative(self.raw_quadratic[...]) @ (self.factor[...] @ z) ** 2
+        u = self.weights[...] @ z + self.bias[...] + quadratic
         if self.raw_hidden is not None:
             u = u + _nonnegative(self.raw_hidden[...]) @ hidden
         return nnx.softplus(u)
 
 
 def _nonnegative(raw: Array) -> Array:
-    """Positive weights of a row that sum to about one at the start."""
+    """Returns positive weights whose rows sum to about one at the start."""
     return nnx.softplus(raw) / raw.shape[1]

@@ -1,6 +1,6 @@
-"""A convolutional generator in flax: noise to a coarse grid of features, doubled twice, and a picture at the end.
+"""A convolutional generator of images in flax.
 
-``swjko.flows`` makes a family of it.
+``swjko.flows.convolutional`` makes a family of it.
 """
 
 import itertools
@@ -13,17 +13,21 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _DOUBLINGS = 2
-# [shift of the coarse grid, half of a doubled pixel, tap]: which coarse neighbour a tap of the fine grid meets.
+# [shift of the coarse grid, half of a doubled pixel, tap]: 1 if the tap meets that coarse pixel.
 _TAPS = np.zeros((3, 2, 3), np.float32)
 for _half, _tap in itertools.product(range(2), range(3)):
     _TAPS[(_half + _tap - 1) // 2 + 1, _half, _tap] = 1.0
 
 
 class ConvolutionalGenerator(nnx.Module):
-    """z -> linear -> [h/4 w/4 2k] -> (doubled by nearest neighbours, convolution, group norm, silu) twice -> convolution -> [h w c].
+    """A coarse grid of features from noise, doubled twice, with a convolution to the image.
 
-    Pixels are repeated and then convolved, since transposed convolutions of stride 2 leave chequered patterns (Odena, Dumoulin, Olah 2016).
-    Group norm keeps no running averages, which would be lost between steps.
+    z -> linear -> [h/4 w/4 2k] -> (double, convolution, group norm, silu) twice
+      -> convolution -> [h w c]
+
+    Pixels are repeated and then convolved, because transposed convolutions of stride 2 leave
+    checkerboard patterns (Odena, Dumoulin, Olah 2016). Group norm is used because it keeps no
+    running averages, which would be lost between steps.
     """
 
     def __init__(self, latent_dim: int, shape: tuple[int, int, int], width: int, rngs: nnx.Rngs):
@@ -47,7 +51,7 @@ class ConvolutionalGenerator(nnx.Module):
 
 
 class _Convolution(nnx.Module):
-    """3 x 3, zeros beyond the border."""
+    """A 3 x 3 convolution with zero padding."""
 
     def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
         self.kernel = nnx.Param(
@@ -59,7 +63,10 @@ class _Convolution(nnx.Module):
         return _convolved(x, self.kernel[...]) + self.bias[...][None, None, None, :]
 
     def of_doubled(self, x: Float[Array, "n h w k"]) -> Float[Array, "n h2 w2 o"]:
-        """The convolution of x with each pixel repeated to 2 x 2, whose four results are one convolution of x itself, and half the work."""
+        """Returns the convolution of x with each pixel repeated to 2 x 2.
+
+        The four results of a pixel are one convolution of x itself, at half the work.
+        """
         kernel = self.kernel[...]
         size_in, size_out = kernel.shape[2:]
         taps = _TAPS.astype(kernel.dtype)
@@ -75,7 +82,7 @@ class _Convolution(nnx.Module):
 
 
 def _norm(size: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Groups of about eight channels."""
+    """Returns a group norm with groups of about eight channels."""
     groups = next(groups for groups in range(max(1, size // 8), 0, -1) if size % groups == 0)
     return nnx.GroupNorm(size, num_groups=groups, rngs=rngs)
 
@@ -83,7 +90,8 @@ def _norm(size: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
 def _convolved(
     x: Float[Array, "n h w k"], kernel: Float[Array, "3 3 k o"]
 ) -> Float[Array, "n h w o"]:
-    # Inside a loop, XLA's convolutions on a CPU leave their fast path, and a JKO step is a loop: they were ten times slower than these.
+    # A JKO step is a loop, and in a loop XLA's convolutions on a CPU leave their fast path: they
+    # were ten times slower than these products.
     return lax.platform_dependent(x, kernel, cpu=_by_products, default=_by_library)
 
 
@@ -94,7 +102,7 @@ def _by_library(x, kernel):
 
 
 def _by_products(x, kernel):
-    """Three matrix products, one for each row of the kernel."""
+    """Convolves by three matrix products, one for each row of the kernel."""
     n, h, w, size = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     columns = jnp.concatenate([padded[:, :, shift : shift + w] for shift in range(3)], axis=-1)
