@@ -62,10 +62,10 @@ class Family:
 class FunctionFamily(Family):
     """A family made from functions, by ``Family(...)``."""
 
-    init: Partial
-    latent: Partial
-    push: Partial
-    log_prob: Partial | None = dataclasses.field()
+    init: Callable[..., Params]
+    latent: Callable[..., PyTree]
+    push: Callable[..., Cloud]
+    log_prob: Callable[..., Array | None] | None = dataclasses.field()
     dim: int = static_field()
     has_density: bool = static_field()
     is_finite: bool = dataclasses.field(default=False, metadata={"static": True})
