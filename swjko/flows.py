@@ -8,24 +8,17 @@ exactly, except where the function says otherwise.
 
 import importlib
 import math
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from swjko import validation
-from swjko.families.adapters import from_distrax, from_linen, from_nnx
+from swjko.families.adapters import from_distrax, from_linen, from_nnx, standardised
 from swjko.families.base import Family
-from swjko.families.pushforward import Mapped
+from swjko.families.generators import convolutional, mlp
 from swjko.networks.continuous import ContinuousFlow, Diffrax, RungeKutta
 from swjko.networks.convex import ConvexFlow
-from swjko.networks.convolutional import ConvolutionalGenerator
 from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
-from swjko.networks.perceptron import Perceptron
 
 __all__ = [
     "cnf",
@@ -88,7 +81,7 @@ def coupling(
             f"got {num_layers}."
         )
     dim, width, num_layers = _coupling_sizes("coupling", dim, width, num_layers)
-    return _standardised(
+    return standardised(
         lambda rngs: CouplingFlow(
             dim, num_layers, width, Affine(), rngs, lu_mixing=lu_mixing, num_fixed=num_fixed
         ),
@@ -138,7 +131,7 @@ def spline(
     importlib.import_module("distrax")  # so that a missing one is found before anything is traced
     dim, width, num_layers = _coupling_sizes("spline", dim, width, num_layers)
     bijection = RationalQuadratic(num_bins, float(bound))
-    return _standardised(
+    return standardised(
         lambda rngs: CouplingFlow(dim, num_layers, width, bijection, rngs),
         dim,
         init_mean,
@@ -194,7 +187,7 @@ def cnf(
     probes = _probes(divergence, "divergence", "hutchinson", num_probes)
     seed = validation.as_count(seed, "seed", minimum=0)
     integrator = RungeKutta(num_steps) if solver is None else Diffrax(_as_solver(solver), num_steps)
-    return _standardised(
+    return standardised(
         lambda rngs: ContinuousFlow(dim, width, num_layers, integrator, probes, seed, rngs),
         dim,
         init_mean,
@@ -248,102 +241,12 @@ def icnn(
     )
     probes = _probes(log_det, "log_det", "stochastic", num_probes)
     seed = validation.as_count(seed, "seed", minimum=0)
-    return _standardised(
+    return standardised(
         lambda rngs: ConvexFlow(dim, width, num_layers, rank, alpha, probes, seed, rngs),
         dim,
         init_mean,
         init_scale,
     )
-
-
-def mlp(
-    latent_dim: int,
-    dim: int,
-    *,
-    width: int = 64,
-    num_layers: int = 3,
-    init_mean: ArrayLike = 0.0,
-    init_scale: ArrayLike = 1.0,
-) -> Family:
-    """Makes the family of images of N(0, I_latent_dim) under a perceptron; no density.
-
-    If latent_dim == dim, the map is x = init_mean + init_scale (z + net(z)) with a zero last
-    layer, so it starts at N(init_mean, init_scale^2 I). Otherwise it starts at a random network;
-    fit it first if the flow is to start elsewhere.
-
-    Args:
-      latent_dim: Dimension of the latents.
-      dim: Dimension of the points.
-      width: Hidden units.
-      num_layers: Hidden layers.
-      init_mean: Mean of mu_0, a number or one for each coordinate.
-      init_scale: Standard deviation of mu_0, a number or one for each coordinate.
-    """
-    latent_dim, dim = _counts(latent_dim=latent_dim, dim=dim)
-    num_layers, width = _counts(num_layers=num_layers, width=width)
-    return _standardised(
-        lambda rngs: Perceptron(latent_dim, dim, width, num_layers, rngs),
-        dim,
-        init_mean,
-        init_scale,
-        latent_dim,
-    )
-
-
-def convolutional(
-    latent_dim: int,
-    shape: tuple[int, int, int],
-    *,
-    width: int = 32,
-    output: str = "linear",
-    init_mean: ArrayLike = 0.0,
-    init_scale: ArrayLike = 1.0,
-) -> Family:
-    """Makes the images of N(0, I_latent_dim) under a convolutional generator; no density.
-
-    A linear map takes the latent to a grid of a quarter of the height and width. The grid is
-    doubled twice by nearest neighbours, each time with a 3 x 3 convolution, group normalisation
-    and silu. A last convolution gives the image, cropped to its height and width.
-
-    mu_0 is not N(init_mean, init_scale^2 I). It is the image of the latents under a random
-    network, around a surface of ``latent_dim`` dimensions, and neighbouring pixels are correlated.
-    Before the sigmoid, pixels have mean about init_mean and a standard deviation of the order of
-    init_scale. Fit the family first (``swjko.families``) if the flow is to start elsewhere.
-
-    Args:
-      latent_dim: Dimension of the latents. Points have dimension h w c, as the rows of
-        ``swjko.images.Images.rows``.
-      shape: (height, width, channels) of an image.
-      width: Channels after the first doubling. The grid has twice as many, and the last layer half
-        as many.
-      output: "linear" for x = init_mean + init_scale net(z), or "sigmoid" for the logistic
-        function of that, with pixels in (0, 1).
-      init_mean: A number or one for each pixel.
-      init_scale: A number or one for each pixel.
-
-    Example:
-      ``convolutional(32, (28, 28, 1), output="sigmoid", init_mean=-2.0)`` starts at dark images.
-    """
-    latent_dim, width = _counts(latent_dim=latent_dim, width=width)
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise ValueError(
-            "shape must be (height, width, channels) of an image, such as (28, 28, 1); "
-            f"got {shape!r}."
-        )
-    sides = zip(shape, ("height", "width", "channels"), strict=True)
-    h, w, c = (
-        validation.as_count(size, f"shape[{axis}] ({side})")
-        for axis, (size, side) in enumerate(sides)
-    )
-    squashed = validation.as_choice(output, "output", ("linear", "sigmoid")) == "sigmoid"
-    family = _standardised(
-        lambda rngs: ConvolutionalGenerator(latent_dim, (h, w, c), width, rngs),
-        h * w * c,
-        init_mean,
-        init_scale,
-        latent_dim,
-    )
-    return Mapped(family, Partial(jax.nn.sigmoid), None, family.dim) if squashed else family
 
 
 def _counts(**sizes: int) -> tuple[int, ...]:
@@ -373,28 +276,3 @@ def _as_solver(solver):
             f"solver must be None or a diffrax solver, such as diffrax.Tsit5(); got {solver!r}."
         )
     return solver
-
-
-def _standardised(
-    make_model: Callable[[nnx.Rngs], nnx.Module],
-    dim: int,
-    init_mean: ArrayLike,
-    init_scale: ArrayLike,
-    latent_dim: int | None = None,
-) -> Family:
-    """Returns the model's family followed by x -> mean + scale x, so nets see unit scale."""
-    mean, scale = validation.as_start(dim, init_mean, init_scale)
-    family = from_nnx(make_model, dim=dim, latent_dim=latent_dim)
-    forward, inverse = Partial(_standardise, mean, scale), Partial(_unstandardise, mean, scale)
-    return Mapped(family, forward, inverse, dim)
-
-
-# A family made in double precision serves points in single precision too.
-def _standardise(mean, scale, points):
-    mean, scale = mean.astype(points.dtype), scale.astype(points.dtype)
-    return mean[None, :] + scale[None, :] * points, jnp.sum(jnp.log(scale))
-
-
-def _unstandardise(mean, scale, points):
-    mean, scale = mean.astype(points.dtype), scale.astype(points.dtype)
-    return (points - mean[None, :]) / scale[None, :], -jnp.sum(jnp.log(scale))

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.families.pushforward import pushforward
+from swjko.families.pushforward import Mapped, pushforward
 from swjko.types import Key, Params
 
 
@@ -147,6 +148,20 @@ def from_distrax(
     return pushforward(init, forward, dim=dim, inverse=inverse)
 
 
+def standardised(
+    make_model: Callable[[nnx.Rngs], nnx.Module],
+    dim: int,
+    init_mean: ArrayLike,
+    init_scale: ArrayLike,
+    latent_dim: int | None = None,
+) -> Family:
+    """Returns the model's family followed by x -> mean + scale x, so networks have unit scale."""
+    mean, scale = validation.as_start(dim, init_mean, init_scale)
+    family = from_nnx(make_model, dim=dim, latent_dim=latent_dim)
+    forward, inverse = Partial(_standardise, mean, scale), Partial(_unstandardise, mean, scale)
+    return Mapped(family, forward, inverse, dim)
+
+
 def _methods(model: object) -> tuple[str, str | None]:
     """Returns the names of the map and of its inverse, which is None without a density."""
     names = ("forward_and_log_det", "inverse_and_log_det")
@@ -163,3 +178,14 @@ def _forward(graph, params, z):
 
 def _inverse(graph, params, points):
     return nnx.merge(graph, params).inverse_and_log_det(points)
+
+
+# A family made in double precision serves points in single precision too.
+def _standardise(mean, scale, points):
+    mean, scale = mean.astype(points.dtype), scale.astype(points.dtype)
+    return mean[None, :] + scale[None, :] * points, jnp.sum(jnp.log(scale))
+
+
+def _unstandardise(mean, scale, points):
+    mean, scale = mean.astype(points.dtype), scale.astype(points.dtype)
+    return (points - mean[None, :]) / scale[None, :], -jnp.sum(jnp.log(scale))
