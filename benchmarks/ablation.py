@@ -8,10 +8,9 @@ updates, so that the choices count:
 - trajectory: steps of Wasserstein time 0.1 against the exact SW-JKO iterate.
 - stationary: steps of SW time 0.4 against the law that the flow ends in.
 
-All variants of a problem share numbers of updates, samples and directions, and seeds. The standard
-has common latents, path gradients, a jackknifed proximity, recommended directions drawn for each
-update, a rate that rises and falls by a cosine in each step, the last iterate, independent latents,
-and an affine layer with its own rate.
+All variants share numbers of updates, samples and directions, and seeds. The standard has common
+latents, path gradients, a jackknifed proximity, recommended directions drawn for each update, a
+cosine rate, the last iterate, independent latents, and an affine layer with its own rate.
 """
 
 import argparse
@@ -62,21 +61,15 @@ DEFAULT = Sizes(
 )
 # In 50 dimensions the exact iterate is known only up to the noise of its own directions.
 FULL = DEFAULT._replace(cases=(*DEFAULT.cases, (50, "stationary")))
-QUICK = Sizes(
-    cases=((2, "trajectory"),),
-    seeds=2,
-    trajectory=Solve(2, 0.1, 5, 64, 8, 5e-3, 1),
-    stationary=Solve(2, 0.4, 5, 64, 8, 5e-3, 1),
-    num_layers=3,
-    width=8,
-)
+_QUICK = Solve(2, 0.1, 5, 64, 8, 5e-3, 1)
+QUICK = Sizes(((2, "trajectory"),), 2, _QUICK, _QUICK._replace(step_size=0.4), 3, 8)
 FLAGS = common.Flags(quick="the plane at reduced size", full="50 dimensions too")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--again``."""
     dims = sorted({dim for dim, _ in FULL.cases})
-    text = "measure these dimensions, and keep the rest of the JSON"
+    text = "measure these, and keep the rest"
     parser.add_argument("--again", type=int, nargs="+", choices=dims, help=text)
 
 
@@ -104,11 +97,14 @@ def _row(measure: str, dim: int, sizes: Sizes) -> dict[str, Any]:
     found, seconds = {}, {}
     for name, variant in VARIANTS.items():
         options = network | NETWORKS.get(name, {})
-        standard = gaussian_flows.coupling_scheme(tasks[0].target, settings, options)
-        scheme = variant(standard, settings)
-        call = functools.partial(_log10, scheme, tasks, laws, settings.num_steps)
-        seconds[name], found[name] = common.timed(call)
+        scheme = gaussian_flows.coupling_scheme(tasks[0].target, settings, options)
+        run = functools.partial(_log10, variant(scheme, settings), tasks, laws, settings.num_steps)
+        seconds[name], found[name] = common.timed(run)
         common.show(f"{measure}, d = {dim}, {name}", found[name])
+    difference = {
+        name: common.mean_and_error(values - found[STANDARD]) for name, values in found.items()
+    }
+    del difference[STANDARD]
     return {
         "dim": dim,
         "measure": measure,
@@ -116,11 +112,7 @@ def _row(measure: str, dim: int, sizes: Sizes) -> dict[str, Any]:
         "network": network,
         "seeds": list(range(sizes.seeds)),
         "standard_log10": common.mean_and_error(found[STANDARD]),
-        "difference": {
-            name: common.mean_and_error(values - found[STANDARD])
-            for name, values in found.items()
-            if name != STANDARD
-        },
+        "difference": difference,
         "log10": found,
         "seconds_with_compilation": seconds,
     }
@@ -129,7 +121,7 @@ def _row(measure: str, dim: int, sizes: Sizes) -> dict[str, Any]:
 def _law(measure: str, task: problems.GaussianTarget, settings: Solve) -> problems.Target:
     if measure == "stationary":
         return task.target
-    options = {"num_directions": gaussian_flows.ORACLE_DIRECTIONS}
+    options: Any = {"num_directions": gaussian_flows.ORACLE_DIRECTIONS}
     exact = problems.exact_sw_jko_flow(task, settings.step_size, settings.num_steps, **options)
     return problems.gaussian(exact.mean[-1], exact.cov[-1])
 
@@ -174,9 +166,7 @@ def _with_latents(make: Callable[..., Any]) -> Variant:
     return change
 
 
-def _antithetic(latent: Any, num_samples: int, dim: int) -> Any:
-    del num_samples, dim
-
+def _antithetic(latent: Any, *_: int) -> Any:
     def draw(key, num):
         half = latent(key, (num + 1) // 2)
         return jnp.concatenate((half, -half))[:num]
@@ -209,7 +199,6 @@ def _with_optimizer(make: Callable[[SWJKO, Solve], Any]) -> Variant:
 
 
 def _constant_rate(scheme: SWJKO, settings: Solve) -> optax.GradientTransformation:
-    del scheme
     return optax.adam(settings.learning_rate / 2)
 
 
@@ -219,10 +208,8 @@ def _averaged(scheme: SWJKO, settings: Solve) -> optax.GradientTransformation:
 
 def _slower_affine(scheme: SWJKO, settings: Solve) -> optax.GradientTransformation:
     """Divide the updates of the affine layer by its gain, so that they are those of all others."""
-    del settings
 
     def update(updates, state, params=None):
-        del params
         slower = jax.tree.map(lambda leaf: leaf / gain, updates["affine"])
         return {**updates, "affine": slower}, state
 
@@ -247,17 +234,11 @@ def averaging(
     def update(updates, state, params=None):
         inner_state, mean, count = state
         updates, inner_state = inner.update(updates, inner_state, params)
-        index = jnp.maximum(count - num_updates // 2, 0)
+        num = jnp.maximum(count - num_updates // 2, 0) + 1
         last = count == num_updates - 1
-
-        def next_mean(old, at, by):
-            return old + (at + by - old) / (index + 1)
-
-        def to_mean(by, at, to):
-            return jnp.where(last, to - at, by)
-
-        mean = jax.tree.map(next_mean, mean, params, updates)
-        return jax.tree.map(to_mean, updates, params, mean), (inner_state, mean, count + 1)
+        mean = jax.tree.map(lambda m, at, by: m + (at + by - m) / num, mean, params, updates)
+        updates = jax.tree.map(lambda by, at, m: jnp.where(last, m - at, by), updates, params, mean)
+        return updates, (inner_state, mean, count + 1)
 
     return optax.GradientTransformation(init, update)
 
@@ -270,7 +251,6 @@ class _FrozenDirections(SWJKO):
         frozen = self.direction_fn(direction_key, self.num_projections, self.family.dim)
 
         def proximity(cloud, anchor, latent, directions):
-            del directions
             return self.proximity(cloud, anchor, latent, frozen)
 
         return self.step_with(proximity, key, state, self.step_size)
@@ -299,15 +279,14 @@ def _figure(rows: list[dict[str, Any]]) -> Figure:
     names = [name for name in VARIANTS if name != STANDARD]
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     figure, (axes,) = common.new_figure(10.0, 4.6, columns=len(measures), sharey=True)
-    unknown = {"mean": math.nan, "standard_error": None}
     for axis, measure in zip(axes, measures, strict=True):
         for index, row in enumerate(row for row in rows if row["measure"] == measure):
-            found = [row["difference"].get(name, unknown) for name in names]
-            means = [difference["mean"] for difference in found]
-            errors = [2 * (difference["standard_error"] or 0.0) for difference in found]
+            found = [row["difference"].get(name, {}) for name in names]
+            means = [difference.get("mean", math.nan) for difference in found]
+            errors = [2 * (difference.get("standard_error") or 0.0) for difference in found]
             label = f"d = {row['dim']}: standard {row['standard_log10']['mean']:.2f}"
             heights = np.arange(len(names)) + 0.2 * (index - 1)
-            style = {"fmt": "o", "color": f"C{index}", "markersize": 4, "capsize": 2}
+            style: Any = {"fmt": "o", "color": f"C{index}", "markersize": 4, "capsize": 2}
             axis.errorbar(means, heights, xerr=errors, label=label, **style)
         axis.axvline(0.0, color="0.5", linewidth=0.8)
         axis.set(title=measure, xlabel="change of log10 SymKL; right of 0 is worse")

@@ -120,7 +120,8 @@ def solve(
         clouds = [swjko.sample(family, params, key, num) for key in keys]
         functional = _with_kernel(functional, lambda own: swjko.interaction(own.w, block_size=500))
     found = common.mean_and_error(float(_evaluate(functional, energy_key, c)) for c in clouds)
-    energy, exact = found["mean"], problem.exact_energy
+    energy: Any = found["mean"]
+    exact = problem.exact_energy
     return {
         "problem": name,
         "family": family_name,

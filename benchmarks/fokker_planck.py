@@ -165,7 +165,8 @@ def _runs_to_the_end(dim: int, count: int, settings: Solve, network: Any) -> dic
 
 def trajectory(sizes: Sizes) -> dict[str, Any]:
     """Divergences on the way to the exact SW-JKO iterates."""
-    oracle, rows = {"num_directions": gaussian_flows.ORACLE_DIRECTIONS}, []
+    oracle: Any = {"num_directions": gaussian_flows.ORACLE_DIRECTIONS}
+    rows = []
     geometry = "exact_sw_flow_to_ornstein_uhlenbeck_log10"
     for dim, count in sizes.trajectory.items():
         settings, network = gaussian_flows.trajectory_settings(dim, sizes.quick)

@@ -41,6 +41,13 @@ class Network(NamedTuple):
         return swjko.icnn_jko(dim, functional, optax.adam(rate), max_steps=max_steps, **options)
 
 
+def covariance_target(seed: int, dim: int) -> problems.GaussianTarget:
+    """``problems.gaussian_target`` with the random matrix as covariance."""
+    problem = problems.gaussian_target(seed, dim)
+    target = problems.gaussian(problem.center, problem.precision)
+    return problems.GaussianTarget(np.linalg.inv(problem.precision), problem.center, target)
+
+
 def whole_blocks(settings: Solve, dim: int) -> Solve:
     """The settings with the number of directions rounded up to a multiple of the dimension."""
     return settings._replace(num_projections=dim * math.ceil(settings.num_projections / dim))

@@ -35,14 +35,11 @@ from benchmarks.gaussian_flows import ORACLE_DIRECTIONS, TIMES, Network
 from swjko import closed_form, problems
 
 # Medians of log10 SymKL of JKO-ICNN at both times (Mokrov et al. 2021), 526 to 821 s each on a GPU.
-PUBLISHED = {
-    2: (-2.58, -2.39),
-    4: (-2.09, -2.08),
-    6: (-1.75, -2.11),
-    8: (-1.83, -1.99),
-    10: (-1.74, -1.87),
-    12: (-1.58, -1.72),
-}
+_MEDIANS = (
+    *((-2.58, -2.39), (-2.09, -2.08), (-1.75, -2.11)),
+    *((-1.83, -1.99), (-1.74, -1.87), (-1.58, -1.72)),
+)
+PUBLISHED = dict(zip(range(2, 13, 2), _MEDIANS, strict=True))
 
 
 class Sizes(NamedTuple):
@@ -67,10 +64,7 @@ DEFAULT = Sizes(
     network=Network(0.05, 150, 256, 4096, 64, 5e-3),
     stationary_network=Network(10.0, 150, 128, 2048, 64, 1e-2),
     stationary_steps=8,
-    stationary_couplings=(
-        Solve(10, 2.0, 100, 128, 20, 1e-2, 10),
-        {"num_layers": 4, "width": 32},
-    ),
+    stationary_couplings=(Solve(10, 2.0, 100, 128, 20, 1e-2, 10), {"num_layers": 4, "width": 32}),
     particles=10_000,
     evaluated=5000,
 )
@@ -97,8 +91,7 @@ FLAGS = common.Flags(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--again``."""
-    text = "measure one section, and keep the rest of the JSON"
-    parser.add_argument("--again", choices=FLAGS.only, help=text)
+    parser.add_argument("--again", choices=FLAGS.only, help="measure it, and keep the others")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -120,14 +113,14 @@ def trajectory(sizes: Sizes, first_seed: int) -> dict[str, Any]:
     """Divergences at two times, and their medians over the problems."""
     rows = []
     for dim, count in sizes.trajectory.items():
-        runs: dict[str, list[Any]] = {"sw_jko": [], "icnn_jko": [], "langevin": []}
+        methods = {"sw_jko": _sw_jko, "icnn_jko": _icnn_jko, "langevin": _langevin}
+        runs: dict[str, list[Any]] = {name: [] for name in methods}
         geometry = []
         for seed in range(first_seed, first_seed + count):
-            problem = covariance_target(seed, dim)
+            problem = gaussian_flows.covariance_target(seed, dim)
             geometry.append(gaussian_flows.geometries(problem))
-            runs["sw_jko"].append(_sw_jko(problem, seed, sizes, TIMES))
-            runs["icnn_jko"].append(_icnn_jko(problem, seed, sizes, TIMES))
-            runs["langevin"].append(_langevin(problem, seed, sizes))
+            for name, method in methods.items():
+                runs[name].append(method(problem, seed, sizes, TIMES))
         row = {"dim": dim, "times": TIMES}
         row["exact_sw_flow_to_law_median"] = np.median(geometry, axis=0)
         for name, found in runs.items():
@@ -136,12 +129,8 @@ def trajectory(sizes: Sizes, first_seed: int) -> dict[str, Any]:
                 row[f"{name}_{against}_median"] = np.median(values, axis=0)
         common.show("trajectory", row)
         rows.append({**row, "published_jko_icnn_law": PUBLISHED.get(dim), "runs": runs})
-    settings = gaussian_flows.trajectory_settings(2, sizes.quick)
-    return {
-        "rows": rows,
-        "icnn_jko_settings": sizes.network,
-        "sw_jko_settings_in_the_plane": settings,
-    }
+    plane = {"sw_jko_settings_in_the_plane": gaussian_flows.trajectory_settings(2, sizes.quick)}
+    return {"rows": rows, "icnn_jko_settings": sizes.network, **plane}
 
 
 def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
@@ -150,7 +139,7 @@ def long(sizes: Sizes, first_seed: int) -> dict[str, Any]:
     sizes = sizes._replace(network=sizes.network._replace(step_size=0.1))
     rows = []
     for dim in sizes.long:
-        problem = covariance_target(first_seed, dim)
+        problem = gaussian_flows.covariance_target(first_seed, dim)
         runs = {
             "icnn_jko": _icnn_jko(problem, first_seed, sizes, times),
             "sw_jko": _sw_jko(problem, first_seed, sizes, times),
@@ -172,11 +161,10 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
         target = problems.gaussian_target(seed, dim).target
         functional = swjko.kl_divergence(target.log_prob)
         num, (settings, network) = sizes.stationary_steps, sizes.stationary_couplings
+        networks = sizes.stationary_network.scheme(dim, functional, num)
         couplings = gaussian_flows.coupling_scheme(target, settings, network)
         run = {
-            "icnn_jko": _each_step(
-                sizes.stationary_network.scheme(dim, functional, num), seed, num, target, sizes
-            ),
+            "icnn_jko": _each_step(networks, seed, num, target, sizes),
             "sw_jko": _each_step(couplings, seed, settings.num_steps, target, sizes),
         }
         level = min(run["icnn_jko"]["log10"]) + 0.1
@@ -186,14 +174,12 @@ def stationary(sizes: Sizes, first_seed: int) -> dict[str, Any]:
             whole = None if seconds is None else seconds + found["compile_seconds"]
             found |= dict(zip(keys, (seconds, whole), strict=True))
         runs.append({"seed": seed, **run, "level_log10": level})
-        shown = {name: found["seconds_to_level"] for name, found in run.items()}
-        common.show(f"stationary, d = {dim}, seed {seed}, level {level:.2f}", shown)
+        common.show(f"stationary, seed {seed}", [found[keys[0]] for found in run.values()])
     found = {"dim": dim, "icnn_jko_settings": sizes.stationary_network, "runs": runs}
     for key in keys:
         # A run that never reaches the level counts as infinitely slow.
         ratios = [run["icnn_jko"][key] / (run["sw_jko"][key] or math.inf) for run in runs]
         found[f"ratio_of_{key}"] = {"median": np.median(ratios), "all": ratios}
-        common.show(f"stationary, ratio of {key}", ratios)
     return found
 
 
@@ -201,19 +187,8 @@ def _each_step(scheme: Any, seed: int, num: int, target: Any, sizes: Sizes) -> d
     """Divergence to the target after each step."""
     steps = gaussian_flows.timed_steps(scheme, seed, num)
     params = [steps.after(scheme, step) for step in range(1, num + 1)]
-    return {
-        "log10": [_log10(seed, scheme.family, at, target, sizes) for at in params],
-        "step_seconds": steps.seconds,
-        "compile_seconds": steps.compile_seconds,
-        "memory": steps.memory,
-    }
-
-
-def covariance_target(seed: int, dim: int) -> problems.GaussianTarget:
-    """``problems.gaussian_target`` with the random matrix as covariance."""
-    problem = problems.gaussian_target(seed, dim)
-    target = problems.gaussian(problem.center, problem.precision)
-    return problems.GaussianTarget(np.linalg.inv(problem.precision), problem.center, target)
+    errors = [_log10(seed, scheme.family, at, target, sizes) for at in params]
+    return {"log10": errors, "step_seconds": steps.seconds, **steps.cost}
 
 
 def _sw_jko(problem: Any, seed: int, sizes: Sizes, times: Sequence[float]) -> dict[str, Any]:
@@ -239,36 +214,28 @@ def _icnn_jko(problem: Any, seed: int, sizes: Sizes, times: Sequence[float]) -> 
 
 
 def _compared(
-    scheme: Any,
-    problem: problems.GaussianTarget,
-    seed: int,
-    sizes: Sizes,
-    steps_at: dict[float, int],
-    exact: closed_form.Gaussian,
+    scheme: Any, problem: Any, seed: int, sizes: Sizes, steps_at: dict[float, int], exact: Any
 ) -> dict[str, Any]:
     """One run, against its exact steps and against the law."""
     steps = gaussian_flows.timed_steps(scheme, seed, max(steps_at.values()))
     found: dict[str, Any] = {"seed": seed, "own_step": [], "law": []}
     for t, step in steps_at.items():
         params = steps.after(scheme, step)
-        moments = {
-            "own_step": (exact.mean[step], exact.cov[step]),
-            "law": gaussian_flows.ornstein_uhlenbeck(problem, t),
-        }
-        for name, (mean, cov) in moments.items():
-            law = problems.gaussian(mean, cov)
-            found[name].append(_log10(seed, scheme.family, params, law, sizes))
+        law = gaussian_flows.ornstein_uhlenbeck(problem, t)
+        for name, moments in (("own_step", (exact.mean[step], exact.cov[step])), ("law", law)):
+            target = problems.gaussian(*moments)
+            found[name].append(_log10(seed, scheme.family, params, target, sizes))
     return found | steps.cost | {"step_seconds": steps.seconds, "result": steps.result}
 
 
-def _langevin(problem: problems.GaussianTarget, seed: int, sizes: Sizes) -> dict[str, Any]:
+def _langevin(problem: Any, seed: int, sizes: Sizes, times: Sequence[float]) -> dict[str, Any]:
     """Moves of 1e-3, or of 1e-2 in a quick run."""
     points = jax.random.normal(jax.random.key(seed), (sizes.particles, problem.target.dim))
     options = {"step_size": 0.1, "num_inner_steps": 10 if sizes.quick else 100}
     scheme = swjko.langevin(points, problem.target.log_prob, **options)
-    steps = gaussian_flows.timed_steps(scheme, seed, round(TIMES[-1] / 0.1))
+    steps = gaussian_flows.timed_steps(scheme, seed, round(times[-1] / 0.1))
     found = []
-    for t in TIMES:
+    for t in times:
         moved = np.asarray(steps.params[round(t / 0.1) - 1], np.float64)
         law = gaussian_flows.ornstein_uhlenbeck(problem, t)
         found.append(gaussian_flows.kernel_density_log10(moved, *law, sizes.evaluated, seed))
@@ -287,8 +254,7 @@ def _log10(seed: int, family: swjko.Family, params: Any, law: Any, sizes: Sizes)
 def _linear_fit(seconds: Sequence[float]) -> dict[str, Any]:
     """Fit a line to the seconds of the steps.
 
-    The growth is what the slope adds over the run, relative to the first step. It is zero if K
-    steps cost K times as much as one.
+    The growth is what the slope adds over the run, relative to the first step.
     """
     fit: Any = scipy.stats.linregress(np.arange(len(seconds)), seconds)
     return {

@@ -251,7 +251,8 @@ def prepare(key: Any, images: Images, seed: int, sizes: Sizes) -> ImageData:
     half = len(order) // 2
     parts = order[:half], order[half : 2 * half]
     sets = [(rows[part], labels[part].astype(np.int32)) for part in parts]
-    trained = classifier.train(key, *sets, images.shape, num_steps=sizes.classifier_steps)
+    options = {"num_steps": sizes.classifier_steps}
+    trained = classifier.train(key, sets[0], sets[1], images.shape, **options)
     common.show(f"seed {seed}, accuracy of the classifier", trained.test_accuracy)
     return image_data(sets[0][0], sets[1][0], images.shape, trained)
 

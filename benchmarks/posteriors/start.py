@@ -74,7 +74,7 @@ def parameters(start: Start, points: Any) -> np.ndarray:
 
 
 def log_prob(start: Start, features: np.ndarray, labels: np.ndarray) -> Partial:
-    """Log-density of one point in the new coordinates, up to a constant, in the default precision."""
+    """Log-density of a point in the new coordinates, up to a constant, in default precision."""
     data = jnp.asarray(features, float), jnp.asarray(labels, float)
     start = Start(*(jnp.asarray(leaf, float) for leaf in start))
     return Partial(_log_prob, start, problems.logistic_regression(*data))
