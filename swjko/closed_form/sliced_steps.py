@@ -230,34 +230,8 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
 
     def newton_step(carry):
         s, _, count = carry
-        factor = jnp.linalg.cholesky(s)
-        rotated = directions @ factor
-        sigma = jnp.linalg.norm(rotated, axis=1)
-        # In coordinates where S = I the Hessian is W/2 plus a positive average of
-        # (u^T W u) u u^T, so it is well conditioned for any S.
-        gradient = (
-            jnp.einsum("l,li,lj->ij", 1.0 - anchor / sigma, rotated, rotated)
-            / (2 * step_size * directions.shape[0])
-            + factor.T @ precision @ factor / 2
-            - jnp.eye(dim, dtype=s.dtype) / 2
-        )
-        curvature = anchor / (4 * step_size * sigma**3 * directions.shape[0])
-
-        def hessian(w):
-            return (
-                w / 2
-                + (
-                    rotated * (curvature * jnp.einsum("li,ij,lj->l", rotated, w, rotated))[:, None]
-                ).T
-                @ rotated
-            )
-
-        direction, _ = jax.scipy.sparse.linalg.cg(
-            hessian, -gradient, tol=1e-8, maxiter=_CONJUGATE_GRADIENT_STEPS
-        )
-        decrement = -jnp.sum(gradient * direction)
-        move = factor @ direction @ factor.T
-        return _backtrack(cost, s, (move + move.T) / 2, decrement), decrement, count + 1
+        move, decrement = _newton_move(s, anchor, precision, step_size, directions)
+        return _backtrack(cost, s, move, decrement), decrement, count + 1
 
     tolerance = 4 * jnp.finfo(cov.dtype).eps ** 2 * dim
 
@@ -268,6 +242,32 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
     infinite = jnp.asarray(jnp.inf, cov.dtype)
     new_cov, _, _ = lax.while_loop(unfinished, newton_step, (cov, infinite, 0))
     return new_cov
+
+
+def _newton_move(s, anchor, precision, step_size, directions) -> tuple[Array, Scalar]:
+    """Returns a symmetric Newton move from the covariance ``s``, and its decrement."""
+    factor = jnp.linalg.cholesky(s)
+    rotated = directions @ factor
+    sigma = jnp.linalg.norm(rotated, axis=1)
+    # In coordinates where S = I the Hessian is W/2 plus a positive average of
+    # (u^T W u) u u^T, so it is well conditioned for any S.
+    gradient = (
+        jnp.einsum("l,li,lj->ij", 1.0 - anchor / sigma, rotated, rotated)
+        / (2 * step_size * directions.shape[0])
+        + factor.T @ precision @ factor / 2
+        - jnp.eye(s.shape[0], dtype=s.dtype) / 2
+    )
+    curvature = anchor / (4 * step_size * sigma**3 * directions.shape[0])
+
+    def hessian(w):
+        forms = curvature * jnp.einsum("li,ij,lj->l", rotated, w, rotated)
+        return w / 2 + (rotated * forms[:, None]).T @ rotated
+
+    direction, _ = jax.scipy.sparse.linalg.cg(
+        hessian, -gradient, tol=1e-8, maxiter=_CONJUGATE_GRADIENT_STEPS
+    )
+    move = factor @ direction @ factor.T
+    return (move + move.T) / 2, -jnp.sum(gradient * direction)
 
 
 def _backtrack(cost, s: Array, move: Array, decrement: Scalar) -> Array:

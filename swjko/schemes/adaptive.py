@@ -92,9 +92,7 @@ def adaptive(
     for name, value in numbers.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not least[name] <= value < float("inf"):
-            raise ValueError(
-                f"{name} must be a number of at least {least[name]:g}; got {value!r}."
-            )
+            raise ValueError(f"{name} must be a number of at least {least[name]:g}; got {value!r}.")
     return Adaptive(
         scheme,
         smallest,

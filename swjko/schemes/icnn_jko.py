@@ -137,11 +137,7 @@ def icnn_jko(
         validation.as_count(width, "width"),
         validation.as_count(num_layers, "num_layers"),
         validation.as_count(rank, "rank"),
-        validation.as_fraction(
-            strong_convexity,
-            "strong_convexity",
-            "the convexity of a potential that starts at |x|^2 / 2",
-        ),
+        validation.as_fraction(strong_convexity, "strong_convexity", "that of |x|^2 / 2 being 1"),
         None if exact else num_probes,
         validation.as_count(seed, "seed", minimum=0),
     )
@@ -157,13 +153,14 @@ def icnn_jko(
         bool(path_gradient) and exact and reads_entropy_alone(functional),
     )
 
-    def objective(key: Key) -> Scalar:
-        pool = scheme.init(key).extra
-        params = scheme.chain.identity_around(key, pool.points)
-        return scheme.objective(key, params["network"], params["frame"], pool)[0]
-
-    require_scalar_objective(objective)
+    require_scalar_objective(lambda key: _objective_at_start(key, scheme))
     return scheme
+
+
+def _objective_at_start(key: Key, scheme: "ICNNJKO") -> Scalar:
+    pool = scheme.init(key).extra
+    params = scheme.chain.identity_around(key, pool.points)
+    return scheme.objective(key, params["network"], params["frame"], pool)[0]
 
 
 class Pool(NamedTuple):
