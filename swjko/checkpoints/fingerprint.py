@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swjko import _version
+from swjko._version import __version__
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.dtype)
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
@@ -40,7 +40,7 @@ def describe(**things: Any) -> dict[str, str]:
       ``describe(scheme=scheme, key=key)["scheme.step_size"]`` is ``"float32[] 0.1"``.
     """
     entries = {
-        "version of swjko": _version.__version__,
+        "version of swjko": __version__,
         "version of jax": jax.__version__,
         "version of Python": ".".join(platform.python_version_tuple()[:2]),
         "jax_threefry_partitionable": repr(jax.config.values["jax_threefry_partitionable"]),

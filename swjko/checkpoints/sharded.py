@@ -102,7 +102,7 @@ class ShardedArrays:
                 shutil.rmtree(path, ignore_errors=True)
 
     def agree(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the message of process 0 on all processes."""
+        """Return the message of process 0."""
         return from_process_0(message)
 
     def _arrays(self, step: int) -> Path:
@@ -154,9 +154,3 @@ def _named_leaves(state: State) -> dict[str, jax.Array]:
         f"leaf {index:05d}": jax.random.key_data(leaf) if is_key(leaf) else leaf
         for index, leaf in enumerate(jax.tree.leaves(state))
     }
-
-
-def opened(*arguments: Any, **options: Any) -> Any:  # until solve moves
-    from swjko.checkpoints.store import open_store
-
-    return open_store(*arguments, together=True, **options)

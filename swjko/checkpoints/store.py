@@ -296,9 +296,3 @@ def _explained(directory: Path, what: str) -> Iterator[None]:
             f"cannot {what} checkpoint_dir {directory}: {error.strerror or error}. Checkpoints "
             "saved before are intact. Fix the cause, then solve again with resume=True."
         ) from error
-
-
-def opened(*arguments: Any, **options: Any) -> Store:  # until solve moves
-    return open_store(*arguments, together=False, **options)
-
-

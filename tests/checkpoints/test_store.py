@@ -246,7 +246,7 @@ def test_another_run_is_refused_and_the_difference_is_named(named, saved):
 
 
 def test_another_version_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(swjko._version, "__version__", "99.0")
+    monkeypatch.setattr("swjko.checkpoints.fingerprint.__version__", "99.0")
     with pytest.raises(swjko.CheckpointError, match=r"version of swjko: [\d.]+ saved, 99.0 now"):
         solved(saved)
 
