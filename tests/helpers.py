@@ -232,3 +232,37 @@ class IndependentFlows:
         )
         key = jax.random.fold_in(state.extra, 1)
         return states._replace(step=state.step + 1, extra=key), info
+
+
+def run_cli(command: str, *arguments: str) -> int:
+    """Run ``python -m swjko`` with a command of words without spaces and with further arguments."""
+    from swjko.cli.main import main
+
+    return main([*command.split(), *arguments])
+
+
+def check_bijection(family, params, z, dtype, tolerances, *, jacobian=True):
+    """The base map of a flow family inverts, with the log-determinants of its Jacobian."""
+    inverse_tolerance, log_det_tolerance = tolerances
+    cloud = jax.jit(family.push)(params, z)
+    assert cloud.points.dtype == jnp.dtype(dtype)
+    assert float(jnp.max(jnp.abs(cloud.points - z))) > 0.1
+    back, log_det = jax.jit(family.base.inverse)(params, cloud.points)
+    np.testing.assert_allclose(back, z, rtol=inverse_tolerance, atol=inverse_tolerance)
+    base = jax.scipy.stats.norm.logpdf(z).sum(axis=1)
+    expected = [base + log_det]
+    if jacobian:
+        jacobians = jax.jit(jax.vmap(jax.jacrev(lambda z: family.push(params, z[None]).points[0])))
+        expected.append(base - jnp.linalg.slogdet(jacobians(z))[1])
+    for value in expected:
+        np.testing.assert_allclose(
+            cloud.log_density, value, rtol=log_det_tolerance, atol=log_det_tolerance
+        )
+
+
+def check_gradient_of_log_prob(family, key):
+    """Path gradients use the gradient of log_prob in the points."""
+    params, points = perturbed(family, key), np.asarray(jax.random.normal(key, (4, family.dim)))
+    total = jax.jit(lambda points: jnp.sum(jnp.sin(family.log_prob(params, points))))
+    difference = central_difference(total, points)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(points), difference, rtol=1e-6, atol=1e-8)

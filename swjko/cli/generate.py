@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
 from swjko.checkpoints.format import write_atomically
-from swjko.cli.problems import Settings, adam, make_scheme
+from swjko.cli.flow import Settings, adam, make_scheme
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
 from swjko.data.image_files import as_text
@@ -104,11 +104,10 @@ def generate(
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     if space == "latent":
-        fit_key, fit_dir = jax.random.fold_in(key, 4), folder and folder / "autoencoder"
-        folder = folder and folder / "flow"
-        chosen = _latent(fit_key, target, images.shape, fit_dir, progress)
+        fit_dir, folder = (folder and folder / name for name in ("autoencoder", "flow"))
+        chosen = _latent(jax.random.fold_in(key, 4), target, images.shape, fit_dir, progress)
     else:
-        chosen = _Space(jnp.asarray(target), _family(family, images.shape), lambda family: family)
+        chosen = _pixels(family, target, images.shape)
     functional = sw_to_target(
         chosen.target,
         settings.projections,
@@ -208,10 +207,12 @@ def _split(
     return rows[order[cut:]], rows[order[:cut]]
 
 
-def _family(name: str, shape: tuple[int, int, int]) -> Family:
+def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> _Space:
     if name == "convolutional":
-        return flows.convolutional(_NOISE_DIM, shape, output="sigmoid", init_mean=-1.0)
-    return preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
+        family = flows.convolutional(_NOISE_DIM, shape, output="sigmoid", init_mean=-1.0)
+    else:
+        family = preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
+    return _Space(jnp.asarray(target), family, lambda family: family)
 
 
 def _latent(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from swjko import problems
-from swjko.cli.problems import Settings, adam, make_scheme
+from swjko.cli.flow import Settings, adam, make_scheme
 from swjko.cli.report import provenance, write_json
 from swjko.cli.scores import gaussian_kl
 from swjko.diagnostics.evaluate import evaluate

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from swjko.cli import generate, problems
-from swjko.cli.problems import Settings
+from swjko.cli.flow import Settings
 
 _DESCRIPTION = """\
 Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).

@@ -1,49 +1,28 @@
 """The three problems of the command line; each takes its settings and returns an ``Outcome``."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 
-from swjko import flows, plots, problems
+from swjko import flows, problems
 from swjko.cli import scores
+from swjko.cli.flow import Flow, Settings, draw, solve_and_measure
 from swjko.cli.report import Outcome
-from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
-from swjko.distances.directions import uniform_directions
-from swjko.families.base import Family, sample
+from swjko.diagnostics.evaluate import symmetric_kl
+from swjko.families.base import sample
 from swjko.families.gaussians import gaussian
 from swjko.functionals.entropies import kl_divergence
 from swjko.functionals.targets import sw_to_target
 from swjko.problems import DataError
-from swjko.running.solution import Solution
-from swjko.running.solve import solve
-from swjko.schemes.base import Info, Scheme, both
-from swjko.schemes.sw_jko import sw_jko
-from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
+from swjko.types import Cloud
 
-_PLOTTED_TIMES = 5
-_PLOTTED_POINTS = 1000
 _POSTERIOR_DRAWS = 4096
 _SYMMETRIC_KL_SAMPLES = 10_000
 _symmetric_kl = jax.jit(symmetric_kl, static_argnames=("num_samples",))
-_replay = jax.jit(replay, static_argnames=("num",))
 _sample = jax.jit(sample, static_argnames=("num",))
-
-
-class Settings(NamedTuple):
-    """Numbers of a run. Adam starts at learning_rate, and falls to zero within each JKO step."""
-
-    steps: int
-    step_size: float
-    inner_steps: int
-    samples: int
-    projections: int
-    learning_rate: float = 3e-3
 
 
 # SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
@@ -57,54 +36,6 @@ class Moments(NamedTuple):
 
     mean: float
     standard_deviation: float
-
-
-class _Flow(NamedTuple):
-    """A solved flow. The energies in ``history`` are evaluated anew, on more points."""
-
-    family: Family
-    solution: Solution
-    energy_start: Estimate
-    energy_end: Estimate
-    history: Info
-    clouds: Cloud
-    times: np.ndarray
-
-    def outcome(self, problem: str, settings: Settings, config: dict[str, Any], **parts: Any):
-        return Outcome(
-            problem,
-            self.family.dim,
-            {**settings._asdict(), **config},
-            self.solution,
-            self.energy_start,
-            self.energy_end,
-            **parts,
-        )
-
-
-def adam(settings: Settings) -> optax.GradientTransformation:
-    """Return Adam with a cosine schedule over the updates of one JKO step."""
-    return optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps))
-
-
-def make_scheme(
-    family: Family,
-    functional: Functional,
-    settings: Settings,
-    optimizer: optax.GradientTransformation,
-    direction_fn: DirectionFn = uniform_directions,
-) -> Scheme:
-    """Return ``sw_jko`` with the numbers of ``settings``."""
-    return sw_jko(
-        family,
-        functional,
-        optimizer,
-        step_size=settings.step_size,
-        num_inner_steps=settings.inner_steps,
-        num_samples=settings.samples,
-        num_projections=settings.projections,
-        direction_fn=direction_fn,
-    )
 
 
 def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: int = 2) -> Outcome:
@@ -122,7 +53,7 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
     family = gaussian(1) if dim == 1 else flows.coupling(dim)
     flow_key, stationary_key, exact_key = jax.random.split(jax.random.key(seed), 3)
     functional = kl_divergence(target.log_prob)
-    flow = _solved(flow_key, family, functional, settings, settings.samples, progress)
+    flow = solve_and_measure(flow_key, family, functional, settings, settings.samples, progress)
     iterates = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
     means, covs = map(np.asarray, iterates)
     energies = np.array(
@@ -143,7 +74,7 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
         scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
     plane = problems.gaussian(problem.center[:2], np.linalg.inv(problem.precision)[:2, :2])
-    drawn = _plots(
+    drawn = draw(
         flow,
         {"log_prob": plane.log_prob, "target_name": "stationary law"},
         {"exact": energies, "exact_name": "exact SW-JKO", "unit": "nats"},
@@ -184,7 +115,9 @@ def posterior(
     dim = train.features.shape[1] + 1
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
     functional = kl_divergence(log_prob)
-    flow = _solved(flow_key, flows.coupling(dim), functional, settings, settings.samples, progress)
+    flow = solve_and_measure(
+        flow_key, flows.coupling(dim), functional, settings, settings.samples, progress
+    )
     draws = _sample(flow.family, flow.solution.state.params, draw_key, num=_POSTERIOR_DRAWS)
     log_evidence, effective = scores.importance(draws, log_prob)
     coordinates, points = (*table.names, "log alpha"), np.asarray(draws.points, np.float64)
@@ -205,17 +138,13 @@ def posterior(
     return flow.outcome("posterior", settings, config, **parts, figures=figures, plots=drawn)
 
 
-def _posterior_plots(flow, log_prob, log_evidence, coordinates) -> dict[str, Any]:
+def _posterior_plots(flow: Flow, log_prob, log_evidence, coordinates) -> dict[str, Any]:
     mode, cov = scores.laplace(log_prob, flow.family.dim)
     plane = problems.gaussian(mode[:2], cov[:2, :2])
     names = (f"weight of {name}" if name != "log alpha" else name for name in coordinates[:2])
-    return _plots(
+    return draw(
         flow,
-        {
-            "log_prob": plane.log_prob,
-            "target_name": "Laplace approx.",
-            "names": tuple(names),
-        },
+        {"log_prob": plane.log_prob, "target_name": "Laplace approx.", "names": tuple(names)},
         {
             "exact": -log_evidence,
             "exact_name": "-log evidence (importance sampling)",
@@ -255,7 +184,7 @@ def match(
     functional = sw_to_target(target, settings.projections)
     flow_key, floor_key, held_out_key = jax.random.split(jax.random.key(seed), 3)
     # Evaluated on as many points as are held out, so that both have the same sampling noise.
-    flow = _solved(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
+    flow = solve_and_measure(flow_key, flows.mlp(dim, dim), functional, settings, cut, progress)
     floor_keys = jax.random.split(floor_key, 16)
     floor = float(scores.mean_energy(floor_keys, functional, Cloud(held_out)))
     cloud = _sample(flow.family, flow.solution.state.params, held_out_key, num=len(target))
@@ -273,7 +202,7 @@ def match(
     }
     names = ("component 1", "component 2") if data is None else ("first", "second")
     names = tuple(f"{name}{'' if data is None else ' coordinate'} (scaled)" for name in names)
-    drawn = _plots(
+    drawn = draw(
         flow,
         {"target": target, "names": names},
         {"exact": floor, "exact_name": "held-out points", "unit": "scaled data, squared"},
@@ -281,52 +210,3 @@ def match(
     parts = {"reference": floor, "reference_name": "held-out points"}
     config = {"seed": seed, "data": data or "sklearn digits", "dim": dim}
     return flow.outcome("match", settings, config, **parts, figures=figures, plots=drawn)
-
-
-def _solved(
-    key: Key,
-    family: Family,
-    functional: Functional,
-    settings: Settings,
-    num_evaluated: int,
-    progress: bool,
-) -> _Flow:
-    """Solve the flow, evaluate its energies anew and replay it at a few times."""
-    solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
-    scheme = make_scheme(family, functional, settings, adam(settings))
-    solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
-    states, infos = solution.history
-    # A family starts at mu_0 for every key; only weights without influence there differ.
-    start = jax.jit(family.init)(start_key)
-    trajectory = jax.tree.map(
-        lambda first, rest: np.concatenate([np.asarray(first)[None], rest]), start, states.params
-    )
-    energies = jax.device_get(
-        _energies(energy_key, family, functional, trajectory, num_samples=num_evaluated)
-    )
-    energy_start, energy_end = (Estimate(*(part[at] for part in energies)) for at in (0, -1))
-    times = np.concatenate([[0.0], states.time])
-    shown = np.unique(np.linspace(0, len(times) - 1, _PLOTTED_TIMES).round().astype(int))
-    kept = jax.tree.map(lambda leaf: leaf[shown], trajectory)
-    clouds = _replay(replay_key, family, kept, num=_PLOTTED_POINTS)
-    history = infos._replace(energy=energies.value[1:])
-    return _Flow(family, solution, energy_start, energy_end, history, clouds, times[shown])
-
-
-@functools.partial(jax.jit, static_argnames=("num_samples",))
-def _energies(key, family, functional, trajectory, num_samples):
-    """Evaluate F along a trajectory of params from the same draws: an ``Estimate`` [t]."""
-    return lax.map(
-        lambda params: evaluate(key, family, functional, params, num_samples=num_samples),
-        trajectory,
-    )
-
-
-def _plots(
-    flow: _Flow, cloud_options: dict[str, Any], energy_options: dict[str, Any]
-) -> dict[str, Any]:
-    start = float(flow.energy_start.value)
-    return {
-        "clouds": plots.clouds(flow.clouds.points, flow.times, **cloud_options),
-        "energy": plots.progress(flow.history, start=start, **energy_options),
-    }

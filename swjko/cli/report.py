@@ -11,7 +11,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-import swjko
+from swjko._version import __version__
 from swjko.checkpoints.format import finite_json, write_atomically
 from swjko.running.solution import Solution
 from swjko.schemes.base import Info
@@ -97,7 +97,7 @@ def provenance(solution: Solution) -> dict[str, Any]:
     timing = solution.timing
     return {
         "versions": {
-            "swjko": swjko.__version__,
+            "swjko": __version__,
             "jax": jax.__version__,
             "python": platform.python_version(),
         },

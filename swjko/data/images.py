@@ -152,8 +152,7 @@ def load_cifar10(source: str | Path | Sequence[str | Path], *, train: bool = Tru
       The ``Images``.
 
     Raises:
-      DataError: If a file is missing, empty or not a whole number of records, or a label is
-        above 9.
+      DataError: If a file is missing or cut short, or a label is above 9.
     """
     if isinstance(source, str | Path):
         paths = [Path(source)]

@@ -1,4 +1,4 @@
-"""Readers of data sets for logistic regression: small files of each kind, and messages on bad ones."""
+"""Readers of data sets for logistic regression, and their messages on bad files."""
 
 import gzip
 import os

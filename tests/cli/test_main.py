@@ -9,23 +9,15 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from helpers import run_cli
 from PIL import Image
 
 from swjko import Cloud, problems
 from swjko.cli import generate, scores
 from swjko.cli.main import main
 
-_TINY = [
-    "--steps",
-    "2",
-    "--inner-steps",
-    "2",
-    "--samples",
-    "16",
-    "--projections",
-    "4",
-    "--no-progress",
-]
+_TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
+_TINY += ["--projections", "4", "--no-progress"]
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +103,7 @@ def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
     out, _ = whole_run
     np.save(tmp_path / "x.npy", np.random.default_rng(0).exponential(3.0, (40, 1)) + 100.0)
     assert (
-        main(
-            [
-                *_TINY,
-                "--seed",
-                "1",
-                "--out",
-                str(out),
-                "--overwrite",
-                "match",
-                "--data",
-                str(tmp_path / "x.npy"),
-            ]
-        )
-        == 0
+        run_cli(f"--seed 1 --out {out} --overwrite match --data {tmp_path / 'x.npy'}", *_TINY) == 0
     )
     printed = capsys.readouterr().out
     assert "SW_2^2/2 of the held-out points to the target: " in printed
@@ -140,21 +119,7 @@ def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
 
 
 def test_posterior_of_a_table(table, tmp_path, capsys):
-    assert (
-        main(
-            [
-                "posterior",
-                "--data",
-                str(table),
-                "--label",
-                "state",
-                *_TINY,
-                "--out",
-                str(tmp_path / "runs"),
-            ]
-        )
-        == 0
-    )
+    assert run_cli(f"posterior --data {table} --label state --out {tmp_path / 'runs'}", *_TINY) == 0
     report = json.loads((tmp_path / "runs" / "posterior" / "report.json").read_text())
     assert list(report["figures"]["posterior marginals"]) == ["age", "dose", "log alpha"]
     assert (report["figures"]["rows for training"], report["figures"]["rows held out"]) == (48, 12)
@@ -222,18 +187,8 @@ def test_a_missing_extra_is_named(module, monkeypatch, capsys, tmp_path):
 
 def test_a_failed_flow_is_one_line_and_code_1(tmp_path, capsys):
     assert (
-        main(
-            [
-                "fokker-planck",
-                "--dim",
-                "1",
-                *_TINY[:-1],
-                "--no-progress",
-                "--step-size",
-                "1e-37",
-                "--out",
-                str(tmp_path),
-            ]
+        run_cli(
+            f"fokker-planck --dim 1 --no-progress --step-size 1e-37 --out {tmp_path}", *_TINY[:-1]
         )
         == 1
     )
@@ -312,20 +267,7 @@ def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, ca
     assert (tmp_path / "again.png").read_bytes() == (out / "new" / "sheet.png").read_bytes()
     assert json.loads((tmp_path / "report.json").read_text())["seconds"]["run"] == 0.0
     capsys.readouterr()
-    assert (
-        main(
-            [
-                *arguments,
-                *_SHEET,
-                "--steps",
-                "3",
-                "--overwrite",
-                "--out",
-                str(tmp_path / "other.png"),
-            ]
-        )
-        == 2
-    )
+    assert main([*arguments, *_SHEET, "--steps", "3", "--out", str(tmp_path / "o" / "s.png")]) == 2
     _expect_one_line(capsys, "holds another run")
 
 
@@ -340,18 +282,7 @@ def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, c
     # Options before the subcommand.
     (tmp_path / "s.png").write_bytes(b"")
     assert (
-        main(
-            [
-                "--out",
-                str(tmp_path / "s.png"),
-                "--overwrite",
-                "generate",
-                "--data",
-                str(pictures),
-                *_SHEET,
-            ]
-        )
-        == 0
+        run_cli(f"--out {tmp_path / 's.png'} --overwrite generate --data {pictures}", *_SHEET) == 0
     )
     assert (tmp_path / "s.png").read_bytes() == before
 
@@ -386,21 +317,7 @@ def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_generate_by_the_convolutional_generator(pictures, tmp_path):
     out = tmp_path / "s.png"
-    assert (
-        main(
-            [
-                "generate",
-                "--data",
-                str(pictures),
-                "--family",
-                "convolutional",
-                *_SHEET,
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    assert run_cli(f"generate --data {pictures} --family convolutional --out {out}", *_SHEET) == 0
     assert Image.open(out).mode == "L"
     assert json.loads((tmp_path / "report.json").read_text())["config"]["family"] == "convolutional"
 
@@ -412,10 +329,7 @@ def test_generate_by_the_convolutional_generator(pictures, tmp_path):
         (["--data", "mnist"], "--data-dir"),
         (["--data", "mnist", "--data-dir", "."], "no file train-images-idx3-ubyte"),
         (["--data", "few.npy"], "few.npy: must hold at least 10 images; got 9"),
-        (
-            ["--data", "some.npy", "--batch-size", "17"],
-            "some.npy: --batch-size must be at most 16",
-        ),
+        (["--data", "some.npy", "--batch-size", "17"], "some.npy: --batch-size must be at most 16"),
         (
             ["--data", "some.npy", "--family", "spline"],
             "argument --family: invalid choice: 'spline'",

@@ -10,24 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_cli
 
 from swjko.cli import many
 from swjko.cli.main import main
 from swjko.cli.problems import FOKKER_PLANCK, fokker_planck
 
-_TINY = [
-    "--dim",
-    "1",
-    "--steps",
-    "2",
-    "--inner-steps",
-    "2",
-    "--samples",
-    "16",
-    "--projections",
-    "4",
-    "--no-progress",
-]
+_TINY = ["--dim", "1", "--steps", "2", "--inner-steps", "2", "--samples", "16"]
+_TINY += ["--projections", "4", "--no-progress"]
 
 
 def report_in(directory):
@@ -36,19 +26,9 @@ def report_in(directory):
 
 def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     assert (
-        main(
-            [
-                "fokker-planck",
-                *_TINY,
-                "--flows",
-                "8",
-                "--seed",
-                "3",
-                "--out",
-                str(tmp_path),
-                "--checkpoint-dir",
-                str(tmp_path / "c"),
-            ]
+        run_cli(
+            f"fokker-planck --flows 8 --seed 3 --out {tmp_path} --checkpoint-dir {tmp_path / 'c'}",
+            *_TINY,
         )
         == 0
     )
@@ -69,19 +49,9 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     assert np.shape(found["history"]["energy"]) == (8, 2)
     # Once more, from the checkpoints of the finished run.
     assert (
-        main(
-            [
-                "fokker-planck",
-                *_TINY,
-                "--flows",
-                "8",
-                "--seed",
-                "3",
-                "--out",
-                str(tmp_path / "o"),
-                "--checkpoint-dir",
-                str(tmp_path / "c"),
-            ]
+        run_cli(
+            f"fokker-planck --flows 8 --seed 3 --out {tmp_path}/o --checkpoint-dir {tmp_path}/c",
+            *_TINY,
         )
         == 0
     )
@@ -89,21 +59,7 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
 
 
 def test_a_failed_flow_is_told_and_is_code_1(tmp_path, capsys):
-    assert (
-        main(
-            [
-                "fokker-planck",
-                *_TINY,
-                "--flows",
-                "8",
-                "--step-size",
-                "1e-37",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 1
-    )
+    assert run_cli(f"fokker-planck --flows 8 --step-size 1e-37 --out {tmp_path}", *_TINY) == 1
     assert "0 of 8 flows OK" in capsys.readouterr().out
     assert all(
         flow["result"] in ("DIVERGED", "NON_FINITE") for flow in report_in(tmp_path)["flows"]

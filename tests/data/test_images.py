@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import swjko.images
 from swjko import problems
 from swjko.data import image_files, images
 from swjko.data.tables import DataError
@@ -95,9 +96,12 @@ def test_named_sets_are_found_where_they_usually_lie(tmp_path, monkeypatch):
     )
     (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").unlink()
     expect(images.load_images("mnist", tmp_path), GREY[:2], LABELS[:2])
-    raises_one_line(
-        lambda: images.load_images("mnist", tmp_path, train=True),
+    expect_error(
         "no file train-images-idx3-ubyte, plain or packed as .gz",
+        images.load_images,
+        "mnist",
+        tmp_path,
+        train=True,
     )
 
 
@@ -117,9 +121,7 @@ def test_cifar10_in_its_order_of_channels(tmp_path):
     expect(images.load_images(tmp_path, train=False), pixels[3:], LABELS[3:])
     expect(images.load_images(tmp_path / "test_batch.bin"), pixels[3:], LABELS[3:])
     (tmp_path / "test_batch.bin").unlink()
-    raises_one_line(
-        lambda: images.load_images("cifar10", tmp_path, train=False), "no file test_batch.bin"
-    )
+    expect_error("no file test_batch.bin", images.load_images, "cifar10", tmp_path, train=False)
 
 
 def test_pictures_in_the_order_of_their_names(tmp_path):
@@ -181,10 +183,7 @@ BAD_IDX = {
     "empty": (b"", "must be an IDX file of images, beginning with 00000803; it is empty"),
     "another kind": (b"\x89PNG" + bytes(20), "it begins with 89504e47"),
     "floats": (idx(GREY, 0xD03), "it begins with 00000d03"),
-    "labels": (
-        idx(LABELS),
-        "begins with 00000801, an IDX file of labels",
-    ),
+    "labels": (idx(LABELS), "begins with 00000801, an IDX file of labels"),
     "half a header": (idx(GREY)[:10], "cut short, within its header"),
     "no images": (idx(GREY[:0]), "claims 0 x 3 x 2 images, so it is empty"),
     "cut short": (
@@ -214,7 +213,7 @@ BAD_IDX = {
 def test_bad_idx_files_are_named(tmp_path, what):
     content, message = BAD_IDX[what]
     (tmp_path / "bad-images").write_bytes(content)
-    raises_one_line(lambda: images.load_idx(tmp_path / "bad-images"), rf"bad-images: .*{message}")
+    expect_error(rf"bad-images: .*{message}", images.load_idx, tmp_path / "bad-images")
 
 
 def test_a_vast_header_allocates_nothing(tmp_path, monkeypatch):
@@ -224,13 +223,10 @@ def test_a_vast_header_allocates_nothing(tmp_path, monkeypatch):
     pieces = []
     plain = image_files.read_up_to
     monkeypatch.setattr(
-        image_files,
-        "read_up_to",
-        lambda file, size: pieces.append(plain(file, size)) or pieces[-1],
+        image_files, "read_up_to", lambda file, size: pieces.append(plain(file, size)) or pieces[-1]
     )
-    raises_one_line(
-        lambda: images.load_idx(tmp_path / "vast"),
-        "vast: cut short; its header claims 1000 x 100 x 100",
+    expect_error(
+        "vast: cut short; its header claims 1000 x 100 x 100", images.load_idx, tmp_path / "vast"
     )
     assert len(pieces[0]) == 20_000
 
@@ -238,17 +234,19 @@ def test_a_vast_header_allocates_nothing(tmp_path, monkeypatch):
 def test_labels_of_another_set_are_named(tmp_path):
     (tmp_path / "images").write_bytes(idx(GREY))
     (tmp_path / "labels").write_bytes(idx(LABELS[:3]))
-    raises_one_line(
-        lambda: images.load_idx(tmp_path / "images", tmp_path / "labels"),
+    expect_error(
         "labels: must hold one label for each of the 4 images of .*images; got 3",
+        images.load_idx,
+        tmp_path / "images",
+        tmp_path / "labels",
     )
-    raises_one_line(
-        lambda: images.load_idx(tmp_path / "images", tmp_path / "images"),
+    expect_error(
         "an IDX file of labels, .* an IDX file of images",
+        images.load_idx,
+        tmp_path / "images",
+        tmp_path / "images",
     )
-    raises_one_line(
-        lambda: images.load_idx(tmp_path / "images", tmp_path / "none"), "none: cannot be read"
-    )
+    expect_error("none: cannot be read", images.load_idx, tmp_path / "images", tmp_path / "none")
 
 
 BAD_BATCHES = {
@@ -265,15 +263,13 @@ BAD_BATCHES = {
 def test_bad_batches_are_named(tmp_path, what):
     content, message = BAD_BATCHES[what]
     (tmp_path / "data_batch_1.bin").write_bytes(content)
-    raises_one_line(lambda: images.load_cifar10(tmp_path), rf"data_batch_1\.bin: {message}")
+    expect_error(rf"data_batch_1\.bin: {message}", images.load_cifar10, tmp_path)
 
 
 def test_missing_batches_are_named(tmp_path):
-    raises_one_line(lambda: images.load_cifar10(tmp_path), r"no file data_batch_\*\.bin")
-    raises_one_line(
-        lambda: images.load_cifar10(tmp_path / "none.bin"), r"none\.bin: cannot be read"
-    )
-    raises_one_line(lambda: images.load_cifar10([]), "source must name at least one file")
+    expect_error(r"no file data_batch_\*\.bin", images.load_cifar10, tmp_path)
+    expect_error(r"none\.bin: cannot be read", images.load_cifar10, tmp_path / "none.bin")
+    expect_error("source must name at least one file", images.load_cifar10, [])
 
 
 def half_a_picture(path):
@@ -313,7 +309,7 @@ def test_bad_pictures_are_named(tmp_path, what):
     make, message = BAD_PICTURES[what]
     save_pictures(tmp_path, GREY[:1], ["a.png"])
     make(tmp_path / "b.png")
-    raises_one_line(lambda: images.load_image_folder(tmp_path), rf"b\.png: {message}")
+    expect_error(rf"b\.png: {message}", images.load_image_folder, tmp_path)
 
 
 @pytest.mark.parametrize("limit", [5, 2])
@@ -321,30 +317,29 @@ def test_pictures_beyond_reason_are_refused_before_they_are_decoded(tmp_path, mo
     """Pillow warns above its limit and raises above twice as much."""
     save_pictures(tmp_path, GREY[:1])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    raises_one_line(
-        lambda: images.load_image_folder(tmp_path),
+    expect_error(
         r"0\.png: cannot be read as a picture \(unreasonably large",
+        images.load_image_folder,
+        tmp_path,
     )
 
 
 def test_more_pictures_than_memory_are_refused(tmp_path, monkeypatch):
     save_pictures(tmp_path, GREY)
     monkeypatch.setattr(image_files, "MAX_BYTES", 23)
-    raises_one_line(
-        lambda: images.load_image_folder(tmp_path),
-        "4 pictures of 2 x 3 pixels do not fit in memory",
+    expect_error(
+        "4 pictures of 2 x 3 pixels do not fit in memory", images.load_image_folder, tmp_path
     )
 
 
 def test_folders_without_pictures_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    raises_one_line(
-        lambda: images.load_images(tmp_path),
+    expect_error(
         "no pictures in it or its subfolders; file names must end in .png, .jpg",
+        images.load_images,
+        tmp_path,
     )
-    raises_one_line(
-        lambda: images.load_image_folder(tmp_path / "nowhere"), "nowhere: cannot be read"
-    )
+    expect_error("nowhere: cannot be read", images.load_image_folder, tmp_path / "nowhere")
 
 
 BAD_ARRAYS = {
@@ -352,10 +347,7 @@ BAD_ARRAYS = {
     "two channels": (COLOURS[..., :2], r"shape \(4, 3, 2, 2\)"),
     "wider whole numbers": (GREY.astype(np.int32), "as bytes or floats in .0, 1.; got int32"),
     "no images": (GREY[:0], r"shape \(0, 3, 2\)"),
-    "levels as floats": (
-        GREY.astype(float),
-        r"floats must lie in \[0, 1\]; got 0 to 253",
-    ),
+    "levels as floats": (GREY.astype(float), r"floats must lie in \[0, 1\]; got 0 to 253"),
     "a missing value": (np.full((1, 2, 2), np.nan), "got nan to nan"),
     "a pickle": (np.array([{}]), "not a readable .npy|holds pickled objects"),
 }
@@ -370,71 +362,59 @@ def test_bad_arrays_are_named(tmp_path, what, suffix):
         np.save(path, array, allow_pickle=True)
     else:
         np.savez(path, images=array)
-    raises_one_line(lambda: images.load_images(path), rf"bad\{suffix}: .*({message})")
+    expect_error(rf"bad\{suffix}: .*({message})", images.load_images, path)
 
 
 def test_bad_archives_are_named(tmp_path):
     path = tmp_path / "bad.npz"
     np.savez(path, images=GREY, labels=LABELS[:3])
-    raises_one_line(
-        lambda: images.load_array(path),
+    expect_error(
         r"bad\.npz: labels must be one integer for each of 4 images; .*\(3,\)",
+        images.load_array,
+        path,
     )
     np.savez(path, images=GREY, labels=LABELS / 2)
-    raises_one_line(lambda: images.load_array(path), "labels must be one integer .* got float64")
+    expect_error("labels must be one integer .* got float64", images.load_array, path)
     np.savez(path, one=GREY, two=GREY)
-    raises_one_line(
-        lambda: images.load_array(path), "must hold an array 'images'; it holds one, two"
-    )
+    expect_error("must hold an array 'images'; it holds one, two", images.load_array, path)
     zipfile.ZipFile(path, "w").close()
-    raises_one_line(lambda: images.load_array(path), "it holds nothing")
+    expect_error("it holds nothing", images.load_array, path)
     path.write_bytes(b"PK\x03\x04")
-    raises_one_line(lambda: images.load_array(path), r"bad\.npz: not a readable \.npz file")
+    expect_error(r"bad\.npz: not a readable \.npz file", images.load_array, path)
 
 
 def test_names_and_parts_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.delenv("SWJKO_DATA", raising=False)
-    raises_one_line(
-        lambda: images.load_images("mnist"),
-        r"mnist: needs a directory.*--data-dir.*SWJKO_DATA",
-    )
-    raises_one_line(
-        lambda: images.load_images("fashion", tmp_path / "nowhere"), "nowhere: no such directory"
-    )
-    raises_one_line(
-        lambda: images.load_images("fashion", tmp_path),
+    expect_error(r"mnist: needs a directory.*--data-dir.*SWJKO_DATA", images.load_images, "mnist")
+    expect_error("nowhere: no such directory", images.load_images, "fashion", tmp_path / "nowhere")
+    expect_error(
         "FashionMNIST/raw.*: no file train-images-idx3-ubyte or t10k-images",
+        images.load_images,
+        "fashion",
+        tmp_path,
     )
-    raises_one_line(
-        lambda: images.load_images("cifar10", tmp_path),
-        "no file data_batch_1.bin or test_batch.bin",
+    expect_error(
+        "no file data_batch_1.bin or test_batch.bin", images.load_images, "cifar10", tmp_path
     )
-    raises_one_line(
-        lambda: images.load_images("digit"),
-        "digit: no such file or folder, and not one of the sets digits",
+    expect_error(
+        "digit: no such file or folder, and not one of the sets digits", images.load_images, "digit"
     )
-    raises_one_line(lambda: images.load_images("digits", train=True), "no training and test parts")
+    expect_error("no training and test parts", images.load_images, "digits", train=True)
     np.save(tmp_path / "x.npy", GREY)
-    raises_one_line(
-        lambda: images.load_images(tmp_path / "x.npy", train=False),
+    expect_error(
         r"x\.npy: has no training and test parts",
+        images.load_images,
+        tmp_path / "x.npy",
+        train=False,
     )
 
 
 def test_names_are_found_in_problems_too():
-    for name in (
-        "Images",
-        "digits_images",
-        "load_array",
-        "load_cifar10",
-        "load_idx",
-        "load_image_folder",
-        "load_images",
-    ):
+    for name in swjko.images.__all__:
         assert getattr(problems, name) is getattr(images, name)
 
 
-def raises_one_line(call, message):
+def expect_error(message, read, *arguments, **options):
     with pytest.raises(DataError, match=message) as caught:
-        call()
+        read(*arguments, **options)
     assert "\n" not in str(caught.value)
