@@ -25,12 +25,15 @@ from swjko import distributed, flows
 from swjko.checkpoints.store import Store
 from swjko.running.batching import on_host
 
+# Made once: schemes that are stacked share them.
+ADAM = optax.adam(1e-2)
+BOWL = swjko.potential(lambda x: jnp.sum(x**2))
+
 
 def small_scheme(step_size=1e-3, num_inner_steps=100):
     """About ten milliseconds a step, and a state of a few numbers."""
     sizes = {"num_inner_steps": num_inner_steps, "num_samples": 256, "num_projections": 16}
-    bowl = swjko.potential(lambda x: jnp.sum(x**2))
-    return swjko.sw_jko(swjko.gaussian(2), bowl, optax.adam(1e-2), step_size=step_size, **sizes)
+    return swjko.sw_jko(swjko.gaussian(2), BOWL, ADAM, step_size=step_size, **sizes)
 
 
 def bell(x):
@@ -87,7 +90,7 @@ def cost(directory, num_steps, seconds):
     Store.save = save
     sizes = {"num_inner_steps": 10, "num_samples": 256, "num_projections": 32}
     family, functional = flows.coupling(10, width=128), swjko.kl_divergence(bell)
-    scheme = swjko.sw_jko(family, functional, optax.adam(1e-2), step_size=0.1, **sizes)
+    scheme = swjko.sw_jko(family, functional, ADAM, step_size=0.1, **sizes)
     options = {"progress": False, "chunk_size": 5, "checkpoint_seconds": seconds}
     found = swjko.solve(jax.random.key(0), scheme, num_steps, checkpoint_dir=directory, **options)
     return {
