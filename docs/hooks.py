@@ -1,4 +1,4 @@
-"""What the site has beside its pages: figures of the benchmarks, notebooks as pages, inner products in docstrings."""
+"""What the site adds to its pages: figures, notebooks as pages, inner products in docstrings."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     index = [
         "# Notebooks",
         "",
-        "Each runs in the tests at a small size. The pages show text and code; the files are to be run.",
+        "Each runs in the tests at a small size. The pages show text and code; run the files.",
     ]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         title, page = _page_of(path)

@@ -202,8 +202,8 @@ for step in np.unique(np.linspace(1, num_steps, 5).round().astype(int)):
 # deviation along $\theta$ changes by $\epsilon\, \theta^T B \theta / 2$, and the mean over the
 # sphere of its square is
 #
-# $$\frac{\epsilon^2}{4} \cdot \frac{2 \|B\|_F^2 + (\mathrm{tr} B)^2}{d (d + 2)}, \qquad\text{while}\qquad W_2^2 \approx
-# \frac{\epsilon^2}{4} \|B\|_F^2 .$$
+# $$\frac{\epsilon^2}{4} \cdot \frac{2 \|B\|_F^2 + (\mathrm{tr} B)^2}{d (d + 2)},
+# \qquad\text{while}\qquad W_2^2 \approx \frac{\epsilon^2}{4} \|B\|_F^2 .$$
 #
 # So $d \cdot SW_2^2 / W_2^2$ is 1 for $B = I$ and only $2 / (d + 2)$ for a traceless $B$, a shear:
 # slicing makes shears cheap.

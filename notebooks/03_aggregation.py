@@ -27,7 +27,7 @@
 # |---|---|---|---|---|
 # | ring | $r^4/4 - r^2/2$ | 0 | circle of radius $1/\sqrt3$ | $-1/12$ |
 # | disk | $r^2/2 - \log r$ | 0 | uniform on the unit disk | $3/8$ |
-# | annulus | $r^2/2 - \log r$ | $-\frac14 \log r$ | uniform on $1/2 < r < \sqrt5/2$ | printed below |
+# | annulus | $r^2/2 - \log r$ | $-\frac14 \log r$ | uniform, $1/2 < r < \sqrt5/2$ | printed below |
 #
 # Source: Bonet, Courty, Septier, Drumetz (2022), arXiv 2110.10972, section 4. With the environment
 # variable `SWJKO_SMOKE=1` the notebook runs at a small size in seconds; its figures and numbers are

@@ -23,7 +23,7 @@ RANKS = [
     {"flows", "schemes", "problems"},
     {"diagnostics", "checkpoints", "plots"},
     {"running"},
-    {"distributed"},
+    {"distributed", "autoencoder"},
     {"cli"},
     {"__main__"},
 ]
@@ -191,14 +191,16 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("distrax", "tensorflow_probability", "matplotlib", "sklearn", "diffrax"):
+        absent = ("distrax", "tensorflow_probability", "matplotlib", "sklearn", "diffrax")
+        if name.split(".")[0] in absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
 import jax, jax.numpy as jnp, optax, swjko
 from swjko import flows
 
-scheme = swjko.sw_jko(flows.coupling(2, num_layers=2, width=4), swjko.kl_divergence(lambda x: -jnp.sum(x**2)), optax.adam(1e-3),
+energy = swjko.kl_divergence(lambda x: -jnp.sum(x**2))
+scheme = swjko.sw_jko(flows.coupling(2, num_layers=2, width=4), energy, optax.adam(1e-3),
                       step_size=0.1, num_inner_steps=2, num_samples=8, num_projections=4)
 solution = swjko.solve(jax.random.key(0), scheme, num_steps=1)
 print(solution.result.name)

@@ -1,6 +1,7 @@
-"""Makes the movies beside this file, in about two minutes on two cores: ``python docs/pictures/make.py``.
+"""Makes the movies beside this file, in about two minutes: ``python docs/pictures/make.py``.
 
-- fokker_planck.gif: the flow of ``python -m swjko fokker-planck``, of which docs/quickstart.png shows five times, with the same draws;
+- fokker_planck.gif: the flow of ``python -m swjko fokker-planck``, which docs/quickstart.png shows
+  at five times, with the same draws;
 - double_well.gif: the first example of the README.
 
 A movie pushes the same latents at all times, from mu_0 at t = 0.

@@ -85,7 +85,8 @@ def certificate(
         return _judge(scheme, paired, jax.random.split(step_key, num_repeats), new, old)
 
     found = lax.map(judge, (jax.random.split(key, num_steps), new, old))
-    return Certificate(*found, tolerance)
+    energy, proximity, noise_floor, dissipation, inner_gap = found
+    return Certificate(energy, proximity, noise_floor, dissipation, inner_gap, tolerance)
 
 
 class Certificate(NamedTuple):

@@ -35,7 +35,7 @@ from swjko.networks.hessians import (
     solve_dense,
     stochastic_log_det_hessian,
 )
-from swjko.types import Key, Params, Scalar
+from swjko.types import Key, Leaf, Params, Scalar
 
 # Newton's method doubles the number of digits, so a few steps suffice. The rest are for shortened
 # steps far from the solution. The loop ends when all points have converged.
@@ -274,7 +274,7 @@ class _ConvexLayer(nnx.Module):
         self.factor = normal((rank, dim), 1.0 / math.sqrt(dim))
         self.raw_quadratic = normal((size_out, rank), 1.0)
 
-    def __call__(self, z: Float[Array, " d"], hidden: Array | None) -> Array:
+    def __call__(self, z: Float[Array, " d"], hidden: Leaf) -> Array:
         quadratic = _nonnegative(self.raw_quadratic[...]) @ (self.factor[...] @ z) ** 2
         u = self.weights[...] @ z + self.bias[...] + quadratic
         if self.raw_hidden is not None:

@@ -179,10 +179,12 @@ class RationalQuadratic:
         return 3 * self.num_bins + 1
 
     def forward(self, x: Array, raw: Array) -> tuple[Array, Array]:
-        return self._spline(raw).forward_and_log_det(x)
+        image, log_det = self._spline(raw).forward_and_log_det(x)
+        return jnp.asarray(image), jnp.asarray(log_det)
 
     def inverse(self, y: Array, raw: Array) -> tuple[Array, Array]:
-        return self._spline(raw).inverse_and_log_det(y)
+        image, log_det = self._spline(raw).inverse_and_log_det(y)
+        return jnp.asarray(image), jnp.asarray(log_det)
 
     def _spline(self, raw):
         import distrax

@@ -114,12 +114,11 @@ class SWBDF2:
         scale = jnp.where(state.step == 0, tau, 2 * tau / 3)
 
         def proximity(cloud: Cloud, anchor: Params, latent: PyTree, directions: Array) -> Scalar:
+            def distance_to(new: Array, now: Array, before: Array) -> Scalar:
+                return _squared_distance_to_extrapolation(new, now, before, directions)
+
             clouds = (self.family.push(params, latent).points for params in (anchor, state.extra))
-            distance = self.jko.debiased(
-                lambda *points: _squared_distance_to_extrapolation(*points, directions),
-                cloud.points,
-                *clouds,
-            )
+            distance = self.jko.debiased(distance_to, cloud.points, *clouds)
             return distance / (2.0 * scale.astype(distance.dtype))
 
         new, info = self.jko.step_with(proximity, key, state, tau)

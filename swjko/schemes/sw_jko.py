@@ -174,8 +174,8 @@ class SWJKO:
         result = step_result(state, params, report.value, anchor_energy)
         new = State(params, state.time + step_size, state.step + 1, result, state.extra)
         state = accept(state, new)
-        norm = optax.tree.norm(report.gradient)
-        return state, Info(state.time, *report.aux, report.value, norm, result)
+        (energy, term), norm = report.aux, optax.tree.norm(report.gradient)
+        return state, Info(state.time, energy, term, report.value, norm, result)
 
     def objective(
         self, key: Key, params: Params, anchor: Params, proximity: Proximity | None = None
