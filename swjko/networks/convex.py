@@ -275,8 +275,9 @@ class _ConvexLayer(nnx.Module):
         self.raw_quadratic = normal((size_out, rank), 1.0)
 
     def __call__(self, z: Float[Array, " d"], hidden: Leaf) -> Array:
-        quadratic = _nonnegative(self.raw_quadratic[...]) @ (self.factor[...] @ z) ** 2
-        u = self.weights[...] @ z + self.bias[...] + quadratic
+        # In this order: another one rounds differently.
+        u = self.weights[...] @ z + self.bias[...]
+        u = u + _nonnegative(self.raw_quadratic[...]) @ (self.factor[...] @ z) ** 2
         if self.raw_hidden is not None:
             u = u + _nonnegative(self.raw_hidden[...]) @ hidden
         return nnx.softplus(u)
