@@ -29,7 +29,17 @@ RANKS = [
 ]
 RANK = {package: rank for rank, packages in enumerate(RANKS) for package in packages}
 KNOWS_NETWORK_LIBRARIES = ("networks.", "families.adapters", "flows")
-ON_THE_HOST = ("checkpoints.", "running.", "data.", "plots", "cli.", "distributed", "__main__")
+ON_THE_HOST = (
+    # Exact flows are computed on the host, in float64.
+    "problems.targets",
+    "checkpoints.",
+    "running.",
+    "data.",
+    "plots",
+    "cli.",
+    "distributed",
+    "__main__",
+)
 
 
 def tree(module: str) -> ast.Module:
