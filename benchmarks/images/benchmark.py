@@ -190,9 +190,7 @@ def one_seed(
     for name in names:
         key = jax.random.fold_in(fit_key, 1 + METHODS.index(name))
         _one_method(key, name, spaces[name.split()[0]], sizes, score, found, drawn)
-        run = found["methods"][name]
-        shown = {part: run[part] for part in ("metrics", "run_seconds", "result")}
-        common.show(f"seed {seed}, {name}", shown)
+        common.show(f"seed {seed}, {name}", found["methods"][name]["metrics"])
     return common.finite_json(found), drawn
 
 
