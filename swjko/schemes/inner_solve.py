@@ -60,29 +60,25 @@ def minimize(
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
+    start_carry = (start, optimizer.init(start))
+
     def step(carry, draw):
-        params, optimizer_state, _ = carry
-        found = evaluate(objective, params, draw)
-        return *_update(objective, optimizer, params, optimizer_state, draw, found), found
+        updated, _ = _update(objective, optimizer, carry, draw)
+        return updated, None
 
     if tolerance is None:
-        (params, _), _ = lax.scan(
-            lambda carry, draw: (step((*carry, None), draw)[:2], None),
-            (start, optimizer.init(start)),
-            draws,
-        )
+        (params, _), _ = lax.scan(step, start_carry, draws)
         return params
 
     def step_unless_solved(carry, draw):
         def update(carry):
-            params, optimizer_state, watch = carry
-            params, optimizer_state, found = step((params, optimizer_state, None), draw)
-            return params, optimizer_state, watch.after(found.gradient)
+            updated, found = _update(objective, optimizer, carry[0], draw)
+            return updated, carry[1].after(found.gradient)
 
-        return lax.cond(carry[2].solved(tolerance), lambda carry: carry, update, carry), None
+        return lax.cond(carry[1].solved(tolerance), lambda carry: carry, update, carry), None
 
-    carry = (start, optimizer.init(start), _GradientWatch.at(start))
-    (params, _, _), _ = lax.scan(step_unless_solved, carry, draws)
+    carry = (start_carry, _GradientWatch.at(start))
+    ((params, _), _), _ = lax.scan(step_unless_solved, carry, draws)
     return params
 
 
@@ -103,11 +99,10 @@ def minimize_and_report(
     num_updates = jax.tree.leaves(draws)[0].shape[0] - 1
 
     def step(carry, numbered_draw):
-        (params, optimizer_state), (number, draw) = carry, numbered_draw
-        found = evaluate(objective, params, draw)
-        new, optimizer_state = _update(objective, optimizer, params, optimizer_state, draw, found)
+        number, draw = numbered_draw
+        (new, optimizer_state), found = _update(objective, optimizer, carry, draw)
         last = number == num_updates
-        params = jax.tree.map(lambda old, new: jnp.where(last, old, new), params, new)
+        params = jax.tree.map(lambda old, new: jnp.where(last, old, new), carry[0], new)
         return (params, optimizer_state), found._replace(gradient=optax.tree.norm(found.gradient))
 
     carry = (start, optimizer.init(start))
@@ -115,7 +110,10 @@ def minimize_and_report(
     return params, jax.tree.map(lambda leaf: leaf[-1], found)
 
 
-def _update(objective, optimizer, params, optimizer_state, draw, found: Evaluation):
+def _update(objective, optimizer, carry, draw):
+    """Returns (params, optimizer state) after one update, and the evaluation before it."""
+    params, optimizer_state = carry
+    found = evaluate(objective, params, draw)
     updates, optimizer_state = optimizer.update(
         found.gradient,
         optimizer_state,
@@ -124,7 +122,7 @@ def _update(objective, optimizer, params, optimizer_state, draw, found: Evaluati
         grad=found.gradient,
         value_fn=lambda params: objective(params, draw)[0],
     )
-    return optax.apply_updates(params, updates), optimizer_state
+    return (optax.apply_updates(params, updates), optimizer_state), found
 
 
 class _GradientWatch(NamedTuple):
