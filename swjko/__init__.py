@@ -34,6 +34,7 @@ from swjko.functionals.entropies import (
 from swjko.functionals.targets import mmd_to_target, sw_to_target
 from swjko.functionals.sums import weighted_sum
 from swjko.families.base import Family, sample
+from swjko.families.distribution import FlowDistribution
 from swjko.families.particles import grid, particles
 from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
 from swjko.families.pushforward import pushforward
@@ -50,6 +51,7 @@ from swjko.running.solution import FlowError, Solution
 from swjko.running.solve import solve
 from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
 from swjko.diagnostics.certificates import Certificate, certificate
+from swjko.diagnostics.importance import Importance, importance
 from swjko.running.stopping import until_certified, until_stationary
 from swjko import closed_form, distributed
 from swjko._version import __version__
@@ -61,8 +63,10 @@ __all__ = [
     "DirectionFn",
     "Estimate",
     "Family",
+    "FlowDistribution",
     "FlowError",
     "Functional",
+    "Importance",
     "Info",
     "MaxSliced",
     "Result",
@@ -84,6 +88,7 @@ __all__ = [
     "grid",
     "guarded",
     "icnn_jko",
+    "importance",
     "infos",
     "interaction",
     "internal_energy",

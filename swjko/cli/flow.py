@@ -1,6 +1,8 @@
-"""What all problems of the command line share: settings, the solved flow, and its plots."""
+"""What all problems of the command line share: settings, the solved flow, files and plots."""
 
 import functools
+import io
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,9 @@ from swjko.schemes.base import Info, Scheme, both
 from swjko.schemes.sw_jko import sw_jko
 from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
 
-_PLOTTED_TIMES, _PLOTTED_POINTS = 5, 1000
+_PLOTTED_POINTS = 1000
+# Clouds are drawn where these fractions of the energy's drop are reached, and at the end.
+_PLOTTED_FRACTIONS = (0.0, 0.5, 0.9, 0.99)
 _replay = jax.jit(replay, static_argnames=("num",))
 
 
@@ -35,12 +39,20 @@ class Settings(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A solved flow. The energies in ``history`` are evaluated anew, on more points."""
+    """A solved flow.
+
+    Attributes:
+      family: Family of the flow.
+      solution: From ``solve``; its history has the states and infos.
+      energies: F at mu_0 and after each step [t], evaluated anew, on more points.
+      history: Infos of the steps.
+      clouds: Points at the plotted times.
+      times: The plotted times.
+    """
 
     family: Family
     solution: Solution
-    energy_start: Estimate
-    energy_end: Estimate
+    energies: Estimate
     history: Info
     clouds: Cloud
     times: np.ndarray
@@ -54,10 +66,30 @@ class Flow(NamedTuple):
             self.family.dim,
             {**settings._asdict(), **config},
             self.solution,
-            self.energy_start,
-            self.energy_end,
+            self._energy(0),
+            self._energy(-1),
             **parts,
         )
+
+    def _energy(self, at: int) -> Estimate:
+        return Estimate(*(part[at] for part in self.energies))
+
+    @property
+    def advice(self) -> str:
+        """What to try if the fit is poor, from whether the energy still fell at the end."""
+        energies = self.energies.value
+        last = max(1, len(energies) // 5)
+        fall = energies[-1 - last] - energies[-1]
+        noise = 2 * self.energies.standard_error[-1]
+        if fall > max(noise, 0.01 * (energies[0] - energies[-1])):
+            return f"the energy still fell by {fall:.2g} in the last {last} steps: use more --steps"
+        return "the energy no longer falls: use more --inner-steps or --samples"
+
+
+def say(text: str, progress: bool) -> None:
+    """Print one line on stderr about what is done now, unless progress is not wanted."""
+    if progress:
+        print(f"swjko: {text}", file=sys.stderr, flush=True)
 
 
 def adam(settings: Settings) -> optax.GradientTransformation:
@@ -97,6 +129,7 @@ def solve_and_measure(
     solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
     scheme = make_scheme(family, functional, settings, adam(settings))
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
+    say("evaluating the energies of all steps on fresh draws", progress)
     states, infos = solution.history
     # A family starts at mu_0 for every key; only weights without influence there differ.
     start = jax.jit(family.init)(start_key)
@@ -106,13 +139,11 @@ def solve_and_measure(
     energies = jax.device_get(
         _energies(energy_key, family, functional, trajectory, num_samples=num_evaluated)
     )
-    energy_start, energy_end = (Estimate(*(part[at] for part in energies)) for at in (0, -1))
     times = np.concatenate([[0.0], states.time])
-    shown = np.unique(np.linspace(0, len(times) - 1, _PLOTTED_TIMES).round().astype(int))
+    shown = plotted_steps(energies.value)
     kept = jax.tree.map(lambda leaf: leaf[shown], trajectory)
     clouds = _replay(replay_key, family, kept, num=_PLOTTED_POINTS)
-    history = infos._replace(energy=energies.value[1:])
-    return Flow(family, solution, energy_start, energy_end, history, clouds, times[shown])
+    return Flow(family, solution, energies, infos, clouds, times[shown])
 
 
 @functools.partial(jax.jit, static_argnames=("num_samples",))
@@ -124,12 +155,43 @@ def _energies(key, family, functional, trajectory, num_samples):
     )
 
 
+def plotted_steps(energies: np.ndarray) -> np.ndarray:
+    """Return the steps [at most 5] at which fixed fractions of the energy's drop are reached."""
+    drop = energies[0] - energies
+    reached = [int(np.argmax(drop >= part * drop.max())) for part in _PLOTTED_FRACTIONS]
+    return np.unique([*reached, len(energies) - 1])
+
+
 def draw(
-    flow: Flow, cloud_options: dict[str, Any], energy_options: dict[str, Any]
+    flow: Flow, points: Any, cloud_options: dict[str, Any], energy_options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draw the clouds over the target, and the energies beside the exact ones."""
-    start = float(flow.energy_start.value)
+    """Draw clouds [t n d] over the target, and energies less ``minimum`` beside exact ones.
+
+    The energy axis is logarithmic if the first of these energies is positive.
+    """
+    minimum = energy_options.pop("minimum", 0.0)
+    value, error = flow.energies
+    start = Estimate(value[0] - minimum, error[0])
     return {
-        "clouds": plots.clouds(flow.clouds.points, flow.times, **cloud_options),
-        "energy": plots.progress(flow.history, start=start, **energy_options),
+        "clouds": plots.clouds(points, flow.times, **cloud_options),
+        "energy": plots.progress(
+            flow.history,
+            estimate=Estimate(value[1:] - minimum, error[1:]),
+            start=start,
+            log=bool(start.value > 0),
+            **energy_options,
+        ),
     }
+
+
+def as_npz(**arrays: Any) -> bytes:
+    """Return the bytes of a .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def parameters_npz(params: Any, **arrays: Any) -> bytes:
+    """Return a .npz file with the leaves of params, named by their order, and more arrays."""
+    leaves = {f"leaf_{at:04d}": leaf for at, leaf in enumerate(jax.tree.leaves(params))}
+    return as_npz(**leaves, **arrays)

@@ -1,6 +1,5 @@
 """Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +14,20 @@ from scipy.spatial.distance import cdist
 
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
-from swjko.checkpoints.format import write_atomically
-from swjko.cli.flow import Settings, adam, make_scheme
+from swjko.cli.flow import Settings, adam, as_npz, make_scheme, say
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
+from swjko.cli.sheets import sheet
+from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.image_files import as_text
 from swjko.data.images import Images, load_images
-from swjko.data.tables import DataError, require_extra
+from swjko.data.tables import DataError
 from swjko.diagnostics.evaluate import evaluate
 from swjko.distances.directions import orthogonal_directions
 from swjko.families.base import Family, sample
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
+from swjko.running.solution import Solution
 from swjko.running.solve import solve
 from swjko.types import Cloud, Estimate, Key
 
@@ -43,8 +44,8 @@ _ALPHA = 0.01
 _NOISE_DIM = 32
 # The settings of the autoencoder in benchmarks/images.
 _CODE_DIM, _NUM_LINEAR, _FIT_STEPS, _FIT_BATCH = 48, 4, 1600, 128
-# Pictures are enlarged by an integer factor to about this many pixels.
-_SHOWN_PIXELS = 40
+# What a good fit may exceed the values of held-out images by.
+_LARGEST_DISTANCE, _LARGEST_EXCESS = 1.5, 2.0
 _evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
 _sample = jax.jit(sample, static_argnames=("num",))
 
@@ -108,14 +109,8 @@ def generate(
         chosen = _latent(jax.random.fold_in(key, 4), target, images.shape, fit_dir, progress)
     else:
         chosen = _pixels(family, target, images.shape)
-    functional = sw_to_target(
-        chosen.target,
-        settings.projections,
-        direction_fn=orthogonal_directions,
-        batch_size=batch_size,
-    )
-    scheme = make_scheme(chosen.family, functional, settings, adam(settings), orthogonal_directions)
-    solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
+    solution = _solve(solve_key, chosen, settings, batch_size, progress, folder)
+    say("measuring samples against held-out images", progress)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
     shown = chosen.show(chosen.family)
@@ -136,8 +131,49 @@ def generate(
         reference_name="held-out images",
         figures=figures,
         plots={},
+        verdict=_verdict(figures),
+        files={"draws.npz": as_npz(points=drawn, shape=images.shape)},
     )
     return Generated(outcome, sheet([drawn, target[nearest]], images.shape, grid))
+
+
+def _solve(
+    key: Key,
+    space: _Space,
+    settings: Settings,
+    batch_size: int,
+    progress: bool,
+    checkpoint_dir: Path | None,
+) -> Solution:
+    functional = sw_to_target(
+        space.target,
+        settings.projections,
+        direction_fn=orthogonal_directions,
+        batch_size=batch_size,
+    )
+    scheme = make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
+    return solve(key, scheme, settings.steps, progress=progress, checkpoint_dir=checkpoint_dir)
+
+
+def _verdict(figures: dict[str, Any]) -> Verdict:
+    drawn = figures["distance of a sample to the nearest image, mean"]
+    ratio = drawn / figures["distance of a held-out image to the nearest image, mean"]
+    moved = float(figures["SW_2^2/2 of the flow to the images"].value)
+    excess = moved / figures["SW_2^2/2 of held-out images to the images"]
+    checks = [
+        Check(
+            bool(ratio <= _LARGEST_DISTANCE),
+            f"samples are at most {_LARGEST_DISTANCE} times as far from the nearest image as "
+            "held-out images are",
+            f"samples are {ratio:.3g} times as far from the nearest image as held-out images are",
+        ),
+        Check(
+            bool(excess <= _LARGEST_EXCESS),
+            f"their SW_2^2 to the images is at most {_LARGEST_EXCESS} times that of held-out ones",
+            f"their SW_2^2 to the images is {excess:.3g} times that of held-out images",
+        ),
+    ]
+    return judge(checks, "use more --steps or --inner-steps")
 
 
 def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
@@ -148,40 +184,6 @@ def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
     if space != "auto":
         return space
     return "latent" if family == "coupling" and shape[0] * shape[1] > 256 else "pixels"
-
-
-def sheet(blocks: list[np.ndarray], shape: tuple[int, int, int], grid: int) -> np.ndarray:
-    """Draw blocks of pictures side by side.
-
-    Args:
-      blocks: Each holds rows [grid^2 h*w*c] in [0, 1], drawn as grid x grid pictures.
-      shape: (h, w, c) of a picture. Pictures are enlarged by an integer factor.
-      grid: Rows and columns of a block.
-
-    Returns:
-      The sheet as bytes, [height width] for c = 1 and [height width 3] for c = 3.
-    """
-    h, w, c = shape
-    factor = max(1, _SHOWN_PIXELS // max(h, w))
-    gap = max(1, factor * max(h, w) // 10)
-    drawn = []
-    for block in blocks:
-        pictures = np.rint(255 * np.clip(block, 0.0, 1.0)).astype(np.uint8)
-        pictures = pictures.reshape(grid, grid, h, w, c).repeat(factor, 2).repeat(factor, 3)
-        margins = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
-        pictures = np.pad(pictures, margins, constant_values=128)
-        drawn.append(pictures.transpose(0, 2, 1, 3, 4).reshape(grid * pictures.shape[2], -1, c))
-    between = np.full((drawn[0].shape[0], 2 * gap, c), 128, np.uint8)
-    whole = np.concatenate([part for block in drawn for part in (block, between)][:-1], axis=1)
-    whole = np.pad(whole, ((gap, 0), (gap, 0), (0, 0)), constant_values=128)
-    return whole[..., 0] if c == 1 else whole
-
-
-def save_sheet(picture: np.ndarray, path: Path) -> None:
-    """Write a sheet as a PNG file atomically."""
-    buffer = io.BytesIO()
-    require_extra("PIL.Image").fromarray(picture).save(buffer, format="PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
 
 
 def _split(

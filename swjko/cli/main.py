@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from swjko import distributed
 from swjko.checkpoints.store import CheckpointError
-from swjko.cli import generate, many, report
+from swjko.cli import many, report, sheets
 from swjko.cli.options import GENERATE, PROBLEMS, Problem, UsageError, parser
 from swjko.data.tables import DataError
 from swjko.running.solution import FlowError
@@ -32,6 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 on success, 1 if a flow failed, 2 if the input cannot be used, 130 after
       Ctrl-C.
     """
+    with warnings.catch_warnings():
+        # A line of its own, without the file and line of the code that warns.
+        warnings.showwarning = _show_warning
+        return _main(argv)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"swjko: {message}", file=sys.stderr, flush=True)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         options = parser().parse_args(argv)
         _require_extras()
@@ -59,20 +71,21 @@ def _run_all(names: list[str], directories: list[Path], options: argparse.Namesp
     start = time.perf_counter()
     outcomes = []
     for name, directory in zip(names, directories, strict=True):
-        outcome = _solve(PROBLEMS[name], options, "dim", "data", "label")
+        outcome = _solve(PROBLEMS[name], options, *PROBLEMS[name].options)
         report.write(outcome, directory)
         outcomes.append(outcome)
         print(report.summary(outcome, directory), end="\n\n", flush=True)
     print(report.table(outcomes))
+    if any(outcome.verdict.fit != "good" for outcome in outcomes):
+        print("\nThe reasons of every fit that is not good are listed above, and in report.json.")
     print(f"\n{time.perf_counter() - start:.0f} seconds in total")
 
 
 def _generate(options: argparse.Namespace) -> None:
     out = _free_sheet(Path(options.out or "samples.png"), options.overwrite)
-    names = ("data", "data_dir", "family", "space", "batch_size", "grid", "checkpoint_dir")
-    outcome, sheet = _solve(GENERATE, options, *names)
+    outcome, sheet = _solve(GENERATE, options, *GENERATE.options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    generate.save_sheet(sheet, out)
+    sheets.save_sheet(sheet, out)
     report.write(outcome, out.parent)
     print(report.summary(outcome, out))
 
@@ -158,7 +171,7 @@ def _free_sheet(out: Path, overwrite: bool) -> Path:
     """Return the path of the sheet, checked with that of the report beside it."""
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out must be a file that ends in .png; got {out}")
-    for path in (out, out.parent / "report.json"):
+    for path in (out, out.parent / "report.json", out.parent / "draws.npz"):
         if path.is_dir():
             raise UsageError(f"{path} is a directory; pass another --out")
         if path.exists() and not overwrite:

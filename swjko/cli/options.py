@@ -7,15 +7,16 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from swjko.cli import generate, problems
+from swjko.cli import fokker_planck, generate, match, posterior
 from swjko.cli.flow import Settings
 
 _DESCRIPTION = """\
 Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).
 
 Without a subcommand, the three problems run with their defaults and end in one table. This takes
-under three minutes on two cores. Each run writes report.json and two figures to its own directory,
-runs/<problem>. Existing results are overwritten only with --overwrite."""
+under three minutes on two cores. Each run writes report.json with a verdict (fit: good, poor
+or unknown), draws.npz, parameters.npz and two figures to its own directory, runs/<problem>.
+Existing results are overwritten only with --overwrite."""
 
 _EPILOG = """\
 examples:
@@ -24,6 +25,13 @@ examples:
   python -m swjko posterior --data patients.csv --label sick  sample a posterior for your table
   python -m swjko match --data points.npy --out my-runs       flow from noise to your points
   python -m swjko generate --data photos --out samples.png    images like those in a folder"""
+
+
+# How help tells defaults that depend on the data.
+_DEFAULTS = {
+    ("step_size", 0.0): "default 1 / dimension",
+    ("samples", 0): "default 256, fewer for more than 16,000 rows",
+}
 
 
 class UsageError(Exception):
@@ -37,6 +45,7 @@ class Problem(NamedTuple):
     description: str
     solve: Callable[..., Any]
     defaults: Settings
+    options: tuple[str, ...]
 
 
 PROBLEMS = {
@@ -44,24 +53,31 @@ PROBLEMS = {
         "flow to a random Gaussian with a known answer",
         "Solve the Fokker-Planck equation towards a random Gaussian, F = KL(mu | target), by a "
         "coupling flow. Compare with the stationary law and with the exact SW-JKO iterates.",
-        problems.fokker_planck,
-        problems.FOKKER_PLANCK,
+        fokker_planck.fokker_planck,
+        fokker_planck.FOKKER_PLANCK,
+        ("dim",),
     ),
     "posterior": Problem(
         "sample the posterior of a Bayesian logistic regression",
         "Sample the posterior of a Bayesian logistic regression, F = KL(mu | posterior), on 80 % "
-        "of a table. Score the averaged prediction on the rest. The default table is "
-        "scikit-learn's breast cancer data.",
-        problems.posterior,
-        problems.POSTERIOR,
+        "of a table. Score the averaged prediction on the rest. The model is "
+        "logit P(label = +1) = intercept + <weights, row>, with columns standardised, weights "
+        "N(0, 1/alpha), alpha Gamma(1, rate 100) and intercept N(0, 10^2). The label that comes "
+        "last in sorted order is +1. The flow starts at the Laplace approximation. draws.npz holds "
+        "draws in units of the file's columns. The default table is scikit-learn's breast cancer "
+        "data.",
+        posterior.posterior,
+        posterior.POSTERIOR,
+        ("data", "label", "intercept", "columns", "drop_columns", "drop_missing", "one_hot"),
     ),
     "match": Problem(
         "flow from noise to a sample of points",
-        "Flow from N(0, I) to a sample, F = SW_2^2(mu, sample) / 2, by a network without a "
-        "density. Compare with held-out points of the sample. The default sample is "
-        "scikit-learn's digits on their first two principal components.",
-        problems.match,
-        problems.MATCH,
+        "Flow from N(0, I) to a sample, F = SW_2^2(mu, sample) / 2, in scaled coordinates. Compare "
+        "with held-out points of the sample. draws.npz holds draws in units of the file's columns. "
+        "The default sample is scikit-learn's digits on their first two principal components.",
+        match.match,
+        match.MATCH,
+        ("data", "dim", "scale", "family", "columns", "drop_columns", "drop_missing"),
     ),
 }
 GENERATE = Problem(
@@ -72,6 +88,7 @@ GENERATE = Problem(
     "digits of 8 x 8 pixels.",
     generate.generate,
     generate.GENERATE,
+    ("data", "data_dir", "family", "space", "batch_size", "grid", "checkpoint_dir"),
 )
 
 
@@ -103,10 +120,16 @@ def parser() -> argparse.ArgumentParser:
     add = commands["posterior"].add_argument
     add("--data", metavar="FILE.csv", help="table with a header; numbers besides the labels")
     add("--label", metavar="COLUMN", help="column of the labels, which have two classes")
+    text = "leave out the intercept, as in the published experiments"
+    add("--no-intercept", action="store_false", dest="intercept", help=text)
     add = commands["match"].add_argument
     add("--data", metavar="FILE", help="points, one in each row of a .npy array or a .csv table")
     text = "number of principal components (default 2 for the digits, all for --data)"
     add("--dim", type=_count, metavar="D", help=text)
+    text = "divide each column by its deviation (default), whiten, or divide all by one number"
+    add("--scale", choices=match.SCALES, help=text)
+    text = "network without a density (default), or coupling flow, whose draws have log-densities"
+    add("--family", choices=match.FAMILIES, help=text)
     _add_many(commands["fokker-planck"])
     _add_generate(commands["generate"])
     return top
@@ -180,9 +203,9 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
         ("samples", _count, "N", "points drawn for each update"),
         ("projections", _count, "N", "directions drawn for each update"),
     ):
-        default = (
-            f"default {getattr(defaults, field)}" if defaults else "each problem has a default"
-        )
+        value = getattr(defaults, field) if defaults else None
+        default = _DEFAULTS.get((field, value)) or f"default {value}"
+        default = default if defaults else "each problem has a default"
         flag = f"--{field.replace('_', '-')}"
         add(flag, None, f"{text} ({default})", type=kind, metavar=metavar)
     if defaults is generate.GENERATE:

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +14,16 @@ from rich.table import Table
 
 from swjko._version import __version__
 from swjko.checkpoints.format import finite_json, write_atomically
+from swjko.cli.verdict import Verdict
 from swjko.running.solution import Solution
 from swjko.schemes.base import Info
 from swjko.types import Estimate
 
 _COLUMNS = (
     *("problem", "dim", "steps", "compile s", "run s", "energy start", "energy end"),
-    *("reference", "error", "the reference is"),
+    *("reference", "the reference is", "fit"),
 )
+_LEFT = ("problem", "the reference is", "fit")
 
 
 class Outcome(NamedTuple):
@@ -37,6 +40,8 @@ class Outcome(NamedTuple):
       reference_name: What the reference is.
       figures: Further measured numbers, by name.
       plots: matplotlib figures, by file stem.
+      verdict: Whether the result can be used.
+      files: Further files of the run, by name.
     """
 
     problem: str
@@ -49,6 +54,8 @@ class Outcome(NamedTuple):
     reference_name: str
     figures: dict[str, Any]
     plots: dict[str, Any]
+    verdict: Verdict
+    files: Mapping[str, bytes] = MappingProxyType({})
 
     @property
     def error(self) -> float:
@@ -57,8 +64,10 @@ class Outcome(NamedTuple):
 
 
 def write(outcome: Outcome, directory: Path) -> None:
-    """Write the plots as PNG files, then ``report.json``."""
+    """Write the files and the plots as PNG files, then ``report.json``."""
     directory.mkdir(parents=True, exist_ok=True)
+    for name, content in outcome.files.items():
+        write_atomically(directory / name, content)
     for name, figure in outcome.plots.items():
         figure.savefig(directory / f"{name}.png")
     write_json(as_dict(outcome), directory)
@@ -86,6 +95,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "energy_end": outcome.energy_end,
         "reference": {"value": outcome.reference, "name": outcome.reference_name},
         "error": outcome.error,
+        "verdict": outcome.verdict._asdict(),
         "figures": outcome.figures,
         "history": {name: getattr(infos, name) for name in fields},
     }
@@ -109,20 +119,22 @@ def provenance(solution: Solution) -> dict[str, Any]:
 def summary(outcome: Outcome, path: Path) -> str:
     """Return the outcome as lines for the terminal; ``path`` is where it was written."""
     result = outcome.solution.result.name
-    lines = [f"{outcome.problem} in dimension {outcome.dim}, {result}, written to {path}"]
+    lines = [f"{outcome.problem} in dimension {outcome.dim}, steps {result}, written to {path}"]
     plain = {k: v for k, v in outcome.figures.items() if not isinstance(v, dict)}
     lines += [f"  {name}: {_as_text(value)}" for name, value in plain.items()]
     for name, rows in outcome.figures.items():
         if isinstance(rows, dict):
             lines += [f"  {name}:", *(f"    {k}: {_as_text(v)}" for k, v in rows.items())]
+    verdict = outcome.verdict
+    lines += [f"  fit: {verdict.fit} ({verdict.rule})", *(f"    {one}" for one in verdict.reasons)]
     return "\n".join(lines)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return a table for the terminal with one row for each outcome."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for at, name in enumerate(_COLUMNS):
-        justify = "left" if at in (0, len(_COLUMNS) - 1) else "right"
+    for name in _COLUMNS:
+        justify = "left" if name in _LEFT else "right"
         drawn.add_column(name, justify=justify, no_wrap=True)
     for outcome in outcomes:
         timing = outcome.solution.timing
@@ -137,8 +149,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 for value, error in (outcome.energy_start, outcome.energy_end)
             ),
             f"{outcome.reference:.5g}",
-            f"{outcome.error:+.2g}",
             outcome.reference_name,
+            outcome.verdict.fit,
         )
     console = Console(file=io.StringIO(), width=250)
     with console.capture() as capture:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,20 @@ from swjko.data.tables import DataError, Table, require_extra
 from swjko.problems import GaussianTarget
 from swjko.types import Cloud, Functional, Key, Scalar
 
+# Margins of draws and rows that are held in memory at once.
+_MOST_MARGINS = 20_000_000
+
 
 @jax.jit
 def mean_energy(keys: Key, functional: Functional, cloud: Cloud) -> Scalar:
     """Return the mean of F(cloud) over keys [k], evaluated one after another."""
     return jnp.mean(lax.map(lambda key: functional(key, cloud), keys))
+
+
+@jax.jit
+def energies(keys: Key, functional: Functional, clouds: Cloud) -> Float[Array, " k"]:
+    """Return F of each of k clouds, stacked, with one of keys [k] for each."""
+    return lax.map(lambda pair: functional(*pair), (keys, clouds))
 
 
 def gaussian_kl(
@@ -44,7 +54,14 @@ def gaussian_symmetric_kl(
     return forward + gaussian_kl(problem.center, target_cov, np.linalg.inv(cov), mean)
 
 
-def split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
+class Scaling(NamedTuple):
+    """Mean and standard deviation [p] of columns, by which they are standardised."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def split(table: Table, seed: int, source: str) -> tuple[Table, Table, Scaling]:
     """Split a table into 80 % for training and the rest, and standardise both.
 
     Args:
@@ -54,7 +71,7 @@ def split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
 
     Returns:
       The training part and the rest, both standardised by the mean and the standard deviation of
-      the training part.
+      the training part, and these.
 
     Raises:
       DataError: If the training part has only one class.
@@ -69,20 +86,45 @@ def split(table: Table, seed: int, source: str) -> tuple[Table, Table]:
         )
     mean, deviation = table.features[train].mean(axis=0), table.features[train].std(axis=0)
     # A column may vary only in the rows that are held out.
-    features = (table.features - mean) / np.where(deviation > 0, deviation, 1.0)
+    scaling = Scaling(mean, np.where(deviation > 0, deviation, 1.0))
+    features = (table.features - scaling.mean) / scaling.deviation
     part, rest = (
         table._replace(features=features[rows], labels=table.labels[rows]) for rows in (train, test)
     )
-    return part, rest
+    return part, rest, scaling
 
 
-def held_out_scores(weights: Float[np.ndarray, "s p"], test: Table) -> dict[str, float]:
-    """Return accuracy and mean log-likelihood of the prediction averaged over draws of weights."""
-    log_prob = -np.logaddexp(0.0, -(weights @ (test.features * test.labels[:, None]).T))
-    averaged = np.logaddexp.reduce(log_prob, axis=0) - math.log(len(weights))
+def held_out_scores(
+    weights: Float[np.ndarray, "s q"], test: Table, intercept: bool = False
+) -> dict[str, float]:
+    """Return accuracy and mean log-likelihood of the prediction averaged over draws.
+
+    Args:
+      weights: Draws [s q] of the weights, and of the intercept as the last one if there is one.
+      test: Rows that are held out.
+      intercept: Whether there is an intercept.
+    """
+    rows = test.features
+    if intercept:
+        rows = np.concatenate([rows, np.ones_like(rows[:, :1])], axis=1)
+    total = np.full(len(rows), -np.inf)
+    for part in np.array_split(weights, max(1, weights.shape[0] * len(rows) // _MOST_MARGINS)):
+        log_prob = -np.logaddexp(0.0, -(part @ (rows * test.labels[:, None]).T))
+        total = np.logaddexp(total, np.logaddexp.reduce(log_prob, axis=0))
+    averaged = total - math.log(len(weights))
     return {
         "held-out accuracy": float(np.mean(averaged > math.log(0.5))),
         "held-out log-likelihood": float(np.mean(averaged)),
+    }
+
+
+def majority_scores(train: Table, test: Table) -> dict[str, float]:
+    """Return the scores of predicting the frequencies of the classes for every row."""
+    share = np.mean(train.labels > 0)
+    of_label = np.where(test.labels > 0, share, 1 - share)
+    return {
+        "held-out accuracy of the larger class": float(np.mean(of_label > 0.5)),
+        "held-out log-likelihood of the class frequencies": float(np.mean(np.log(of_label))),
     }
 
 
@@ -107,17 +149,6 @@ def reference_scores(train: Table, test: Table, seed: int) -> dict[str, float]:
     }
 
 
-def importance(
-    draws: Cloud, log_prob: Callable[[Float[Array, " d"]], Scalar]
-) -> tuple[float, float]:
-    """Return log int exp(log_prob) by importance sampling, and the effective number of draws."""
-    target = np.asarray(jax.vmap(log_prob)(draws.points), np.float64)
-    log_weights = target - np.asarray(draws.log_density, np.float64)
-    total = np.logaddexp.reduce(log_weights)
-    effective = math.exp(2 * total - np.logaddexp.reduce(2 * log_weights))
-    return float(total - math.log(len(log_weights))), effective
-
-
 def laplace(
     log_prob: Callable[[Float[Array, " d"]], Scalar], dim: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,34 +165,3 @@ def laplace(
     hessian = jax.jit(jax.hessian(lambda x: -log_prob(x)))(jnp.asarray(mode, float))
     hessian = np.asarray(hessian, np.float64)
     return mode, np.linalg.inv((hessian + hessian.T) / 2)
-
-
-def standardised_components(
-    points: Float[np.ndarray, "n d"], dim: int | None, source: str
-) -> tuple[np.ndarray, float]:
-    """Centre points, project them on principal components and divide by one common scale.
-
-    Args:
-      points: [n d].
-      dim: Number of principal components; None keeps the points as they are.
-      source: Name of the points, for the message.
-
-    Returns:
-      The points and the scale, after which their overall standard deviation is 1.
-
-    Raises:
-      DataError: If ``dim`` is larger than the number of components.
-    """
-    if dim is not None and dim > min(points.shape):
-        raise DataError(
-            f"{source}: --dim must be at most {min(points.shape)} for {points.shape[0]} points in "
-            f"dimension {points.shape[1]}; got {dim}."
-        )
-    points = points - points.mean(axis=0)
-    if dim is not None:
-        _, _, components = np.linalg.svd(points, full_matrices=False)
-        # The sign of a component is arbitrary; its largest entry is made positive.
-        largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-        points = points @ (components * np.sign(largest))[:dim].T
-    scale = float(np.sqrt(np.mean(points**2)))
-    return points / scale, scale

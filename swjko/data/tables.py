@@ -39,6 +39,31 @@ class Table(NamedTuple):
     labels: Float[np.ndarray, " n"]
     names: tuple[str, ...]
     classes: tuple[str, str]
+    dropped: int = 0
+
+
+class Points(NamedTuple):
+    """Points [n d] in float64 with the names of their coordinates, and the number of rows left out.
+
+    Attributes:
+      values: [n d] in float64.
+      names: The d names.
+      dropped: Number of rows that were left out.
+    """
+
+    values: Float[np.ndarray, "n d"]
+    names: tuple[str, ...]
+    dropped: int = 0
+
+
+def load_named_points(path: str | Path) -> Points:
+    """Load points with the names of their coordinates, as ``load_points``.
+
+    Args:
+      path: See ``load_points``.
+    """
+    values = load_points(path)
+    return Points(values, tuple(f"column {at + 1}" for at in range(values.shape[1])))
 
 
 def load_table(path: str | Path, label: str) -> Table:

@@ -83,8 +83,11 @@ def clouds(points: Float[Any, "t n d"], times: Float[Any, " t"], **cloud_options
         axis.set_title(f"t = {time:.3g}", fontsize=10)
         if axis is not axes[0]:
             axis.set_ylabel("")
-    axes[0].legend(fontsize=8, markerscale=2, loc="upper left", framealpha=0.85)
-    return axes[0].figure
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure = axes[0].figure
+    # Below the panels, where it covers no point.
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, markerscale=2)
+    return figure
 
 
 def movie(

@@ -16,9 +16,11 @@ from swjko.data.images import (
 )
 from swjko.data.tables import (
     DataError,
+    Points,
     Table,
     breast_cancer,
     digits,
+    load_named_points,
     load_points,
     load_table,
     wine,
@@ -40,6 +42,7 @@ __all__ = [
     "Equilibrium",
     "GaussianTarget",
     "Images",
+    "Points",
     "Table",
     "Target",
     "annulus",
@@ -56,6 +59,7 @@ __all__ = [
     "load_idx",
     "load_image_folder",
     "load_images",
+    "load_named_points",
     "load_points",
     "load_table",
     "logistic_regression",

@@ -1,11 +1,15 @@
-"""The progress bar of ``swjko.solve``, on stderr."""
+"""The progress bar of ``swjko.solve`` on stderr, and lines in its place without a terminal."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from swjko.schemes.base import Info, Result
+
+# Lines of a whole run in a file or a pipe.
+_LINES = 10
 
 
 @contextlib.contextmanager
@@ -33,6 +37,10 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         TimeElapsedColumn,
     )
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(total, done)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,13 +48,27 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         TimeElapsedColumn(),
         TextColumn("{task.fields[summary]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("compiling", total=total, completed=done, summary="")
 
         def advance(steps: int, info: Info) -> None:
             bar.update(task, advance=steps, description="JKO steps", summary=_summary(info))
 
         yield advance
+
+
+def _lines(total: int, done: int) -> Callable[[int, Info], None]:
+    """Print a line before compilation and at every tenth of the steps."""
+    print(f"compiling; {done} of {total} JKO steps", file=sys.stderr, flush=True)
+    step = done
+
+    def advance(steps: int, info: Info) -> None:
+        nonlocal step
+        before, step = step, step + steps
+        if step == total or step * _LINES // total > before * _LINES // total:
+            print(f"{step} of {total} JKO steps: {_summary(info)}", file=sys.stderr, flush=True)
+
+    return advance
 
 
 def _summary(info: Info) -> str:

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, PyTree
 
+from swjko.families.distribution import FlowDistribution
 from swjko.running.batching import on_host
 from swjko.running.compiled import Timing
-from swjko.schemes.base import Result, State
+from swjko.schemes.base import Result, Scheme, State
 
 # Number of failed flows that an error message names.
 _MAX_NAMED = 8
@@ -28,6 +29,8 @@ class Solution(NamedTuple):
       result: ``Result`` code. For many flows it is the largest code, so OK if none failed.
       timing: Seconds of compiling and of running.
       stopped: Whether ``stop`` ended the flow; [flows] for many flows.
+      distribution: The measure at the end, with ``sample`` and ``log_prob``; None for many
+        flows.
     """
 
     state: State
@@ -35,6 +38,7 @@ class Solution(NamedTuple):
     result: Result
     timing: Timing
     stopped: Bool[ArrayLike, "..."] = False
+    distribution: FlowDistribution | None = None
 
 
 class FlowError(RuntimeError):
@@ -45,7 +49,9 @@ class FlowError(RuntimeError):
         self.solution = solution
 
 
-def make_solution(state: State, history: PyTree, timing: Timing, throw: bool) -> Solution:
+def make_solution(
+    scheme: Scheme, state: State, history: PyTree, timing: Timing, throw: bool
+) -> Solution:
     """Return the solution with STOPPED replaced by OK; raise FlowError for other codes."""
     codes = on_host(state.result)
     stopped = codes == Result.STOPPED
@@ -53,7 +59,10 @@ def make_solution(state: State, history: PyTree, timing: Timing, throw: bool) ->
         ok = jnp.where(state.result == Result.STOPPED, Result.OK, state.result)
         state = state._replace(result=ok.astype(state.result.dtype))
     result = Result(int(np.max(np.where(stopped, Result.OK, codes))))
-    solution = Solution(state, history, result, timing, stopped if codes.ndim else bool(stopped))
+    many = codes.ndim > 0
+    distribution = None if many else FlowDistribution(scheme.family, state.params)
+    stopped = stopped if many else bool(stopped)
+    solution = Solution(state, history, result, timing, stopped, distribution)
     if throw and result != Result.OK:
         raise FlowError(solution)
     return solution

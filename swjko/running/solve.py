@@ -165,7 +165,7 @@ def solve(
         shown = progress and not (together and jax.process_index())
         advance = stack.enter_context(progress_bar(num_steps, shown, store.saved.step))
         state, records = _run_chunks(runner, plan, batching, store, signals, advance)
-    return make_solution(state, batching.concatenate(records), runner.timing, throw)
+    return make_solution(scheme, state, batching.concatenate(records), runner.timing, throw)
 
 
 def _run_chunks(

@@ -4,7 +4,6 @@ import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -12,8 +11,8 @@ import scipy.stats
 from helpers import run_cli
 from PIL import Image
 
-from swjko import Cloud, problems
-from swjko.cli import generate, scores
+from swjko import problems
+from swjko.cli import generate, match, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -41,7 +40,7 @@ def table(tmp_path):
 def test_without_subcommand_all_three_run_and_report(whole_run):
     out, code = whole_run
     assert code == 0
-    for name, dim in (("fokker-planck", 2), ("posterior", 31), ("match", 2)):
+    for name, dim in (("fokker-planck", 2), ("posterior", 32), ("match", 2)):
         report = json.loads((out / name / "report.json").read_text())
         assert (report["problem"], report["dim"], report["result"]) == (name, dim, "OK")
         assert report["config"]["seed"] == 3
@@ -62,11 +61,10 @@ def test_without_subcommand_all_three_run_and_report(whole_run):
         )
         for figure in ("clouds", "energy"):
             assert (out / name / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-        assert sorted(path.name for path in (out / name).iterdir()) == [
-            "clouds.png",
-            "energy.png",
-            "report.json",
-        ]
+        assert report["verdict"]["fit"] in ("good", "poor", "unknown")
+        files = {path.name for path in (out / name).iterdir()} - {"marginals.csv"}
+        pictures = {"clouds.png", "energy.png"}
+        assert files == pictures | {"draws.npz", "parameters.npz", "report.json"}
 
 
 def test_divergences_are_reported(whole_run):
@@ -106,9 +104,9 @@ def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
         run_cli(f"--seed 1 --out {out} --overwrite match --data {tmp_path / 'x.npy'}", *_TINY) == 0
     )
     printed = capsys.readouterr().out
-    assert "SW_2^2/2 of the held-out points to the target: " in printed
-    assert printed.splitlines()[-4].split()[:3] == ["problem", "dim", "steps"]
-    assert printed.splitlines()[-3].split()[:3] == ["match", "1", "2"]
+    assert "SW_2^2/2 of 8 points of the target to them: " in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["match", "1", "2"] in [row[:3] for row in rows]
     report = json.loads((out / "match" / "report.json").read_text())
     assert (report["dim"], report["config"]["seed"]) == (1, 1)
     assert (report["figures"]["points of the target"], report["figures"]["points held out"]) == (
@@ -121,7 +119,10 @@ def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
 def test_posterior_of_a_table(table, tmp_path, capsys):
     assert run_cli(f"posterior --data {table} --label state --out {tmp_path / 'runs'}", *_TINY) == 0
     report = json.loads((tmp_path / "runs" / "posterior" / "report.json").read_text())
-    assert list(report["figures"]["posterior marginals"]) == ["age", "dose", "log alpha"]
+    draws = np.load(tmp_path / "runs" / "posterior" / "draws.npz")
+    assert list(draws["names"]) == ["weight of age", "weight of dose", "intercept", "log alpha"]
+    assert draws["points"].shape == (len(draws["log_density"]), 4)
+    assert report["figures"]["label +1 is"] == "well"
     assert (report["figures"]["rows for training"], report["figures"]["rows held out"]) == (48, 12)
     printed = capsys.readouterr().out
     for shown in (
@@ -229,7 +230,11 @@ def generated(pictures, tmp_path_factory):
 def test_generate_draws_samples_beside_their_nearest_images(generated, pictures):
     out, code = generated
     assert code == 0
-    assert sorted(path.name for path in (out / "new").iterdir()) == ["report.json", "sheet.png"]
+    assert sorted(path.name for path in (out / "new").iterdir()) == [
+        "draws.npz",
+        "report.json",
+        "sheet.png",
+    ]
     report = json.loads((out / "new" / "report.json").read_text())
     assert (report["problem"], report["dim"], report["result"]) == ("generate", 20, "OK")
     assert report["config"]["shape"] == [5, 4, 1]
@@ -382,19 +387,6 @@ def test_exact_iterates_minimise_the_step():
     np.testing.assert_allclose(energies, [kl(0.0, 1.0), kl(best[0], np.exp(best[1]))], rtol=1e-5)
 
 
-def test_evidence_by_importance_sampling(key):
-    """The normalising constant of 3 exp(-x'x/2) in the plane is 6 pi, for every proposal."""
-    points = 1.3 * jax.random.normal(key, (4096, 2))
-    log_density = jnp.asarray(
-        scipy.stats.norm(0, 1.3).logpdf(np.asarray(points)).sum(axis=1), float
-    )
-    log_evidence, effective = scores.importance(
-        Cloud(points, None, log_density), lambda x: jnp.log(3.0) - jnp.sum(x**2) / 2
-    )
-    assert log_evidence == pytest.approx(np.log(6 * np.pi), abs=0.05)
-    assert 0.6 * 4096 < effective < 4096
-
-
 def test_held_out_scores_average_over_draws():
     """Two draws that disagree: the prediction is the mean of their probabilities."""
     data = problems.Table(np.array([[2.0], [1.0]]), np.array([1.0, -1.0]), ("x",), ("no", "yes"))
@@ -405,14 +397,30 @@ def test_held_out_scores_average_over_draws():
     assert found["held-out accuracy"] == np.mean([first > 0.5, second > 0.5])
 
 
-def test_components_are_principal_and_scaled_by_one_number():
+def test_components_are_principal():
     from sklearn.decomposition import PCA
 
     points = np.random.default_rng(0).standard_normal((80, 4)) * [1.0, 5.0, 2.0, 0.1] + 7.0
-    projected, scale = scores.standardised_components(points, 2, "points")
-    expected = PCA(2).fit_transform(points)
-    np.testing.assert_allclose(np.abs(projected * scale), np.abs(expected), rtol=1e-6, atol=1e-9)
-    assert np.sqrt(np.mean(projected**2)) == pytest.approx(1.0)
+    scaled = match.scaled_points(points, 2, "common", "points")
+    expected = PCA(2).fit(points)
+    back = scaled.in_data_units(scaled.points)
+    np.testing.assert_allclose(back, expected.inverse_transform(expected.transform(points)))
+    assert np.sqrt(np.mean(scaled.points**2)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scale", match.SCALES)
+def test_scaled_points_map_back_to_units_of_the_data(scale):
+    points = np.random.default_rng(0).standard_normal((80, 3)) @ np.diag([1e4, 1.0, 1e-3]) + 7.0
+    points[:, 2] += 1e-4 * points[:, 0]
+    scaled = match.scaled_points(points, None, scale, "points")
+    np.testing.assert_allclose(scaled.in_data_units(scaled.points), points, rtol=1e-9, atol=1e-9)
+    cov = np.cov(scaled.points.T, bias=True)
+    if scale == "whiten":
+        np.testing.assert_allclose(cov, np.eye(3), atol=1e-9)
+    elif scale == "columns":
+        np.testing.assert_allclose(np.diag(cov), 1.0)
+    else:
+        assert np.trace(cov) / 3 == pytest.approx(1.0)
 
 
 def _expect_one_line(capsys, message: str) -> None:

@@ -1,0 +1,264 @@
+"""The command-line problem ``match``: a flow from noise to a sample of points."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike
+
+from swjko import flows, problems, validation
+from swjko.cli import scores
+from swjko.cli.flow import Flow, Settings, as_npz, draw, parameters_npz, say, solve_and_measure
+from swjko.cli.report import Outcome
+from swjko.cli.verdict import Check, Verdict, judge
+from swjko.data.tables import DataError, Points
+from swjko.families.base import sample
+from swjko.functionals.targets import sw_to_target
+from swjko.types import Cloud
+
+MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projections=64)
+SCALES = ("columns", "whiten", "common")
+FAMILIES = ("mlp", "coupling")
+_DRAWS, _MOST_DRAWS = 4096, 50_000
+# Larger targets are drawn in batches of this size, and distances measured between as many points.
+_BATCH, _MEASURED_POINTS, _REPEATS = 4096, 2000, 32
+_LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
+_sample = jax.jit(sample, static_argnames=("num",))
+
+
+class Scaled(NamedTuple):
+    """Points z [n k] of the flow, and the map to units of the data, x = mean + z matrix.
+
+    Attributes:
+      points: [n k], with mean 0.
+      mean: [d].
+      matrix: [k d].
+    """
+
+    points: np.ndarray
+    mean: np.ndarray
+    matrix: np.ndarray
+
+    def in_data_units(self, z: ArrayLike) -> np.ndarray:
+        """Return x [... d] in float64."""
+        return self.mean + np.asarray(z, np.float64) @ self.matrix
+
+
+def match(
+    settings: Settings,
+    *,
+    seed: int,
+    progress: bool = True,
+    data: str | None = None,
+    dim: int | None = None,
+    scale: str = "columns",
+    family: str = "mlp",
+    **columns: Any,
+) -> Outcome:
+    """Flow from N(0, I) to a sample of points by F = SW_2^2 / 2.
+
+    The flow runs in scaled coordinates. Its draws and figures are in units of the data.
+
+    Args:
+      settings: Numbers of the run.
+      seed: Seed of the split of the data and of the flow.
+      progress: Whether to show what is done.
+      data: A .npy or .csv file of points; None takes scikit-learn's digits.
+      dim: Number of principal components; None takes 2 for the digits and all for ``data``.
+      scale: "columns" divides each column, or component, by its standard deviation; "whiten" makes
+        the covariance the identity; "common" divides all by one number.
+      family: "mlp", a network without a density; or "coupling", a coupling flow with one.
+      columns: Options of ``load_named_points``.
+    """
+    scale = validation.as_choice(scale, "scale", SCALES)
+    table = _digits() if data is None else problems.load_named_points(data, **columns)
+    dim = 2 if dim is None and data is None else dim
+    scaled = scaled_points(table.values, dim, scale, data or "the digits")
+    held_out, target = _split(scaled.points, seed, data or "the digits")
+    k = target.shape[1]
+    flow_key, draw_key = jax.random.split(jax.random.key(seed))
+    functional = sw_to_target(
+        target, settings.projections, batch_size=_BATCH if len(target) > _BATCH else None
+    )
+    # A coupling needs two coordinates.
+    chosen = flows.mlp(k, k) if family == "mlp" or k == 1 else flows.coupling(k)
+    measured = min(_MEASURED_POINTS, len(held_out))
+    flow = solve_and_measure(flow_key, chosen, functional, settings, measured, progress)
+    say("comparing draws with points that were held out", progress)
+    num = int(np.clip(len(table.values), _DRAWS, _MOST_DRAWS))
+    cloud = _sample(chosen, flow.solution.state.params, draw_key, num=num)
+    moved, floor = _distances(seed, settings, np.asarray(cloud.points), target, held_out)
+    draws = scaled.in_data_units(cloud.points)
+    names = table.names
+    judged = (draws, table.values)
+    if dim is not None:  # other columns vary outside the components
+        judged = (np.asarray(cloud.points, np.float64), scaled.points)
+        names = tuple(f"component {at + 1}" for at in range(k))
+    shifts, ratios = _moments(*judged)
+    figures = {
+        "points of the target": len(target),
+        "points held out": len(held_out),
+        **({"rows dropped for missing values": table.dropped} if table.dropped else {}),
+        f"SW_2^2/2 of {measured} draws to held-out points, scaled": float(moved.mean()),
+        f"SW_2^2/2 of {measured} points of the target to them": float(floor.mean()),
+        "standard deviation of the last number": float(floor.std(ddof=1)),
+        "largest difference of a column's mean, in standard deviations": float(shifts.max()),
+        "ratio of a column's standard deviation to the data's": [
+            float(ratios.min()),
+            float(ratios.max()),
+        ],
+    }
+    reference = _floor_energy(seed, functional, held_out[:measured])
+    config = {"seed": seed, "data": data or "sklearn digits", "dim": k, "scale": scale}
+    return flow.outcome(
+        "match",
+        settings,
+        config | {"family": family, **columns},
+        reference=reference,
+        reference_name="held-out points",
+        figures=figures,
+        plots=_plots(flow, scaled, target, names, reference, dim is None),
+        verdict=_verdict(names, shifts, ratios, moved, floor, flow.advice),
+        files=_files(flow, scaled, cloud, draws, table.names),
+    )
+
+
+def _digits() -> Points:
+    values = problems.digits()
+    return Points(values, tuple(f"pixel {at}" for at in range(values.shape[1])))
+
+
+def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) -> Scaled:
+    """Centre points, project them on principal components if asked, and scale them.
+
+    Args:
+      values: Points [n d].
+      dim: Number of principal components; None keeps all columns.
+      scale: One of ``SCALES``, see ``match``.
+      source: Name of the points, for messages.
+
+    Raises:
+      DataError: If ``dim`` is larger than the number of components.
+    """
+    if dim is not None and dim > min(values.shape):
+        raise DataError(
+            f"{source}: --dim must be at most {min(values.shape)} for {values.shape[0]} points in "
+            f"dimension {values.shape[1]}; got {dim}."
+        )
+    mean = values.mean(axis=0)
+    axes = np.eye(values.shape[1])
+    if dim is not None or scale == "whiten":
+        spread = np.ones_like(mean) if dim is not None else values.std(axis=0)
+        _, singular, rows = np.linalg.svd((values - mean) / spread, full_matrices=False)
+        # The sign of a component is arbitrary; its largest entry is made positive. Directions
+        # without variance keep their one value.
+        largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+        kept = np.flatnonzero(singular > 1e-6 * singular[0])[:dim]
+        axes = (rows * np.sign(largest))[kept]
+        points = (values - mean) / spread @ axes.T
+        axes = axes * spread
+    else:
+        points = values - mean
+    width = points.std(axis=0)
+    if scale == "common":
+        width = np.full_like(width, np.sqrt(np.mean(points**2)))
+    return Scaled(points / width, mean, width[:, None] * axes)
+
+
+def _split(points: np.ndarray, seed: int, source: str) -> tuple[jax.Array, jax.Array]:
+    """Return a fifth of the points, held out, and the others."""
+    order = np.random.default_rng(seed).permutation(len(points))
+    cut = max(1, len(points) // 5)
+    held_out, target = (jnp.asarray(points[at], float) for at in (order[:cut], order[cut:]))
+    if np.any(np.ptp(np.asarray(target), axis=0) == 0):
+        raise DataError(
+            f"{source}: a column has one value in all rows of the target (80 %). "
+            "Use more rows, another --seed, or --drop-columns."
+        )
+    return held_out, target
+
+
+def _distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.ndarray]:
+    """Return SW_2^2/2 to held-out points of draws and of target points, of as many, repeatedly."""
+    rng = np.random.default_rng(seed)
+    num = min(_MEASURED_POINTS, len(held_out))
+    against = sw_to_target(held_out[:num], settings.projections)
+    keys = jax.random.split(jax.random.key(seed), _REPEATS)
+
+    def of(points):
+        chosen = np.stack([rng.choice(points, num, replace=False) for _ in range(_REPEATS)])
+        return np.asarray(scores.energies(keys, against, Cloud(jnp.asarray(chosen, float))))
+
+    return of(draws), of(np.asarray(target))
+
+
+def _floor_energy(seed: int, functional, held_out: jax.Array) -> float:
+    keys = jax.random.split(jax.random.key(seed), 16)
+    return float(scores.mean_energy(keys, functional, Cloud(held_out)))
+
+
+def _moments(draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each column the difference of means, standardised, and the ratio of deviations."""
+    deviation = values.std(axis=0)
+    shifts = np.abs(draws.mean(axis=0) - values.mean(axis=0)) / deviation
+    return shifts, draws.std(axis=0) / deviation
+
+
+def _verdict(names, shifts, ratios, moved, floor, advice) -> Verdict:
+    at, wrong = int(np.argmax(shifts)), int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-9)))))
+    ratio, noise = float(ratios[wrong]), float(floor.std(ddof=1))
+    excess = (moved.mean() - floor.mean()) / noise if noise > 0 else np.nan
+    checks = [
+        Check(
+            bool(shifts[at] <= _LARGEST_SHIFT),
+            f"every column's mean is within {_LARGEST_SHIFT} standard deviations of the data's",
+            f"the mean of {names[at]!r} is off by {shifts[at]:.2g} standard deviations",
+        ),
+        Check(
+            bool(np.all(np.abs(ratios - 1) <= _LARGEST_RATIO)),
+            f"its standard deviation within {100 * _LARGEST_RATIO:g} %",
+            f"the standard deviation of {names[wrong]!r} is {ratio:.3g} times the data's",
+        ),
+        Check(
+            None if np.isnan(excess) else bool(excess <= _STANDARD_ERRORS),
+            f"draws are no farther from held-out points than target points are, within "
+            f"{_STANDARD_ERRORS:g} standard deviations",
+            "too few points are held out for a comparison"
+            if np.isnan(excess)
+            else f"draws are farther from held-out points than target points are, by {excess:.2g} "
+            "standard deviations",
+        ),
+    ]
+    return judge(checks, advice)
+
+
+def _files(flow: Flow, scaled: Scaled, cloud: Cloud, draws: np.ndarray, names) -> dict[str, bytes]:
+    arrays = {"points": draws, "names": np.array(names)}
+    k, d = scaled.matrix.shape
+    if cloud.log_density is not None and k == d:
+        # log |det d x / d z|; with fewer components than columns draws have no density there.
+        log_det = np.linalg.slogdet(scaled.matrix)[1]
+        arrays["log_density"] = np.asarray(cloud.log_density, np.float64) - log_det
+    parameters = parameters_npz(
+        flow.solution.state.params, shift=scaled.mean, matrix=scaled.matrix.T
+    )
+    return {"draws.npz": as_npz(**arrays), "parameters.npz": parameters}
+
+
+def _plots(
+    flow: Flow, scaled: Scaled, target, names, reference: float, in_columns: bool
+) -> dict[str, Any]:
+    """Draw the first two columns in units of the data, or the first two components."""
+    points, target = np.asarray(flow.clouds.points), np.asarray(target)
+    if in_columns:
+        points, target = (scaled.in_data_units(one) for one in (points, target))
+    else:
+        names = tuple(f"{name} (scaled)" for name in names)
+    names = names[:2] if len(names) > 1 else (*names, "density")
+    return draw(
+        flow,
+        points,
+        {"target": target, "names": names, "target_name": "target"},
+        {"exact": reference, "exact_name": "held-out points", "unit": "scaled data, squared"},
+    )

@@ -1,0 +1,126 @@
+"""The command-line problem ``posterior``: a Bayesian logistic regression for a table."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from swjko import flows, problems
+from swjko.cli import posterior_report, scores
+from swjko.cli.flow import Flow, Settings, say, solve_and_measure
+from swjko.cli.posterior_report import INTERCEPT_SCALE, Coordinates, Fit
+from swjko.cli.report import Outcome
+from swjko.data.tables import DataError, Table
+from swjko.diagnostics.importance import importance
+from swjko.families.distribution import FlowDistribution
+from swjko.functionals.entropies import kl_divergence
+from swjko.types import Scalar
+
+# A step of 1 / dimension has the length of a Wasserstein step of 1 in coordinates near N(0, I).
+POSTERIOR = Settings(steps=20, step_size=0.0, inner_steps=100, samples=0, projections=64)
+_SAMPLES, _LEAST_SAMPLES, _FULL_COST_ROWS = 256, 64, 16_000
+_DRAWS, _LEAST_DRAWS, _DRAWS_BYTES = 4096, 1024, 2**30
+_importance = jax.jit(importance, static_argnames="num_samples")
+
+
+def posterior(
+    settings: Settings,
+    *,
+    seed: int,
+    progress: bool = True,
+    data: str | None = None,
+    label: str | None = None,
+    intercept: bool = True,
+    **columns: Any,
+) -> Outcome:
+    """Sample the posterior of a Bayesian logistic regression.
+
+    The energy is KL(mu | posterior) up to the log-evidence. The flow starts at the Laplace
+    approximation, whose own figures are in the report.
+
+    Args:
+      settings: Numbers of the run; a zero step size or number of samples means the default.
+      seed: Seed of the split of the data and of the flow.
+      progress: Whether to show what is done.
+      data: A CSV file; None takes scikit-learn's breast cancer data.
+      label: The column of labels; given exactly if ``data`` is given.
+      intercept: Whether the model has an intercept.
+      columns: Options of ``load_table``.
+    """
+    if (data is None) != (label is None):
+        raise DataError("--data FILE.csv and --label COLUMN must be given together.")
+    table = problems.breast_cancer()
+    if data is not None and label is not None:
+        table = problems.load_table(data, label, **columns)
+    train, test, scaling = scores.split(table, seed, data or "the default table")
+    flow_key, draw_key = jax.random.split(jax.random.key(seed))
+    say("fitting the Laplace approximation, where the flow starts", progress)
+    coordinates, log_prob = _coordinates(train, scaling, intercept)
+    dim, rows = len(coordinates.mode), len(train.labels)
+    settings = settings._replace(
+        step_size=settings.step_size or 1.0 / dim, samples=settings.samples or _num_samples(rows)
+    )
+    flow = solve_and_measure(
+        flow_key, flows.coupling(dim), kl_divergence(log_prob), settings, settings.samples, progress
+    )
+    say("weighing draws by the posterior", progress)
+    num = int(np.clip(_DRAWS_BYTES // (4 * rows), _LEAST_DRAWS, _DRAWS))
+    start, end = (
+        jax.device_get(_importance(draw_key, law, log_prob, num_samples=num))
+        for law in (FlowDistribution(flow.family, flow.family.init(draw_key)), _end(flow))
+    )
+    fit = Fit(train, test, coordinates, end, intercept)
+    figures = posterior_report.figures(fit, start, scores.reference_scores(train, test, seed))
+    drawn = posterior_report.plots(flow, fit)
+    reference = -float(end.log_evidence)
+    parts = {"reference": reference, "reference_name": "-log evidence"}
+    config = {"seed": seed, "data": data or "sklearn breast cancer", "label": label}
+    config |= {"intercept": intercept, "num_draws": num, **columns}
+    return flow.outcome(
+        "posterior",
+        settings,
+        config,
+        **parts,
+        figures=figures,
+        plots=drawn,
+        verdict=posterior_report.verdict(fit, figures, flow.advice),
+        files=posterior_report.files(fit, flow),
+    )
+
+
+def _num_samples(rows: int) -> int:
+    """Return fewer samples for many rows, so that an update costs no more than at 16,000 rows."""
+    return int(np.clip(_SAMPLES * _FULL_COST_ROWS // rows, _LEAST_SAMPLES, _SAMPLES))
+
+
+def _end(flow: Flow) -> FlowDistribution:
+    return FlowDistribution(flow.family, flow.solution.state.params)
+
+
+def _coordinates(
+    train: Table, scaling: scores.Scaling, intercept: bool
+) -> tuple[Coordinates, Partial]:
+    """Return the coordinates, and the log-posterior as a function of z."""
+    scale = INTERCEPT_SCALE if intercept else None
+
+    def log_posterior():
+        data = (jnp.asarray(part, float) for part in (train.features, train.labels))
+        return problems.logistic_regression(*data, intercept_scale=scale)
+
+    p = train.features.shape[1]
+    with jax.enable_x64(True):
+        mode, cov = scores.laplace(log_posterior(), p + 1 + intercept)
+    to_data = np.diag(np.append(1 / scaling.deviation, np.ones(1 + intercept)))
+    if intercept:
+        to_data[p, :p] = -scaling.mean / scaling.deviation
+    coordinates = Coordinates(mode, np.linalg.cholesky(cov), to_data)
+    bound = (jnp.asarray(part, float) for part in coordinates[:2])
+    return coordinates, Partial(_log_prob, log_posterior(), *bound)
+
+
+def _log_prob(log_posterior, mode: Array, factor: Array, z: Float[Array, " d"]) -> Scalar:
+    point = mode + jnp.dot(factor, z, precision=jax.lax.Precision.HIGHEST)
+    return log_posterior(point) + jnp.sum(jnp.log(jnp.diagonal(factor)))

@@ -1,0 +1,213 @@
+"""Importance sampling: how well draws of a distribution represent an unnormalised target.
+
+With draws x_i of q and log-weights l_i = log p(x_i) - log q(x_i),
+
+    log Z = log mean exp(l),    ELBO = mean l <= log Z,
+    effective fraction = (mean exp(l))^2 / mean exp(2 l),
+
+and k-hat is the shape of a generalised Pareto law that is fitted to the largest weights: weights
+have a finite variance for k < 1/2, and estimates are usable for k <= 0.7. None of these sees a
+mode of p that q misses altogether.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from swjko import validation
+from swjko.types import Cloud, Estimate, Key, Scalar
+
+# Fewer draws have fewer than five weights in their tail (a fifth of them).
+_LEAST_DRAWS = 25
+_LARGEST_K = 0.7
+_BLIND = "Neither sees a mode that the distribution misses."
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What importance sampling draws from, such as ``solution.distribution``."""
+
+    def sample(self, key: Key, num: int) -> Cloud:
+        """Draws ``num`` points with their log-densities."""
+        ...
+
+    def log_prob(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """Returns the log-density at points."""
+        ...
+
+
+class Importance(NamedTuple):
+    """The result of ``importance``. All numbers are NaN if a log-weight is NaN or +infinity.
+
+    Attributes:
+      log_evidence: log Z of the target, by the raw weights.
+      standard_error: Standard error of log_evidence.
+      effective_fraction: Effective number of draws as a fraction of the draws.
+      pareto_k: k-hat, the shape of the tail of the weights; NaN if too few weights differ.
+      elbo: Mean of log p - log q over draws of q, an ``Estimate``.
+      eubo: Mean of log p - log q over the reference draws of p, an ``Estimate``; None without them.
+      cloud: The draws [n d] with their log-densities and with Pareto-smoothed weights [n], sum 1.
+      log_weights: log p - log q of the draws [n].
+      num_invalid: Number of draws whose log-weight is NaN or +infinity.
+    """
+
+    log_evidence: Scalar
+    standard_error: Scalar
+    effective_fraction: Scalar
+    pareto_k: Scalar
+    elbo: Estimate
+    eubo: Estimate | None
+    cloud: Cloud
+    log_weights: Float[Array, " n"]
+    num_invalid: Int[Array, ""]
+
+    def resample(self, key: Key, num: int) -> Float[Array, "num d"]:
+        """Draws points [num d] by the smoothed weights, with replacement; NaN if these are NaN.
+
+        Args:
+          key: Random key.
+          num: Number of points, at least 1.
+        """
+        num = validation.as_count(num, "num")
+        weights = jnp.asarray(self.cloud.weights)
+        chosen = jax.random.choice(key, len(self.log_weights), (num,), p=weights)
+        return jnp.where(jnp.isnan(jnp.sum(weights)), jnp.nan, self.cloud.points[chosen])
+
+    @property
+    def verdict(self) -> str:
+        """One or two sentences: whether the weights can be trusted, and what to do otherwise."""
+        count, k = len(self.log_weights), float(self.pareto_k)
+        if int(self.num_invalid):
+            return (
+                f"unusable: log p - log q is NaN or +infinity at {int(self.num_invalid)} of "
+                f"{count} draws. Check target_log_prob there."
+            )
+        if not np.isfinite(float(self.log_evidence)):
+            return f"unusable: the target has no mass at any of the {count} draws."
+        share = f"{100 * float(self.effective_fraction):.2g} % of {count} draws are effective"
+        if not k <= _LARGEST_K:
+            return (
+                f"unreliable: k-hat is {k:.2f}, above {_LARGEST_K}; {share}. Take more steps or a "
+                "family with heavier tails, and do not use the weights."
+            )
+        return f"weights usable: k-hat is {k:.2f} and {share}. {_BLIND}"
+
+
+def importance(
+    key: Key,
+    distribution: Distribution,
+    target_log_prob: Callable[[Float[Array, " d"]], Scalar],
+    num_samples: int,
+    *,
+    reference: Float[Array, "m d"] | None = None,
+) -> Importance:
+    """Weights draws of a distribution by a target, and measures how even the weights are.
+
+    The target is evaluated at all draws at once. Jit it as any function of arrays.
+
+    Args:
+      key: Random key of the draws.
+      distribution: Distribution with a density, such as ``solution.distribution``.
+      target_log_prob: Unnormalised log-density of the target at one point [d].
+      num_samples: Number of draws, at least 25.
+      reference: Draws [m d] of the target, for the EUBO; it needs ``distribution.log_prob``.
+
+    Example::
+
+        found = swjko.importance(key, solution.distribution, log_prob, 10_000)
+        print(found.verdict, found.log_evidence)
+
+    References:
+      Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv 1507.02646.
+    """
+    num_samples = validation.as_count(num_samples, "num_samples", _LEAST_DRAWS)
+    validation.require_callable(target_log_prob, "target_log_prob", "[d] -> log-density")
+    cloud = distribution.sample(key, num_samples)
+    eubo = None
+    if reference is not None:
+        reference = validation.as_points(reference, "reference")
+        density = distribution.log_prob(reference)
+        eubo = Estimate.of_mean(jax.vmap(target_log_prob)(reference) - density)
+    return weigh(cloud, jax.vmap(target_log_prob)(cloud.points), eubo)
+
+
+def weigh(
+    cloud: Cloud, target_log_density: Float[Array, " n"], eubo: Estimate | None = None
+) -> Importance:
+    """Returns the importance weights of draws with known log-densities, and their figures.
+
+    Args:
+      cloud: Draws [n d], n >= 25, with ``log_density``.
+      target_log_density: Unnormalised log-density of the target at the draws [n].
+      eubo: Estimate that is passed on to the result.
+    """
+    if cloud.log_density is None:
+        raise ValueError(
+            "distribution must have a density; this one has none. "
+            "Use a family with a density, such as swjko.flows.coupling."
+        )
+    log_weights = target_log_density - cloud.log_density
+    count = log_weights.shape[0]
+    invalid = jnp.isnan(log_weights) | (log_weights == jnp.inf)
+    # One NaN makes every number NaN, since no finite one would be right.
+    checked = jnp.where(jnp.any(invalid), jnp.nan, log_weights)
+    log_sum = jax.nn.logsumexp(checked)
+    fraction = jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * checked)) / count
+    error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)
+    smoothed, k = _pareto_smoothed(checked)
+    weights = jax.nn.softmax(smoothed)
+    return Importance(
+        log_sum - jnp.log(count),
+        error,
+        fraction,
+        k,
+        Estimate.of_mean(checked),
+        eubo,
+        Cloud(cloud.points, weights, cloud.log_density),
+        log_weights,
+        jnp.sum(invalid),
+    )
+
+
+def _pareto_smoothed(log_weights: Float[Array, " n"]) -> tuple[Float[Array, " n"], Scalar]:
+    """Replaces the largest weights by quantiles of a generalised Pareto law; returns its shape."""
+    count = log_weights.shape[0]
+    num = int(np.ceil(min(0.2 * count, 3 * np.sqrt(count))))
+    order = jnp.argsort(log_weights)
+    largest = log_weights[order[-1]]
+    relative = jnp.where(jnp.isfinite(largest), log_weights - largest, log_weights)
+    tail, cutoff = order[count - num :], relative[order[count - num - 1]]
+    base = jnp.exp(cutoff)
+    k, scale = _fit_generalised_pareto(jnp.exp(relative[tail]) - base)
+    share = (jnp.arange(num, dtype=relative.dtype) + 0.5) / num
+    # (u^-k - 1) / k, which tends to -log u as k tends to 0.
+    quantile = jnp.expm1(-k * jnp.log1p(-share)) / jnp.where(k == 0, 1.0, k)
+    smoothed = jnp.log(base + scale * jnp.where(k == 0, -jnp.log1p(-share), quantile))
+    smoothed = jnp.minimum(jnp.where(jnp.isfinite(k), smoothed, relative[tail]), 0.0)
+    return relative.at[tail].set(smoothed), k
+
+
+def _fit_generalised_pareto(excess: Float[Array, " m"]) -> tuple[Scalar, Scalar]:
+    """Returns shape and scale of the law of sorted excesses [m]; NaN if they are all equal.
+
+    A posterior mean over a grid of the ratio of shape and scale. The shape is drawn towards 1/2
+    with the weight of ten draws.
+
+    References:
+      Zhang, Stephens (2009), doi 10.1198/tech.2009.08017. Vehtari et al. (2024), appendix C.
+    """
+    num = excess.shape[0]
+    grid = 30 + int(np.sqrt(num))
+    quartile, largest = excess[int(num / 4 + 0.5) - 1], excess[-1]
+    position = 1 - jnp.sqrt(grid / (jnp.arange(grid, dtype=excess.dtype) + 0.5))
+    ratios = 1 / largest + position / (3 * quartile)
+    shapes = jnp.mean(jnp.log1p(-ratios[:, None] * excess[None, :]), axis=1)
+    log_likelihood = num * (jnp.log(-ratios / shapes) - shapes - 1)
+    ratio = jnp.sum(jax.nn.softmax(log_likelihood) * ratios)
+    shape = jnp.mean(jnp.log1p(-ratio * excess))
+    scale = -shape / ratio
+    return (num * shape + 5.0) / (num + 10.0), scale
