@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -204,6 +205,24 @@ def test_axes_that_are_given_are_drawn_into(history, tmp_path):
     assert axes[0].get_yscale() == "log"
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), history.proximity)
     assert _is_drawn(figure, tmp_path)
+
+
+def test_many_flows_have_a_line_each(history):
+    """Energies [flows steps] are not drawn transposed, also with as many flows as steps."""
+    many = jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1, leaf + 2]), history)
+    axis = plots.energy(many, start=np.array([9.0, 8.0, 7.0]), exact=0.0).axes[0]
+    lines = axis.lines[:3]
+    for at, line in enumerate(lines):
+        np.testing.assert_allclose(line.get_ydata(), [9.0 - at, *many.energy[at]])
+        np.testing.assert_allclose(line.get_xdata(), [0.0, *many.time[at]])
+    assert axis.get_legend_handles_labels()[1] == ["flows (3)", "exact"]
+    assert len(plots.progress(many).axes[1].lines) == 3
+
+
+def test_log_axis_shows_noise_below_zero(history):
+    axis = plots.energy(history._replace(energy=np.array([1.0, 1e-3, -1e-4])), log=True).axes[0]
+    assert axis.get_yscale() == "symlog"
+    assert axis.get_ylim()[0] < -1e-4
 
 
 def test_proximity_of_zero_stays_on_a_linear_axis(history):

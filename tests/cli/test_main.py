@@ -9,8 +9,10 @@ import pytest
 import scipy.optimize
 import scipy.stats
 from helpers import run_cli
+from pages import ROOT, blocks, run
 from PIL import Image
 
+import swjko
 from swjko import problems
 from swjko.cli import generate, match, scores
 from swjko.cli.main import main
@@ -65,6 +67,21 @@ def test_without_subcommand_all_three_run_and_report(whole_run):
         files = {path.name for path in (out / name).iterdir()} - {"marginals.csv"}
         pictures = {"clouds.png", "energy.png"}
         assert files == pictures | {"draws.npz", "parameters.npz", "report.json"}
+
+
+def test_code_of_the_page_loads_the_files(whole_run, tmp_path, monkeypatch):
+    """Draws of the restored flow, mapped to units of the data, have the moments of draws.npz."""
+    out, _ = whole_run
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(out)
+    codes = [block.code for block in blocks((ROOT / "docs/howto/tables.md").read_text())]
+    names = run([f"row = [0.0] * 30\n{codes[0]}", *codes[1:]], "howto/tables.md")
+    assert names["probability"].shape == (4096,)
+    file, draws = names["file"], names["draws"]["points"]
+    z = swjko.sample(names["family"], names["params"], jax.random.key(9), 4096).points
+    points = np.asarray(z) @ file["matrix"].T + file["shift"]
+    difference = points.mean(0) - draws.mean(0)
+    assert np.all(np.abs(difference) < 6 * draws.std(0) / np.sqrt(2048))
 
 
 def test_divergences_are_reported(whole_run):

@@ -1,0 +1,47 @@
+"""Verdicts, and what is said about a flow that does not fit."""
+
+import numpy as np
+import pytest
+
+from swjko import Estimate
+from swjko.cli.flow import Flow, plotted_steps
+from swjko.cli.verdict import Check, judge
+
+HOLDS = Check(True, "a holds", "a fails")
+FAILS = Check(False, "b holds", "b fails")
+UNKNOWN = Check(None, "c holds", "c is not known")
+
+
+@pytest.mark.parametrize(
+    ("checks", "fit", "reasons"),
+    [
+        ([HOLDS], "good", ()),
+        ([HOLDS, FAILS], "poor", ("b fails", "try this")),
+        ([UNKNOWN, FAILS], "poor", ("b fails", "c is not known", "try this")),
+        ([HOLDS, UNKNOWN], "unknown", ("c is not known",)),
+    ],
+)
+def test_a_verdict_needs_all_conditions(checks, fit, reasons):
+    verdict = judge(checks, "try this")
+    assert verdict[:2] == (fit, reasons)
+    assert all(check.rule in verdict.rule for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("energies", "error", "advice"),
+    [
+        (np.linspace(10.0, 0.0, 21), 0.01, "more --steps"),
+        (10.0 * np.exp(-np.arange(21.0)), 0.01, "more --inner-steps"),
+        (np.linspace(0.1, 0.0, 21), 1.0, "more --inner-steps"),
+    ],
+)
+def test_advice_follows_from_whether_the_energy_still_falls(energies, error, advice):
+    flow = Flow(None, None, Estimate(energies, np.full(21, error)), None, None, None)
+    assert advice in flow.advice
+
+
+def test_clouds_are_drawn_by_the_energy_that_dropped():
+    energies = 10.0 * 0.5 ** np.arange(21.0)
+    assert plotted_steps(energies).tolist() == [0, 1, 4, 7, 20]
+    assert plotted_steps(np.array([3.0, 1.0])).tolist() == [0, 1]
+    assert plotted_steps(np.array([1.0, 3.0, 2.0])).tolist() == [0, 2]
