@@ -9,8 +9,9 @@ import numpy as np
 from scipy.io.matlab import MatReadError, loadmat, whosmat
 from sklearn.datasets import load_svmlight_file
 
-from swjko.data import tables
-from swjko.data.tables import DataError, Table, load_table, reason
+from swjko.data import array_files, tables
+from swjko.data.array_files import reason
+from swjko.data.tables import DataError, Table, load_table
 
 _LIBSVM_SUFFIXES = (".libsvm", ".libsvm.binary", ".svm", ".svmlight")
 COVTYPE_ROWS, _COVTYPE_COLUMNS = 581_012, 55
@@ -46,11 +47,11 @@ def load_logreg(name: str, data_dir: str | Path) -> Table:
 
 
 def _load_npz(path: Path) -> Table:
-    names = tables.npz_names(path)
+    names = array_files.npz_names(path)
     for name in ("x", "y"):
         if name not in names:
             raise DataError(f"{path}: no array {name!r}; it holds {', '.join(names)}.")
-    return _as_table(path, tables.read_npz(path, "x"), tables.read_npz(path, "y"))
+    return _as_table(path, array_files.read_npz(path, "x"), array_files.read_npz(path, "y"))
 
 
 def _load_raetsch(path: Path, name: str) -> Table:

@@ -133,7 +133,7 @@ def make_problem(name: str, table: Table, seed: int) -> Problem:
     if len(table.labels) > _MAX_ROWS:
         kept = np.random.default_rng(seed).choice(len(table.labels), _MAX_ROWS, replace=False)
         table = table._replace(features=table.features[kept], labels=table.labels[kept])
-    train, test = split(table, seed, name)
+    train, test, _ = split(table, seed, name)
     began = time.perf_counter()
     start = starts.make_start(train.features, train.labels)
     return Problem(name, train, test, start, time.perf_counter() - began)

@@ -190,6 +190,8 @@ def _require_writable(path: Path, directory: Path) -> None:
 
 def _fail(error: Exception | str, code: int) -> int:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    print(f"swjko: error: {lines[0]}", file=sys.stderr)
+    # The problems of a data file have a line each.
+    shown = lines if isinstance(error, DataError) else lines[:1]
+    print(f"swjko: error: {chr(10).join(shown)}", file=sys.stderr)
     distributed.leave(code)
     return code

@@ -72,6 +72,8 @@ def match(
       columns: Options of ``load_named_points``.
     """
     scale = validation.as_choice(scale, "scale", SCALES)
+    if data is None and columns:
+        raise DataError(f"{', '.join(columns)} need --data FILE.")
     table = _digits() if data is None else problems.load_named_points(data, **columns)
     dim = 2 if dim is None and data is None else dim
     scaled = scaled_points(table.values, dim, scale, data or "the digits")

@@ -1,6 +1,7 @@
 """The options of the command line and their checks."""
 
 import argparse
+import csv
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -120,12 +121,16 @@ def parser() -> argparse.ArgumentParser:
     add = commands["posterior"].add_argument
     add("--data", metavar="FILE.csv", help="table with a header; numbers besides the labels")
     add("--label", metavar="COLUMN", help="column of the labels, which have two classes")
+    _add_columns(add)
+    text = "columns of categories: k - 1 indicators each"
+    add("--one-hot", type=_names, metavar="A,B", help=text)
     text = "leave out the intercept, as in the published experiments"
     add("--no-intercept", action="store_false", dest="intercept", help=text)
     add = commands["match"].add_argument
     add("--data", metavar="FILE", help="points, one in each row of a .npy array or a .csv table")
     text = "number of principal components (default 2 for the digits, all for --data)"
     add("--dim", type=_count, metavar="D", help=text)
+    _add_columns(add)
     text = "divide each column by its deviation (default), whiten, or divide all by one number"
     add("--scale", choices=match.SCALES, help=text)
     text = "network without a density (default), or coupling flow, whose draws have log-densities"
@@ -133,6 +138,17 @@ def parser() -> argparse.ArgumentParser:
     _add_many(commands["fokker-planck"])
     _add_generate(commands["generate"])
     return top
+
+
+def _add_columns(add: Callable[..., Any]) -> None:
+    add("--columns", type=_names, metavar="A,B", help="columns of --data to use (default all)")
+    add("--drop-columns", type=_names, metavar="A,B", help="columns of --data to leave out")
+    text = "leave out rows of --data with a missing value"
+    add("--drop-missing", action="store_const", const=True, help=text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in next(csv.reader([text])))
 
 
 def _add_many(parser: argparse.ArgumentParser) -> None:

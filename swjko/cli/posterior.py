@@ -52,6 +52,8 @@ def posterior(
     """
     if (data is None) != (label is None):
         raise DataError("--data FILE.csv and --label COLUMN must be given together.")
+    if data is None and columns:
+        raise DataError(f"{', '.join(columns)} need --data FILE.csv.")
     table = problems.breast_cancer()
     if data is not None and label is not None:
         table = problems.load_table(data, label, **columns)

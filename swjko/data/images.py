@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from swjko.data import image_files
-from swjko.data.tables import DataError, mapped_npy, npz_names, read_npz, reason, require_extra
+from swjko.data.array_files import mapped_npy, npz_names, read_npz, reason
+from swjko.data.csv_files import DataError
+from swjko.data.tables import require_extra
 
 _PICTURE_SUFFIXES = tuple(
     f".{kind}"

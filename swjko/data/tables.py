@@ -4,13 +4,8 @@ A file that cannot be used raises ``DataError``: one line that names the file, a
 column. Pickles are never loaded, and memory is allocated only for data that the file holds.
 """
 
-import contextlib
-import csv
 import importlib
-import math
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,11 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-_Lines = list[tuple[int, list[str]]]
-
-
-class DataError(ValueError):
-    """A data file that cannot be used. The message names the file, and the line or column."""
+from swjko.data.array_files import mapped_npy
+from swjko.data.csv_files import Choice, DataError, numbers_first, read_columns
 
 
 class Table(NamedTuple):
@@ -33,6 +25,7 @@ class Table(NamedTuple):
       labels: [n], each -1 or +1.
       names: The p column names.
       classes: How the file writes the labels -1 and +1.
+      dropped: Number of rows that were left out for missing values.
     """
 
     features: Float[np.ndarray, "n p"]
@@ -43,7 +36,7 @@ class Table(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Points [n d] in float64 with the names of their coordinates, and the number of rows left out.
+    """Points with the names of their coordinates.
 
     Attributes:
       values: [n d] in float64.
@@ -56,51 +49,47 @@ class Points(NamedTuple):
     dropped: int = 0
 
 
-def load_named_points(path: str | Path) -> Points:
-    """Load points with the names of their coordinates, as ``load_points``.
-
-    Args:
-      path: See ``load_points``.
-    """
-    values = load_points(path)
-    return Points(values, tuple(f"column {at + 1}" for at in range(values.shape[1])))
-
-
-def load_table(path: str | Path, label: str) -> Table:
+def load_table(
+    path: str | Path,
+    label: str,
+    *,
+    columns: Sequence[str] | None = None,
+    drop_columns: Sequence[str] = (),
+    drop_missing: bool = False,
+    one_hot: Sequence[str] = (),
+) -> Table:
     """Load a CSV file with a header as features and labels.
 
+    Commas, semicolons and tabs separate fields.
+
     Args:
-      path: The file. All columns except ``label`` must hold finite numbers and must not be
-        constant. At least two rows are needed.
+      path: The file. Columns must hold finite numbers and must not be constant. At least two rows
+        are needed.
       label: The column of labels. Its two values, in sorted order, become -1 and +1.
+      columns: Names of the columns to use; None uses all.
+      drop_columns: Names of columns to leave out.
+      drop_missing: Whether to leave out rows with a missing value (an empty field, NA, N/A, NaN,
+        null, None or ?) in a column that is used.
+      one_hot: Names of columns of categories. Each gives an indicator "column=category" for every
+        category but the first in sorted order.
 
     Returns:
       The ``Table``.
 
     Raises:
-      DataError: If the file cannot be read or used.
+      DataError: If the file cannot be read or used. The message lists all problems.
     """
-    header, lines = _read_csv(Path(path))
-    if label not in header:
-        raise DataError(
-            f"{path}: no column {label!r} for the labels; the columns are {', '.join(header)}."
-        )
-    _require_distinct(path, header)
-    at = header.index(label)
-    written = [fields[at].strip() for _, fields in lines]
-    classes = sorted(set(written), key=_numbers_first)
-    if len(classes) != 2 or {"", "nan"} & {name.lower() for name in classes}:
+    choice = Choice(columns, drop_columns, drop_missing, one_hot, label)
+    found = read_columns(Path(path), choice)
+    classes = sorted(set(found.labels), key=numbers_first)
+    if len(classes) != 2:
         shown = ", ".join(map(repr, classes[:5]))
         raise DataError(
             f"{path}, column {label!r}: labels must have exactly two classes; "
-            f"got {len(classes)}: {shown}."
+            f"got {len(classes)}: {shown}. Use a column with two, or only the rows of two."
         )
-    names = tuple(name for name in header if name != label)
-    if not names:
-        raise DataError(f"{path}: no column besides the labels {label!r}.")
-    lines = [(number, fields[:at] + fields[at + 1 :]) for number, fields in lines]
-    labels = np.where(np.asarray(written) == classes[1], 1.0, -1.0)
-    return Table(_as_numbers(path, lines, names), labels, names, (classes[0], classes[1]))
+    labels = np.where(np.asarray(found.labels) == classes[1], 1.0, -1.0)
+    return Table(found.values, labels, found.names, (classes[0], classes[1]), found.dropped)
 
 
 def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
@@ -116,13 +105,39 @@ def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
     Raises:
       DataError: If the file cannot be read or used.
     """
+    return load_named_points(path).values
+
+
+def load_named_points(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    drop_columns: Sequence[str] = (),
+    drop_missing: bool = False,
+) -> Points:
+    """Load points with the names of their coordinates.
+
+    Args:
+      path: As in ``load_points``. Without a header, columns are named "1", "2" and so on.
+      columns: Names of the columns to use; None uses all.
+      drop_columns: Names of columns to leave out.
+      drop_missing: Whether to leave out rows with a missing value, as in ``load_table``.
+
+    Returns:
+      The ``Points``.
+
+    Raises:
+      DataError: If the file cannot be read or used. The message lists all problems.
+    """
     if Path(path).suffix != ".npy":
-        header, lines = _read_csv(Path(path))
-        if all(_is_number(name) for name in header):
-            lines = [(1, header), *lines]
-            header = [str(index + 1) for index in range(len(header))]
-        _require_distinct(path, header)
-        return _as_numbers(path, lines, header)
+        choice = Choice(columns, drop_columns, drop_missing)
+        found = read_columns(Path(path), choice, with_header=False)
+        return Points(found.values, found.names, found.dropped)
+    if columns is not None or drop_columns or drop_missing:
+        raise DataError(
+            f"{path}: a .npy file has no names and no missing values. Omit columns, drop_columns "
+            "and drop_missing, or use a CSV file."
+        )
     values = mapped_npy(path)
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.size == 0:
         raise DataError(
@@ -131,7 +146,7 @@ def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
         )
     values = np.array(values, np.float64)
     require_usable(path, values)
-    return values
+    return Points(values, tuple(str(at + 1) for at in range(values.shape[1])))
 
 
 def breast_cancer() -> Table:
@@ -174,81 +189,25 @@ def require_extra(module: str) -> ModuleType:
         ) from error
 
 
-def mapped_npy(path: str | Path) -> np.ndarray:
-    """Map the array of a .npy file into memory; this allocates nothing. Raises DataError."""
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(values, np.ndarray):
-            return values
-        raise ValueError("it is a .npz archive")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy file of numbers ({reason(error)})."
-        ) from error
-
-
-def npz_names(path: Path) -> list[str]:
-    """List the names of the arrays in a .npz file. Raises DataError."""
-    with _opened_npz(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def read_npz(path: Path, name: str) -> np.ndarray:
-    """Read one array of a .npz file, its header checked against its size. Raises DataError."""
-    with _opened_npz(path) as archive:
-        size = archive.getinfo(f"{name}.npy").file_size
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            if version[0] not in (1, 2):
-                raise DataError(f"{path}: array {name!r} has the unknown .npy version {version}.")
-            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, _, dtype = read_header(file)
-            if dtype.hasobject:
-                raise DataError(
-                    f"{path}: array {name!r} holds pickled objects, which are never loaded. "
-                    "Save it as numbers."
-                )
-            if math.prod(shape) * dtype.itemsize + file.tell() != size:
-                raise DataError(
-                    f"{path}: array {name!r} is damaged: {dtype} of shape {shape} in {size} bytes."
-                )
-        with archive.open(f"{name}.npy") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an error's text, for use inside another message."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def require_usable(
-    path: str | Path,
-    values: Float[np.ndarray, "n p"],
-    names: Sequence[str] | None = None,
-    lines: Sequence[int] | None = None,
-) -> None:
+def require_usable(path: str | Path, values: Float[np.ndarray, "n p"]) -> None:
     """Raise DataError on fewer than two rows, on unusable numbers and on constant columns.
 
-    Columns without ``names`` and rows without ``lines`` are numbered from 1.
+    Columns and rows are numbered from 1.
     """
-    names = [str(index + 1) for index in range(values.shape[1])] if names is None else names
     if len(values) < 2:
         raise DataError(f"{path}: must hold at least two rows of data; got {len(values)}.")
     # The squares of larger numbers overflow float64.
     bad = np.argwhere(~(np.abs(values) < 1e100))
     if len(bad):
         row, column = bad[0]
-        where = f"row {row + 1}" if lines is None else f"line {lines[row]}"
         raise DataError(
-            f"{path}, {where}, column {names[column]!r}: "
+            f"{path}, row {row + 1}, column '{column + 1}': "
             f"{values[row, column]} is not a usable finite number."
         )
     constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
     if len(constant):
         raise DataError(
-            f"{path}, column {names[constant[0]]!r}: every row has the same value. "
-            "Remove the column."
+            f"{path}, column '{constant[0] + 1}': every row has the same value. Remove the column."
         )
 
 
@@ -256,69 +215,3 @@ def _as_table(data: Any, positive: int, classes: tuple[str, str]) -> Table:
     labels = np.where(data.target == positive, 1.0, -1.0)
     names = tuple(map(str, data.feature_names))
     return Table(np.asarray(data.data, np.float64), labels, names, classes)
-
-
-@contextlib.contextmanager
-def _opened_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except DataError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: not a readable .npz file of numbers ({reason(error)})."
-        ) from error
-
-
-def _read_csv(path: Path) -> tuple[list[str], _Lines]:
-    """Return the header and the rows with their line numbers, without blank lines."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, fields) for fields in reader if fields]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a text file of comma-separated values.") from error
-    if not lines:
-        raise DataError(f"{path}: the file is empty.")
-    header = [name.strip() for name in lines[0][1]]
-    for number, fields in lines[1:]:
-        if len(fields) != len(header):
-            raise DataError(
-                f"{path}, line {number}: has {len(fields)} fields; "
-                f"the first line has {len(header)}."
-            )
-    return header, lines[1:]
-
-
-def _require_distinct(path: str | Path, header: list[str]) -> None:
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(f"{path}: the header has column {name!r} twice.")
-
-
-def _as_numbers(path: str | Path, lines: _Lines, names: Sequence[str]) -> Float[np.ndarray, "n p"]:
-    for number, fields in lines:
-        for name, field in zip(names, fields, strict=True):
-            if not _is_number(field):
-                raise DataError(
-                    f"{path}, line {number}, column {name!r}: {field!r} is not a number."
-                )
-    rows = [[float(field) for field in fields] for _, fields in lines]
-    values = np.array(rows, np.float64).reshape(len(lines), len(names))
-    require_usable(path, values, names, [number for number, _ in lines])
-    return values
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers_first(name: str) -> tuple[bool, float, str]:
-    return (not _is_number(name), float(name) if _is_number(name) else 0.0, name)

@@ -31,13 +31,13 @@ def test_labels_that_are_numbers_are_ordered_as_numbers(tmp_path):
         ("", "the file is empty"),
         ("a,b\n1,0\n2,1\n", "no column 'y'.*a, b"),
         ("a,y\n1,0\nx,1\n", "line 3, column 'a': 'x' is not a number"),
-        ("a,y\n1,0\n,1\n", "line 3, column 'a': '' is not a number"),
-        ("a,y\n1,0\nnan,1\n", "line 3, column 'a': nan is not"),
+        ("a,y\n1,0\n,1\n", "missing values in 'a' .1 rows., first in line 3"),
+        ("a,y\n1,0\nnan,1\n", "missing values in 'a'"),
         ("a,y\n1,0\ninf,1\n", "line 3, column 'a': inf is not"),
-        ("a,y\n1,0\n2\n", "line 3: has 1 fields; the first line has 2"),
+        ("a,y\n1,0\n2\n", "line 3: not 2 fields"),
         ("a,y\n1,0\n2,1\n3,2\n", "column 'y'.*two classes; got 3"),
         ("a,y\n1,0\n2,0\n", "column 'y'.*two classes; got 1"),
-        ("a,y\n1,0\n2,nan\n", "column 'y'.*two classes"),
+        ("a,y\n1,0\n2,nan\n", "missing values in 'y'"),
         ("a,b,y\n1,5,0\n2,5,1\n", "column 'b': every row has the same value"),
         ("a,a,y\n1,5,0\n2,5,1\n", "column 'a' twice"),
         ("a,y,y\n1,5,0\n2,5,1\n", "column 'y' twice"),
@@ -49,6 +49,39 @@ def test_load_table_names_what_is_wrong(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(tables.DataError, match=rf"bad\.csv.*{message}"):
         tables.load_table(path, "y")
+
+
+def test_all_problems_of_a_table_are_told_at_once(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text(
+        'id,when,colour,price,size,y\n1,2024-01-02,red,"1,5",3,a\n2,2024-01-03,blue,"2,5",,b\n'
+        '3,2024-01-04,red\n4,2024-01-05,red,"3,5",5,b\n'
+    )
+    with pytest.raises(tables.DataError) as found:
+        tables.load_table(path, "y", drop_columns=["sise"])
+    message = str(found.value)
+    for words in (
+        "6 problems",
+        "line 4: not 6 fields",
+        "no column 'sise'. Did you mean 'size'?",
+        "missing values in 'size' (1 rows), first in line 3",
+        "'when': '2024-01-02' is not a number. The column has dates",
+        "'colour': 'red' is not a number. The column has text ('red')",
+        "'price': '1,5' is not a number. The column has numbers with a decimal comma",
+    ):
+        assert words in message
+
+
+def test_columns_categories_and_missing_rows_are_chosen(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("id;colour;size;y\n1;red;3;0\n2;blue;NA;1\n3;blue;5;1\n4;green;7;0\n")
+    table = tables.load_table(path, "y", drop_columns=["id"], drop_missing=True, one_hot=["colour"])
+    assert table.names == ("colour=green", "colour=red", "size")
+    np.testing.assert_array_equal(table.features, [[0, 1, 3], [0, 0, 5], [1, 0, 7]])
+    assert table.dropped == 1
+    points = tables.load_named_points(path, columns=["size", "id"], drop_missing=True)
+    assert points.names == ("id", "size")
+    np.testing.assert_array_equal(points.values, [[1, 3], [3, 5], [4, 7]])
 
 
 def test_load_points(tmp_path):
