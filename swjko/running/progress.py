@@ -39,7 +39,8 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(total, done)
+        with _lines(total, done) as advance:
+            yield advance
         return
     columns = (
         TextColumn("{task.description}"),
@@ -57,18 +58,23 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         yield advance
 
 
-def _lines(total: int, done: int) -> Callable[[int, Info], None]:
-    """Print a line before compilation and at every tenth of the steps."""
-    print(f"compiling; {done} of {total} JKO steps", file=sys.stderr, flush=True)
-    step = done
+@contextlib.contextmanager
+def _lines(total: int, done: int) -> Iterator[Callable[[int, Info], None]]:
+    """Print a line before compilation, at every tenth of the steps and at the last step."""
+    print(f"compiling, {done}/{total} JKO steps", file=sys.stderr, flush=True)
+    step, pending = done, ""
 
     def advance(steps: int, info: Info) -> None:
-        nonlocal step
+        nonlocal step, pending
         before, step = step, step + steps
-        if step == total or step * _LINES // total > before * _LINES // total:
-            print(f"{step} of {total} JKO steps: {_summary(info)}", file=sys.stderr, flush=True)
+        pending = f"{step}/{total} JKO steps: {_summary(info)}"
+        if step * _LINES // total > before * _LINES // total:
+            print(pending, file=sys.stderr, flush=True)
+            pending = ""
 
-    return advance
+    yield advance
+    if pending:
+        print(pending, file=sys.stderr, flush=True)
 
 
 def _summary(info: Info) -> str:
