@@ -1,4 +1,11 @@
-"""Inverses of triangular matrices, and random signs that estimate traces."""
+"""Inverses of triangular matrices, smooth functions of symmetric ones, random signs for traces.
+
+JAX differentiates eigenvectors, and divides by differences of eigenvalues: NaN where two are equal.
+The functions of matrices here are smooth there, and so are their derivatives of any order.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from swjko.types import Key
+from swjko.types import Key, Scalar
 
 
 def inverse_of_lower_triangular(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -36,6 +43,58 @@ def inverse_of_lower_triangular(matrix: Float[Array, "d d"]) -> Float[Array, "d 
         inverses = jnp.concatenate([upper_half, lower_half], axis=1)
         size *= 2
     return inverses[0, :dim, :dim]
+
+
+def derivatives_of(smooth: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Returns a decorator: the function keeps its values and takes the derivatives of ``smooth``.
+
+    Args:
+      smooth: Function of the same arguments with the same values up to rounding.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        decorated = jax.custom_jvp(function)
+
+        @decorated.defjvp
+        def _(primals, tangents):
+            return decorated(*primals), jax.jvp(smooth, primals, tangents)[1]
+
+        return decorated
+
+    return decorate
+
+
+@jax.custom_jvp
+def sqrt_of_symmetric(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Returns the square root of a positive semidefinite matrix; negative eigenvalues count as 0.
+
+    Its derivative dX solves X dX + dX X = d matrix. It is not finite at singular matrices.
+    """
+    values, basis = jnp.linalg.eigh(matrix)
+    return (basis * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]) @ basis.T
+
+
+@sqrt_of_symmetric.defjvp
+def _sqrt_of_symmetric_jvp(primals, tangents):
+    root, (change,) = sqrt_of_symmetric(*primals), tangents
+    return root, solve_lyapunov(root, (change + change.T) / 2)
+
+
+@derivatives_of(lambda matrix: jnp.trace(sqrt_of_symmetric(matrix)))
+def trace_of_sqrt(matrix: Float[Array, "d d"]) -> Scalar:
+    """Returns the trace of ``sqrt_of_symmetric``, from the eigenvalues alone."""
+    return jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(matrix), 0.0)))
+
+
+def solve_lyapunov(matrix: Float[Array, "d d"], right: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Returns Y with matrix Y + Y matrix = right, for a symmetric positive definite matrix."""
+
+    def solve(_, right):
+        values, basis = jnp.linalg.eigh(matrix)
+        sums = values[:, None] + values[None, :]
+        return basis @ ((basis.T @ right @ basis) / sums) @ basis.T
+
+    return lax.custom_linear_solve(lambda y: matrix @ y + y @ matrix, right, solve, symmetric=True)
 
 
 def hadamard_signs(

@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.optimize
 
 from swjko import closed_form, orthogonal_directions
+from tests.helpers import central_difference
 
 # Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
 w2_pow, sw2_pow = jax.jit(closed_form.gaussian_w2_pow), jax.jit(closed_form.gaussian_sw2_pow)
@@ -23,6 +24,7 @@ jko_step, isotropic_step = (
     jax.jit(closed_form.isotropic_sw_jko_step),
 )
 ornstein_uhlenbeck = jax.jit(closed_form.ornstein_uhlenbeck)
+w2_curvature = jax.jit(jax.hessian(closed_form.gaussian_w2_pow))
 directions_of = jax.jit(orthogonal_directions, static_argnums=(1, 2))
 
 
@@ -387,3 +389,117 @@ def test_wasserstein_steps_come_to_ornstein_uhlenbeck_at_first_order():
     errors = np.array([error(num_steps) for num_steps in (100, 200, 400)])
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.05)
     assert errors[-1] < 0.01
+
+
+def test_the_gradient_of_w2_at_equal_eigenvalues():
+    # In a covariance it is I minus the optimal map, here the scaling by 2, and its inverse.
+    mean, identity = jnp.zeros(3), jnp.eye(3)
+    inputs = (mean, identity, mean + 1.0, 4.0 * identity)
+    gradients = jax.jit(jax.grad(closed_form.gaussian_w2_pow, argnums=(0, 1, 2, 3)))(*inputs)
+    expected = (-2.0 * np.ones(3), -np.eye(3), 2.0 * np.ones(3), 0.5 * np.eye(3))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-14), gradients, expected)
+    same = jax.vmap(jax.grad(closed_form.gaussian_w2_pow, argnums=1), in_axes=(None, 0, None, 0))
+    np.testing.assert_allclose(same(mean, inputs[1][None], mean, inputs[1][None]), 0.0, atol=1e-14)
+    # A derivative in the means does not look at the covariances, singular or not.
+    slope = jax.grad(closed_form.gaussian_w2_pow)(mean, 0 * identity, mean + 1.0, 0 * identity)
+    np.testing.assert_array_equal(slope, -2.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_w2_of_equal_laws_is_never_negative(dtype):
+    for seed in range(20):
+        law = [jnp.asarray(part, dtype) for part in gaussian(seed, 4)]
+        assert 0.0 <= w2_pow(*law, *law) < 30 * np.finfo(dtype).eps * np.trace(law[1])
+        # The second derivative in the mean is that of |.|^2, whether or not the value is clipped.
+        np.testing.assert_array_equal(w2_curvature(*law, *law), 2 * np.eye(4))
+
+
+def of_symmetric(function, *inputs):
+    """A scalar function of the symmetric parts of a stack [2 d d], where all entries may move."""
+    masses = np.random.default_rng(0).normal(size=12)
+
+    def scalar(matrices):
+        law = function(*((matrices + matrices.swapaxes(1, 2)) / 2), *inputs)
+        return jnp.vdot(masses, jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(law)]))
+
+    return scalar
+
+
+ORIGIN, CENTER = np.zeros(3), np.array([1.0, -2.0, 0.5])
+OF_TWO_MATRICES = {
+    "w2": lambda cov, other: closed_form.Gaussian(
+        jnp.zeros(3),
+        closed_form.gaussian_w2_pow(*arrays(ORIGIN), cov, *arrays(CENTER), other) * jnp.eye(3),
+    ),
+    "ornstein_uhlenbeck": lambda cov, precision: closed_form.ornstein_uhlenbeck(
+        *arrays(ORIGIN), cov, precision, *arrays(CENTER), 0.3
+    ),
+    "jko": lambda cov, precision: closed_form.gaussian_jko_step(
+        *arrays(ORIGIN), cov, precision, *arrays(CENTER), 0.3
+    ),
+    "sw_jko": lambda cov, precision: closed_form.gaussian_sw_jko_step(
+        *arrays(ORIGIN),
+        cov,
+        precision,
+        *arrays(CENTER),
+        0.3,
+        directions_of(jax.random.key(5), 9, 3),
+    ),
+    "sw_bdf2": lambda cov, precision: closed_form.gaussian_sw_bdf2_step(
+        *arrays(ORIGIN),
+        cov,
+        *arrays(CENTER),
+        2.0 * cov,
+        precision,
+        *arrays(CENTER),
+        0.3,
+        directions_of(jax.random.key(5), 9, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO_MATRICES)
+def test_derivatives_at_equal_and_other_eigenvalues(name):
+    # By symmetric differences: the gradients of values, and the Hessians of gradients.
+    scalar = of_symmetric(OF_TWO_MATRICES[name])
+    value, slope = jax.jit(scalar), jax.jit(jax.vmap(jax.grad(scalar)))
+    equal = np.stack([2.0 * np.eye(3), np.eye(3)])
+    other = np.stack([gaussian(24, 3)[1], gaussian(25, 3)[1]])
+    at = jnp.stack(arrays(equal, other))
+    for matrices, found in zip(at, slope(at), strict=True):
+        expected = central_difference(lambda x: value(jnp.asarray(x)), np.asarray(matrices))
+        np.testing.assert_allclose(found, expected, atol=2e-8)
+    if name == "sw_bdf2":  # It is sw_jko with another anchor.
+        return
+    move = np.random.default_rng(1).normal(size=at.shape)
+    curvature = jax.jit(lambda at: jax.jvp(jax.vmap(jax.grad(scalar)), (at,), (move,))[1])(at)
+    expected = (slope(at + 1e-5 * move) - slope(at - 1e-5 * move)) / 2e-5
+    np.testing.assert_allclose(curvature, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ornstein_uhlenbeck", "jko", "sw_jko"])
+def test_derivatives_in_time(name):
+    directions = () if name != "sw_jko" else (directions_of(jax.random.key(6), 9, 3),)
+    step = {
+        "ornstein_uhlenbeck": closed_form.ornstein_uhlenbeck,
+        "jko": closed_form.gaussian_jko_step,
+        "sw_jko": closed_form.gaussian_sw_jko_step,
+    }[name]
+
+    def variance(time):
+        inputs = arrays(ORIGIN, 2.0 * np.eye(3), np.eye(3), CENTER)
+        return jnp.trace(step(*inputs, time, *directions).cov)
+
+    expected = central_difference(jax.jit(variance), np.asarray(0.4))
+    np.testing.assert_allclose(jax.jit(jax.grad(variance))(0.4), expected, rtol=1e-8)
+    if name == "ornstein_uhlenbeck":
+        # d S / dt = 2 (I - A S): at once, and long after the end.
+        slopes = jax.vmap(jax.grad(variance))(jnp.asarray([0.0, 1e3]))
+        np.testing.assert_allclose(slopes, [-6.0, 0.0], atol=1e-12)
+
+
+def test_times_may_be_constants_of_a_compiled_function():
+    law = jax.jit(
+        lambda x: closed_form.ornstein_uhlenbeck(x, x[:, None], *arrays(np.eye(1), [0.0]), 0.3)
+    )
+    assert np.isfinite(law(jnp.ones(1)).cov)

@@ -4,14 +4,20 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from swjko import validation
+from swjko.linalg import derivatives_of, sqrt_of_symmetric, trace_of_sqrt
 from swjko.types import Scalar
 
 Vector: TypeAlias = Float[Array, " d"]
 Matrix: TypeAlias = Float[Array, "d d"]
+
+# For exponentials of matrices up to 1e12: 14 terms of the series for norms below 1/2, to 1e-17.
+_TERMS = 14
+_MAX_HALVINGS = 42
 
 
 class Gaussian(NamedTuple):
@@ -31,6 +37,8 @@ def gaussian_w2_pow(mean0: Vector, cov0: Matrix, mean1: Vector, cov1: Matrix) ->
 
     |mean0 - mean1|^2 + tr(cov0 + cov1 - 2 (cov0^{1/2} cov1 cov0^{1/2})^{1/2}).
 
+    Derivatives in a covariance need both to be definite.
+
     Args:
       mean0: Mean of the first Gaussian, [d].
       cov0: Covariance of the first Gaussian, [d d].
@@ -41,9 +49,12 @@ def gaussian_w2_pow(mean0: Vector, cov0: Matrix, mean1: Vector, cov1: Matrix) ->
       Dowson and Landau (1982); Gelbrich (1990).
     """
     (mean0, cov0), (mean1, cov1) = _as_pair(mean0, cov0, mean1, cov1)
-    root = _matrix_sqrt(cov0)
-    cross = jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ cov1 @ root), 0.0)))
-    return jnp.sum((mean0 - mean1) ** 2) + jnp.trace(cov0) + jnp.trace(cov1) - 2.0 * cross
+    root = sqrt_of_symmetric(cov0)
+    cross = trace_of_sqrt(root @ cov1 @ root)
+    shift = jnp.sum((mean0 - mean1) ** 2)
+    square = shift + jnp.trace(cov0) + jnp.trace(cov1) - 2.0 * cross
+    # Rounding of equal covariances. The derivatives, the second ones too, are those of the formula.
+    return square + lax.stop_gradient(jnp.maximum(square, shift) - square)
 
 
 def gaussian_sw2_pow(
@@ -85,11 +96,9 @@ def ornstein_uhlenbeck(
     mean, center = as_vectors(mean, center, "mean", "center")
     cov = validation.as_square(cov, mean.shape[0], "cov")
     precision = validation.as_square(precision, mean.shape[0], "precision", definite=True)
-    if validation.is_concrete(time) and not jnp.all(jnp.asarray(time) >= 0):
+    if validation.is_concrete(time) and not np.all(np.asarray(time) >= 0):
         raise ValueError(f"time must be at least 0; got {time}.")
-    rates, basis = jnp.linalg.eigh(precision)
-    decay = (basis * jnp.exp(-time * rates)[None, :]) @ basis.T
-    noise = (basis * (-jnp.expm1(-2 * time * rates) / rates)[None, :]) @ basis.T
+    decay, noise = _decay_and_noise(precision, jnp.asarray(time, precision.dtype))
     return Gaussian(center + decay @ (mean - center), decay @ cov @ decay + noise)
 
 
@@ -120,11 +129,8 @@ def gaussian_jko_step(
     slope = identity + pull
     factor = jnp.linalg.cholesky(cov)
     inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-    values, basis = jnp.linalg.eigh(inverse @ slope @ inverse.T)
-    # The inverse of the positive root of N + tau N^2 = value, without cancellation.
-    roots = (1.0 + jnp.sqrt(1.0 + 4.0 * step_size * values)) / (2.0 * values)
-    factor = inverse.T @ (basis * roots[None, :])
-    return Gaussian(jnp.linalg.solve(slope, mean + pull @ center), factor @ factor.T)
+    new_cov = _square_from_factor(inverse, inverse @ slope @ inverse.T, step_size)
+    return Gaussian(jnp.linalg.solve(slope, mean + pull @ center), new_cov)
 
 
 def gaussian_jko_flow(
@@ -196,6 +202,52 @@ def standard_deviations(cov: Matrix, directions: Array) -> Array:
     return jnp.sqrt(jnp.maximum(jnp.einsum("li,ij,lj->l", directions, cov, directions), 0.0))
 
 
-def _matrix_sqrt(matrix: Array) -> Array:
+def _smooth_decay_and_noise(precision: Matrix, time: Scalar) -> tuple[Matrix, Matrix]:
+    exponent = -time * precision
+    # Row [X, Y; 0, 0] of an exponential holds int_0^1 e^{sX} Y ds, which is A^{-1} (I - e^{-2tA}).
+    identity = jnp.eye(precision.shape[0], dtype=precision.dtype)
+    double = jnp.concatenate([2 * exponent, 2 * time * identity], axis=1)
+    whole = _exponential(jnp.concatenate([double, jnp.zeros_like(double)]))
+    return _exponential(exponent), whole[: len(identity), len(identity) :]
+
+
+@derivatives_of(_smooth_decay_and_noise)
+def _decay_and_noise(precision: Matrix, time: Scalar) -> tuple[Matrix, Matrix]:
+    """Returns e^{-tA} and A^{-1} (I - e^{-2tA}) for A = precision."""
+    rates, basis = jnp.linalg.eigh(precision)
+    decay = (basis * jnp.exp(-time * rates)[None, :]) @ basis.T
+    return decay, (basis * (-jnp.expm1(-2 * time * rates) / rates)[None, :]) @ basis.T
+
+
+def _exponential(matrix: Array) -> Array:
+    """Returns e^matrix, by a Taylor series of a small part of it that is squared again and again.
+
+    That of JAX has branches, whose derivatives take many seconds to compile.
+    """
+    _, exponent = jnp.frexp(lax.stop_gradient(jnp.max(jnp.sum(jnp.abs(matrix), axis=1))))
+    halvings = jnp.maximum(exponent + 1, 0)
+    small = jnp.ldexp(jnp.ones_like(matrix), -halvings) * matrix
+    one = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    series = lax.fori_loop(0, _TERMS, lambda k, sum: one + small @ sum / (_TERMS - k), one)
+
+    def square(k, power):
+        return jnp.where(k < halvings, power @ power, power)
+
+    return lax.fori_loop(0, _MAX_HALVINGS, square, series)
+
+
+def _smooth_square(inverse: Matrix, matrix: Matrix, step_size: Scalar) -> Matrix:
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    root = sqrt_of_symmetric(identity + 4.0 * step_size * matrix)
+    factor = jnp.linalg.solve(2.0 * matrix, identity + root) @ inverse
+    return factor.T @ factor
+
+
+@derivatives_of(_smooth_square)
+def _square_from_factor(inverse: Matrix, matrix: Matrix, step_size: Scalar) -> Matrix:
+    """Returns inverse^T N^{-2} inverse with N + tau N^2 = matrix."""
     values, basis = jnp.linalg.eigh(matrix)
-    return (basis * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]) @ basis.T
+    # The inverse of the positive root of N + tau N^2 = value, without cancellation.
+    roots = (1.0 + jnp.sqrt(1.0 + 4.0 * step_size * values)) / (2.0 * values)
+    factor = inverse.T @ (basis * roots[None, :])
+    return factor @ factor.T

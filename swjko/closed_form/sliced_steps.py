@@ -1,5 +1,6 @@
 """Exact SW-JKO steps between Gaussians, of first and of second order."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -214,11 +215,12 @@ def _anchored_step(mean, anchor, cov, precision, center, step_size, directions) 
     pull = mean.shape[0] * step_size * precision
     slope = jnp.eye(mean.shape[0], dtype=mean.dtype) + pull
     new_mean = jnp.linalg.solve(slope, mean + pull @ center)
-    return Gaussian(new_mean, _anchored_covariance(anchor, cov, precision, step_size, directions))
+    return Gaussian(new_mean, _anchored_covariance(cov, anchor, precision, step_size, directions))
 
 
-def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array:
-    dim = cov.shape[0]
+@jax.custom_jvp
+def _anchored_covariance(start, anchor, precision, step_size, directions) -> Array:
+    """Returns the minimiser, by Newton's method from a covariance that has no influence on it."""
 
     def cost(s):
         sigma = standard_deviations(s, directions)
@@ -233,18 +235,25 @@ def _anchored_covariance(anchor, cov, precision, step_size, directions) -> Array
         move, decrement = _newton_move(s, anchor, precision, step_size, directions)
         return _backtrack(cost, s, move, decrement), decrement, count + 1
 
-    tolerance = 4 * jnp.finfo(cov.dtype).eps ** 2 * dim
+    tolerance = 4 * jnp.finfo(start.dtype).eps ** 2 * start.shape[0]
 
     def unfinished(carry):
         _, decrement, count = carry
         return (decrement > tolerance) & (count < _NEWTON_STEPS)
 
-    infinite = jnp.asarray(jnp.inf, cov.dtype)
-    new_cov, _, _ = lax.while_loop(unfinished, newton_step, (cov, infinite, 0))
-    return new_cov
+    carry = (start, jnp.asarray(jnp.inf, start.dtype), 0)
+    return lax.while_loop(unfinished, newton_step, carry)[0]
 
 
-def _newton_move(s, anchor, precision, step_size, directions) -> tuple[Array, Scalar]:
+@_anchored_covariance.defjvp
+def _anchored_covariance_jvp(primals, tangents):
+    s = _anchored_covariance(*primals)
+    # By the implicit function theorem: the derivative of one more move, from s held constant.
+    move = functools.partial(_newton_move, s, tolerance=8 * float(jnp.finfo(s.dtype).eps))
+    return s, jax.jvp(move, primals[1:], tangents[1:])[1][0]
+
+
+def _newton_move(s, anchor, precision, step_size, directions, tolerance=1e-8):
     """Returns a symmetric Newton move from the covariance ``s``, and its decrement."""
     factor = jnp.linalg.cholesky(s)
     rotated = directions @ factor
@@ -264,7 +273,7 @@ def _newton_move(s, anchor, precision, step_size, directions) -> tuple[Array, Sc
         return w / 2 + (rotated * forms[:, None]).T @ rotated
 
     direction, _ = jax.scipy.sparse.linalg.cg(
-        hessian, -gradient, tol=1e-8, maxiter=_CONJUGATE_GRADIENT_STEPS
+        hessian, -gradient, tol=tolerance, maxiter=_CONJUGATE_GRADIENT_STEPS
     )
     move = factor @ direction @ factor.T
     return (move + move.T) / 2, -jnp.sum(gradient * direction)
@@ -283,11 +292,9 @@ def _backtrack(cost, s: Array, move: Array, decrement: Scalar) -> Array:
         t, halvings = carry
         trial = s + t * move
         positive = jnp.all(jnp.isfinite(jnp.linalg.cholesky(trial)))
-        return ~(positive & (cost(trial) <= start - 0.1 * t * decrement + slack)) & (
-            halvings < _HALVINGS
-        )
+        falls = cost(trial) <= start - 0.1 * t * decrement + slack
+        return ~(positive & falls) & (halvings < _HALVINGS)
 
-    t, _ = lax.while_loop(
-        too_long, lambda carry: (carry[0] / 2, carry[1] + 1), (jnp.ones((), s.dtype), 0)
-    )
+    carry = (jnp.ones((), s.dtype), 0)
+    t, _ = lax.while_loop(too_long, lambda carry: (carry[0] / 2, carry[1] + 1), carry)
     return s + t * move
