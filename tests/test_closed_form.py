@@ -9,9 +9,9 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import scipy.optimize
+from helpers import central_difference
 
 from swjko import closed_form, orthogonal_directions
-from tests.helpers import central_difference
 
 # Compiled whole: one operation after the other, nearly all of the time would be the compiler's.
 w2_pow, sw2_pow = jax.jit(closed_form.gaussian_w2_pow), jax.jit(closed_form.gaussian_sw2_pow)
