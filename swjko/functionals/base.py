@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from swjko.types import Cloud, Functional, Scalar
 
@@ -72,6 +72,29 @@ def scalars(function: Partial, points: Float[Array, "n ..."], name: str) -> Floa
             "over the cloud."
         )
     return values
+
+
+def kernel_values(
+    kernel: Partial,
+    at_zero: Scalar,
+    differences: Float[Array, "n d"],
+    name: str,
+    wanted: Bool[Array, " n"] | bool = True,
+) -> Float[Array, " n"]:
+    """Returns an even function at each difference, with ``at_zero`` for differences of zero.
+
+    These have the gradient zero, also for kernels such as the norm, which has none there. Values
+    that are not ``wanted`` are those of another difference.
+    """
+    zero = jnp.all(differences == 0, axis=1)
+    # Other differences are replaced, since `where` around an infinite value has NaN gradients.
+    apart = jnp.where((wanted & ~zero)[:, None], differences, 1.0)
+    return jnp.where(wanted & zero, at_zero, scalars(kernel, apart, name))
+
+
+def kernel_at_zero(kernel: Partial, points: Float[Array, "n d"], name: str) -> Scalar:
+    """Returns the kernel at the difference of a point and itself."""
+    return scalars(kernel, jnp.zeros_like(points[:1]), name)[0]
 
 
 def map_in_blocks(function: Callable[..., Array], block_size: int | None, *arrays: Array) -> Array:

@@ -10,7 +10,14 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from swjko import validation
-from swjko.functionals.base import expectation, log_density, map_in_blocks, scalars
+from swjko.functionals.base import (
+    expectation,
+    kernel_at_zero,
+    kernel_values,
+    log_density,
+    map_in_blocks,
+    scalars,
+)
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field
 
 
@@ -52,7 +59,8 @@ def interaction(
     then allowed, and the estimate from independent points is unbiased.
 
     Args:
-      w: W, from the difference of two points [d] to a scalar; only its even part counts.
+      w: W, from the difference of two points [d] to a scalar; only its even part counts. Points
+        that coincide have the gradient zero, so W may be a norm.
       self_pairs: Whether to take all pairs, sum_{i, j} w_i w_j W(x_i - x_j) / 2 (the
         V-statistic). It is exact for points that are a measure of their own, such as particles.
         For independent draws its bias is at most W(0) / (2 n). W(0) must be finite.
@@ -89,12 +97,12 @@ class Interaction:
             else cloud.weights / jnp.sum(cloud.weights)
         )
 
+        at_zero = kernel_at_zero(self.w, points, "w")
+
         def row(point, weight, index):
             other = ((jnp.arange(n) != index) | self.self_pairs) & (weights > 0) & (weight > 0)
-            # Excluded pairs are evaluated away from 0, since `where` around an infinite value has
-            # NaN gradients.
-            differences = jnp.where(other[:, None], point[None, :] - points, 1.0)
-            values = weights * scalars(self.w, differences, "w")
+            differences = point[None, :] - points
+            values = weights * kernel_values(self.w, at_zero, differences, "w", other)
             return weight * jnp.sum(jnp.where(other, values, 0.0))
 
         total = jnp.sum(map_in_blocks(row, self.block_size, points, weights, jnp.arange(n)))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
-from swjko.functionals.base import expectation, map_in_blocks, scalars
+from swjko.functionals.base import expectation, kernel_at_zero, kernel_values, map_in_blocks
 from swjko.functionals.energies import Interaction, interaction
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
@@ -80,7 +80,8 @@ def mmd_to_target(
     Args:
       target: Points [m d] of nu, m >= 2; a leaf, never compiled in.
       kernel: Positive definite function of the difference of two points [d], such as
-        ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``.
+        ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``; or, for half the energy distance,
+        ``lambda x: -jnp.linalg.norm(x)``. Points that coincide have the gradient zero.
       block_size: Points worked on at once, so that memory is O(block_size (n + m)); None takes
         all.
 
@@ -110,8 +111,11 @@ class MMDToTarget:
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        at_zero = kernel_at_zero(self.own.w, cloud.points, "kernel")
+
         def attraction(point):
-            return jnp.mean(scalars(self.own.w, point[None, :] - self.target, "kernel"))
+            differences = point[None, :] - self.target
+            return jnp.mean(kernel_values(self.own.w, at_zero, differences, "kernel"))
 
         cross = map_in_blocks(attraction, self.own.block_size, cloud.points)
         own = self.own(key, cloud) - expectation(cloud, cross)

@@ -167,6 +167,65 @@ def test_interaction_is_unbiased():
     assert abs(values.mean() - 2.0) < 4 * values.std() / np.sqrt(20_000)
 
 
+def distances_of(x, y):
+    return np.linalg.norm(x[:, None] - y[None], axis=-1)
+
+
+@WEIGHTED
+@pytest.mark.parametrize("power", [1.0, 0.5, 1.5])
+@pytest.mark.parametrize(("self_pairs", "block_size"), [(True, None), (True, 2), (False, None)])
+def test_kernels_without_a_derivative_at_zero(power, self_pairs, block_size, weighted):
+    # Points 1 and 4 coincide too: W(0) is a constant there as on the diagonal.
+    cloud = cloud_of(weighted=weighted)
+    cloud = cloud._replace(points=cloud.points.at[4].set(cloud.points[1]))
+    mass = masses(cloud)
+    total = 1.0 if self_pairs else 1.0 - np.sum(mass**2)
+    functional = swjko.interaction(
+        lambda x: jnp.linalg.norm(x) ** power, self_pairs=self_pairs, block_size=block_size
+    )
+
+    def value(points):
+        return functional(KEY, cloud._replace(points=points))
+
+    points = np.asarray(cloud.points)
+    found, gradient = jax.jit(jax.value_and_grad(value))(cloud.points)
+    distance = distances_of(points, points)
+    np.testing.assert_allclose(found, mass @ distance**power @ mass / total / 2, rtol=TOLERANCE)
+    slope = power * np.where(distance > 0, distance, 1.0) ** (power - 2.0) * (distance > 0)
+    forces = slope[:, :, None] * (points[:, None] - points[None])
+    expected = mass[:, None] * np.einsum("j,ijk->ik", mass, forces) / total
+    np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
+    # Forward mode, and derivatives in the weights where W(0) is infinite.
+    _, change = jax.jvp(value, (cloud.points,), (cloud.points,))
+    np.testing.assert_allclose(change, np.sum(expected * points), rtol=1e-9)
+    own = swjko.interaction(lambda x: -jnp.log(jnp.linalg.norm(x)), block_size=block_size)
+    apart = cloud_of(weighted=True)
+    by_weight = jax.grad(lambda weights: own(KEY, apart._replace(weights=weights)))
+    assert np.all(np.isfinite(by_weight(apart.weights)))
+
+
+def test_the_energy_distance_and_a_point_on_the_target():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(5, 2))
+    x = np.concatenate([rng.normal(size=(3, 2)), y[:2]])
+
+    def without_diagonal(matrix):
+        return matrix.sum() / (len(matrix) * (len(matrix) - 1))
+
+    functional = swjko.mmd_to_target(jnp.asarray(y), lambda x: -jnp.linalg.norm(x))
+    value_and_grad = jax.jit(jax.value_and_grad(lambda points: functional(KEY, Cloud(points))))
+    value, gradient = value_and_grad(jnp.asarray(x))
+    own = without_diagonal(distances_of(x, x)) + without_diagonal(distances_of(y, y))
+    np.testing.assert_allclose(value, distances_of(x, y).mean() - own / 2, rtol=1e-10)
+
+    def pulls(a, b):
+        units = (a[:, None] - b[None]) / np.maximum(distances_of(a, b), 1e-9)[:, :, None]
+        return units.sum(axis=1)
+
+    expected = pulls(x, y) / 25 - pulls(x, x) / 20
+    np.testing.assert_allclose(gradient, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("filling", [1e6, np.nan])
 @pytest.mark.parametrize("name", [name for name in FUNCTIONALS if name != "interaction"])
 def test_points_without_weight_do_not_count(name, filling):
