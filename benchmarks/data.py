@@ -10,8 +10,8 @@ from scipy.io.matlab import MatReadError, loadmat, whosmat
 from sklearn.datasets import load_svmlight_file
 
 from swjko.data import array_files, tables
-from swjko.data.array_files import reason
-from swjko.data.tables import DataError, Table, load_table
+from swjko.data.errors import DataError, reason
+from swjko.data.tables import Table, load_table
 
 _LIBSVM_SUFFIXES = (".libsvm", ".libsvm.binary", ".svm", ".svmlight")
 COVTYPE_ROWS, _COVTYPE_COLUMNS = 581_012, 55

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swjko.data.csv_files import DataError
+from swjko.data.errors import DataError, reason
 
 
 def mapped_npy(path: str | Path) -> np.ndarray:
@@ -52,12 +52,6 @@ def read_npz(path: Path, name: str) -> np.ndarray:
                 )
         with archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an error's text, for use inside another message."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import csv
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from swjko.data.errors import DataError, listed, shortened
+
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}( .*)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d*)?")
-_MOST_CATEGORIES, _SHOWN, _SHOWN_PROBLEMS = 50, 5, 20
+_MOST_CATEGORIES, _SHOWN_PROBLEMS = 50, 20
 # The squares of larger numbers overflow float64.
-_LARGEST = 1e100
-
-
-class DataError(ValueError):
-    """A data file that cannot be used. The message names the file, and the line or column."""
+LARGEST_NUMBER = 1e100
 
 
 class Choice(NamedTuple):
@@ -84,6 +83,10 @@ def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Col
     problems: list[str] = []
     text = _read(path, problems, with_header)
     used = _used(path, text, choice, problems)
+    if choice.label is not None and not problems:
+        # Raised alone, since another column of labels changes the other problems.
+        written = [field for field in text.columns[choice.label] if not _is_missing(field)]
+        two_classes(path, choice.label, written)
     kept, dropped = _without_missing(text, used, choice, problems)
     values, names = [], []
     for name in used:
@@ -103,6 +106,18 @@ def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Col
     label = text.columns[choice.label] if choice.label is not None else ()
     labels = tuple(label[row].strip() for row in kept) if label else ()
     return Columns(np.column_stack(values), tuple(names), labels, dropped)
+
+
+def two_classes(path: str | Path, label: str, written: Sequence[str]) -> tuple[str, str]:
+    """Return the two classes of labels, in sorted order, or raise DataError."""
+    classes = sorted({field.strip() for field in written}, key=numbers_first)
+    if len(classes) != 2:
+        shown = ", ".join(map(repr, classes[:5]))
+        raise DataError(
+            f"{path}, column {label!r}: labels must have exactly two classes; "
+            f"got {len(classes)}: {shown}. Use a column with two, or only the rows of two."
+        )
+    return classes[0], classes[1]
 
 
 def _message(path: Path, problems: list[str]) -> str:
@@ -136,38 +151,26 @@ def _read(path: Path, problems: list[str], with_header: bool) -> _Text:
         rows = rows[1:]
     uneven = [number for number, fields in rows if len(fields) != len(header)]
     if uneven:
-        problems.append(
-            f"{_listed('line', uneven)}: not {len(header)} fields as in the first line."
-        )
+        problems.append(f"{listed('line', uneven)}: not {len(header)} fields as in the first line.")
         rows = [row for row in rows if len(row[1]) == len(header)]
-    doubled = sorted({name for name in header if name in _seen_before(header)})
+    doubled = sorted(name for name, count in Counter(header).items() if count > 1)
     if doubled:
-        problems.append(f"the header has {_listed('column', doubled)} twice.")
+        problems.append(f"the header has {listed('column', doubled)} twice.")
     by_column = zip(*(fields for _, fields in rows), strict=True) if rows else [()] * len(header)
     columns = dict(zip(header, by_column, strict=True))
     return _Text(header, columns, [number for number, _ in rows])
 
 
-def _seen_before(header: list[str]) -> set[str]:
-    seen: set[str] = set()
-    return {name for name in header if name in seen or seen.add(name)}
-
-
 def _used(path: Path, text: _Text, choice: Choice, problems: list[str]) -> list[str]:
     """Return the names of the chosen columns, the label included, in the order of the file."""
     wanted = [choice.label] if choice.label is not None else []
-    asked = {
-        "columns": choice.columns or (),
-        "drop_columns": choice.drop_columns,
-        "one_hot": choice.one_hot,
-    }
-    for option, names in asked.items():
+    for option in ("columns", "drop_columns", "one_hot"):
+        names = getattr(choice, option) or ()
         problems += [
             f"{option}: {_unknown(name, text.header)}" for name in names if name not in text.columns
         ]
-    for name in wanted:
-        if name not in text.columns:
-            raise DataError(f"{path}: {_unknown(name, text.header)}")
+    if not text.columns.keys() >= set(wanted):
+        raise DataError(f"{path}: {_unknown(wanted[0], text.header)}")
     kept = set(text.header if choice.columns is None else choice.columns)
     kept = (kept - set(choice.drop_columns)) | set(wanted)
     used = [name for name in dict.fromkeys(text.header) if name in kept]
@@ -198,7 +201,7 @@ def _without_missing(
         counts = [f"{name!r} ({len(at)} rows)" for name, at in missing.items()]
         first = text.lines[min(rows)]
         problems.append(
-            f"missing values in {_shortened(counts)}, first in line {first}. Use drop_missing "
+            f"missing values in {shortened(counts)}, first in line {first}. Use drop_missing "
             "(--drop-missing) to leave out these rows, or drop_columns (--drop-columns)."
         )
     return kept, len(rows)
@@ -219,7 +222,7 @@ def _numbers(
         bad = [at for at, field in enumerate(fields) if not _is_number(field)]
         problems.append(_not_numbers(name, [fields[at] for at in bad], lines[bad[0]]))
         return np.zeros(len(fields))
-    large = np.flatnonzero(~(np.abs(values) < _LARGEST))
+    large = np.flatnonzero(~(np.abs(values) < LARGEST_NUMBER))
     if len(large):
         at = large[0]
         problems.append(
@@ -245,7 +248,7 @@ def _not_numbers(name: str, fields: list[str], line: int) -> str:
             return f"{first} The column has {words}"
     values = sorted({field.strip() for field in fields})
     return (
-        f"{first} The column has text ({_shortened([repr(value) for value in values])}). Use "
+        f"{first} The column has text ({shortened([repr(value) for value in values])}). Use "
         "one_hot (--one-hot) for categories, or drop_columns (--drop-columns)."
     )
 
@@ -277,21 +280,9 @@ def _require_variation(
     constant = [name for name, column in zip(names, values, strict=True) if np.ptp(column) == 0]
     if constant:
         problems.append(
-            f"{_listed('column', constant)}: every row has the same value. "
+            f"{listed('column', constant)}: every row has the same value. "
             "Use drop_columns (--drop-columns)."
         )
-
-
-def _listed(kind: str, items: Sequence[object]) -> str:
-    """Return "column 'a'", or "12 lines (3, 9, ...)"."""
-    if len(items) == 1:
-        return f"{kind} {items[0]!r}"
-    return f"{len(items)} {kind}s ({_shortened([repr(item) for item in items])})"
-
-
-def _shortened(items: list[str]) -> str:
-    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
 
 
 def _is_number(field: str) -> bool:

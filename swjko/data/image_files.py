@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from swjko.data.array_files import reason
-from swjko.data.tables import DataError, require_extra
+from swjko.data.errors import DataError, reason
+from swjko.data.tables import require_extra
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 _MAGIC_NAMES = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}

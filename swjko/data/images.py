@@ -13,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from swjko.data import image_files
-from swjko.data.array_files import mapped_npy, npz_names, read_npz, reason
-from swjko.data.csv_files import DataError
-from swjko.data.tables import require_extra
+from swjko.data import array_files, errors, image_files
+from swjko.data.tables import DataError, require_extra
 
 _PICTURE_SUFFIXES = tuple(
     f".{kind}"
@@ -198,7 +196,7 @@ def load_image_folder(path: str | Path) -> Images:
             files = [file for pictures in classes for file in pictures]
             labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in classes])
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({reason(error)}).") from error
+        raise DataError(f"{folder}: cannot be read ({errors.reason(error)}).") from error
     if not files:
         raise DataError(
             f"{folder}: no pictures in it or its subfolders; file names must end in "
@@ -223,16 +221,16 @@ def load_array(path: str | Path) -> Images:
     """
     path = Path(path)
     if path.suffix == ".npy":
-        return Images(_as_pixels(path, mapped_npy(path)), None, path.name)
-    names = npz_names(path)
+        return Images(_as_pixels(path, array_files.mapped_npy(path)), None, path.name)
+    names = array_files.npz_names(path)
     of_labels = next((name for name in ("labels", "y") if name in names), None)
     others = [name for name in names if name != of_labels]
     of_images = [name for name in ("images", "pixels", "x") if name in names]
     if not of_images and len(others) != 1:
         held = ", ".join(names) or "nothing"
         raise DataError(f"{path}: must hold an array 'images'; it holds {held}.")
-    pixels = _as_pixels(path, read_npz(path, (of_images or others)[0]))
-    labels = None if of_labels is None else read_npz(path, of_labels)
+    pixels = _as_pixels(path, array_files.read_npz(path, (of_images or others)[0]))
+    labels = None if of_labels is None else array_files.read_npz(path, of_labels)
     if labels is not None and (labels.shape != (len(pixels),) or labels.dtype.kind not in "iu"):
         raise DataError(
             f"{path}: labels must be one integer for each of {len(pixels)} images; "

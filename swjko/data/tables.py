@@ -1,7 +1,7 @@
 """Tables of features and labels, and points, from files or from scikit-learn.
 
-A file that cannot be used raises ``DataError``: one line that names the file, and the line, row or
-column. Pickles are never loaded, and memory is allocated only for data that the file holds.
+A file that cannot be used raises ``DataError``, which names the file, and the line, row or column.
+Pickles are never loaded, and memory is allocated only for data that the file holds.
 """
 
 import importlib
@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from swjko.data.array_files import mapped_npy
-from swjko.data.csv_files import Choice, DataError, numbers_first, read_columns
+from swjko.data.csv_files import LARGEST_NUMBER, Choice, read_columns, two_classes
+from swjko.data.errors import DataError
 
 
 class Table(NamedTuple):
@@ -81,15 +82,9 @@ def load_table(
     """
     choice = Choice(columns, drop_columns, drop_missing, one_hot, label)
     found = read_columns(Path(path), choice)
-    classes = sorted(set(found.labels), key=numbers_first)
-    if len(classes) != 2:
-        shown = ", ".join(map(repr, classes[:5]))
-        raise DataError(
-            f"{path}, column {label!r}: labels must have exactly two classes; "
-            f"got {len(classes)}: {shown}. Use a column with two, or only the rows of two."
-        )
+    classes = two_classes(path, label, found.labels)
     labels = np.where(np.asarray(found.labels) == classes[1], 1.0, -1.0)
-    return Table(found.values, labels, found.names, (classes[0], classes[1]), found.dropped)
+    return Table(found.values, labels, found.names, classes, found.dropped)
 
 
 def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
@@ -196,8 +191,7 @@ def require_usable(path: str | Path, values: Float[np.ndarray, "n p"]) -> None:
     """
     if len(values) < 2:
         raise DataError(f"{path}: must hold at least two rows of data; got {len(values)}.")
-    # The squares of larger numbers overflow float64.
-    bad = np.argwhere(~(np.abs(values) < 1e100))
+    bad = np.argwhere(~(np.abs(values) < LARGEST_NUMBER))
     if len(bad):
         row, column = bad[0]
         raise DataError(

@@ -16,7 +16,7 @@ def energy(
     history: Info,
     *,
     estimate: Estimate | None = None,
-    start: float | Scalar | Estimate | None = None,
+    start: float | Scalar | Float[Any, " flows"] | Estimate | None = None,
     exact: float | Float[Any, " t"] | None = None,
     exact_name: str = "exact",
     name: str = "flow",
@@ -32,9 +32,8 @@ def energy(
       history: ``Solution.history``, or the infos of ``run``; of many flows, [flows steps], it
         gives one line for each flow.
       estimate: Energies of the steps on fresh samples, values and standard errors [t] or
-        [flows t], such as
-        ``certificate(...).energy``. They replace those of the history, whose noise is unknown, and
-        get a band of two standard errors on either side.
+        [flows t], such as ``certificate(...).energy``. They replace those of the history, whose
+        noise is unknown, and get a band of two standard errors on either side.
       start: Energy at time 0, which no step reports, a number or one for each flow; an ``Estimate``
         gets a band too.
       exact: Minimum of the energy, drawn as a level; or one value for each step, preceded by that

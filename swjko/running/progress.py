@@ -39,8 +39,8 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        with _lines(total, done) as advance:
-            yield advance
+        with _lines(total, done) as printed:
+            yield printed
         return
     columns = (
         TextColumn("{task.description}"),

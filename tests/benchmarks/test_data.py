@@ -60,7 +60,7 @@ def test_covtype_text(tmp_path, monkeypatch, file):
     monkeypatch.setattr(data, "COVTYPE_ROWS", 14)
     classes = [1, 2, 3, 4, 5, 6, 7] * 2
     text = covtype_text(14, classes).encode()
-    (tmp_path / file).write_bytes(gzip.compress(text) if file.endswith(".gz") else text)
+    (tmp_path / file).write_bytes(gzip.compress(text, mtime=0) if file.endswith(".gz") else text)
     table = data.load_logreg("covtype", tmp_path)
     assert table.features.shape == (14, 54)
     np.testing.assert_array_equal(table.labels, np.where(np.array(classes) == 2, 1.0, -1.0))
@@ -103,7 +103,7 @@ def test_bad_arrays_are_named(tmp_path, what):
         ("benchmarks.mat", b"\x89HDF\r\n" + bytes(200), "cannot be read as a MATLAB file"),
         ("covtype.data", b"1,2,3\n", r"must have shape \(581012, 55\); got \(1, 3\)"),
         ("covtype.data", b"1,x,3\n", "cannot be read"),
-        ("covtype.data.gz", gzip.compress(b"1,2,3\n" * 99)[:20], "cannot be read"),
+        ("covtype.data.gz", gzip.compress(b"1,2,3\n" * 99, mtime=0)[:20], "cannot be read"),
     ],
 )
 def test_bad_files_are_named(tmp_path, file, content, message):

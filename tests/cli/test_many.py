@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import run_cli
-from swjko.cli.problems import FOKKER_PLANCK, fokker_planck
 
 from swjko.cli import many
+from swjko.cli.fokker_planck import FOKKER_PLANCK, fokker_planck
 from swjko.cli.main import main
 
 _TINY = ["--dim", "1", "--steps", "2", "--inner-steps", "2", "--samples", "16"]
