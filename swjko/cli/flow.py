@@ -14,10 +14,10 @@ from swjko import plots
 from swjko.cli.report import Outcome
 from swjko.diagnostics.evaluate import evaluate, replay
 from swjko.distances.directions import uniform_directions
-from swjko.families.base import Family
+from swjko.families.base import Family, sample
 from swjko.running.solution import Solution
 from swjko.running.solve import solve
-from swjko.schemes.base import Info, Scheme, both
+from swjko.schemes.base import Scheme, both
 from swjko.schemes.sw_jko import sw_jko
 from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
 
@@ -25,6 +25,7 @@ _PLOTTED_POINTS = 1000
 # Clouds are drawn where these fractions of the energy's drop are reached, and at the end.
 _PLOTTED_FRACTIONS = (0.0, 0.5, 0.9, 0.99)
 _replay = jax.jit(replay, static_argnames=("num",))
+sample_cloud = jax.jit(sample, static_argnames=("num",))
 
 
 class Settings(NamedTuple):
@@ -45,7 +46,6 @@ class Flow(NamedTuple):
       family: Family of the flow.
       solution: From ``solve``; its history has the states and infos.
       energies: F at mu_0 and after each step [t], evaluated anew, on more points.
-      history: Infos of the steps.
       clouds: Points at the plotted times.
       times: The plotted times.
     """
@@ -53,7 +53,6 @@ class Flow(NamedTuple):
     family: Family
     solution: Solution
     energies: Estimate
-    history: Info
     clouds: Cloud
     times: np.ndarray
 
@@ -130,7 +129,7 @@ def solve_and_measure(
     scheme = make_scheme(family, functional, settings, adam(settings))
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     say("evaluating the energies of all steps on fresh draws", progress)
-    states, infos = solution.history
+    states, _ = solution.history
     # A family starts at mu_0 for every key; only weights without influence there differ.
     start = jax.jit(family.init)(start_key)
     trajectory = jax.tree.map(
@@ -143,7 +142,7 @@ def solve_and_measure(
     shown = plotted_steps(energies.value)
     kept = jax.tree.map(lambda leaf: leaf[shown], trajectory)
     clouds = _replay(replay_key, family, kept, num=_PLOTTED_POINTS)
-    return Flow(family, solution, energies, infos, clouds, times[shown])
+    return Flow(family, solution, energies, clouds, times[shown])
 
 
 @functools.partial(jax.jit, static_argnames=("num_samples",))
@@ -163,19 +162,22 @@ def plotted_steps(energies: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    flow: Flow, points: Any, cloud_options: dict[str, Any], energy_options: dict[str, Any]
+    flow: Flow,
+    points: Any,
+    cloud_options: dict[str, Any],
+    energy_options: dict[str, Any],
+    minimum: float = 0.0,
 ) -> dict[str, Any]:
     """Draw clouds [t n d] over the target, and energies less ``minimum`` beside exact ones.
 
     The energy axis is logarithmic if the first of these energies is positive.
     """
-    minimum = energy_options.pop("minimum", 0.0)
     value, error = flow.energies
     start = Estimate(value[0] - minimum, error[0])
     return {
         "clouds": plots.clouds(points, flow.times, **cloud_options),
         "energy": plots.progress(
-            flow.history,
+            flow.solution.history[1],
             estimate=Estimate(value[1:] - minimum, error[1:]),
             start=start,
             log=bool(start.value > 0),

@@ -8,17 +8,15 @@ import numpy as np
 
 from swjko import flows, problems
 from swjko.cli import scores
-from swjko.cli.flow import Settings, as_npz, draw, parameters_npz, solve_and_measure
+from swjko.cli.flow import Settings, as_npz, draw, parameters_npz, sample_cloud, solve_and_measure
 from swjko.cli.report import Outcome
 from swjko.cli.verdict import Check, judge
 from swjko.diagnostics.evaluate import symmetric_kl
-from swjko.families.base import sample
 from swjko.families.gaussians import gaussian
 from swjko.functionals.entropies import kl_divergence
 
 _SYMMETRIC_KL_SAMPLES = 10_000
 _symmetric_kl = jax.jit(symmetric_kl, static_argnames=("num_samples",))
-_sample = jax.jit(sample, static_argnames=("num",))
 
 
 # SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
@@ -63,7 +61,7 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
         scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
     plane = problems.gaussian(problem.center[:2], np.linalg.inv(problem.precision)[:2, :2])
-    cloud = _sample(family, params, flow_key, num=_DRAWS)
+    cloud = sample_cloud(family, params, flow_key, num=_DRAWS)
     names = np.array([f"x{at + 1}" for at in range(dim)])
     files = {
         "draws.npz": as_npz(points=cloud.points, names=names, log_density=cloud.log_density),

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
-from swjko.cli.flow import Settings, adam, as_npz, make_scheme, say
+from swjko.cli.flow import Settings, adam, as_npz, make_scheme, sample_cloud, say
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
 from swjko.cli.sheets import sheet
@@ -24,7 +24,7 @@ from swjko.data.images import Images, load_images
 from swjko.data.tables import DataError
 from swjko.diagnostics.evaluate import evaluate
 from swjko.distances.directions import orthogonal_directions
-from swjko.families.base import Family, sample
+from swjko.families.base import Family
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
 from swjko.running.solution import Solution
@@ -47,7 +47,6 @@ _CODE_DIM, _NUM_LINEAR, _FIT_STEPS, _FIT_BATCH = 48, 4, 1600, 128
 # What a good fit may exceed the values of held-out images by.
 _LARGEST_DISTANCE, _LARGEST_EXCESS = 1.5, 2.0
 _evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
-_sample = jax.jit(sample, static_argnames=("num",))
 
 
 class Generated(NamedTuple):
@@ -114,7 +113,7 @@ def generate(
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
     shown = chosen.show(chosen.family)
-    drawn = np.clip(_sample(shown, ends[1], sheet_key, num=grid * grid).points, 0.0, 1.0)
+    drawn = np.clip(sample_cloud(shown, ends[1], sheet_key, num=grid * grid).points, 0.0, 1.0)
     start, end, floor, figures = _measured(measure_key, shown, ends, target, held_out, settings)
     nearest, scores = _neighbours(drawn, target, held_out)
     config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
@@ -257,7 +256,7 @@ def _measured(
         for at in params
     )
     floor = float(mean_energy(jax.random.split(floor_key, 16), to_target, Cloud(held_out)))
-    drawn = _sample(family, params[-1], sample_key, num=len(target))
+    drawn = sample_cloud(family, params[-1], sample_key, num=len(target))
     against = float(mean_energy(jax.random.split(held_out_key, 16), to_held_out, drawn))
     figures |= {
         "SW_2^2/2 of the flow to the images": end,

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       Ctrl-C.
     """
     with warnings.catch_warnings():
-        # A line of its own, without the file and line of the code that warns.
+        # Print warnings as one line, without their place in the code.
         warnings.showwarning = _show_warning
         return _main(argv)
 
@@ -192,6 +192,6 @@ def _fail(error: Exception | str, code: int) -> int:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # The problems of a data file have a line each.
     shown = lines if isinstance(error, DataError) else lines[:1]
-    print(f"swjko: error: {chr(10).join(shown)}", file=sys.stderr)
+    print("swjko: error:", "\n".join(shown), file=sys.stderr)
     distributed.leave(code)
     return code

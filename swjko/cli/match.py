@@ -9,11 +9,19 @@ from jaxtyping import ArrayLike
 
 from swjko import flows, problems, validation
 from swjko.cli import scores
-from swjko.cli.flow import Flow, Settings, as_npz, draw, parameters_npz, say, solve_and_measure
+from swjko.cli.flow import (
+    Flow,
+    Settings,
+    as_npz,
+    draw,
+    parameters_npz,
+    sample_cloud,
+    say,
+    solve_and_measure,
+)
 from swjko.cli.report import Outcome
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.tables import DataError, Points
-from swjko.families.base import sample
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
@@ -24,7 +32,6 @@ _DRAWS, _MOST_DRAWS = 4096, 50_000
 # Larger targets are drawn in batches of this size, and distances measured between as many points.
 _BATCH, _MEASURED_POINTS, _REPEATS = 4096, 2000, 32
 _LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
-_sample = jax.jit(sample, static_argnames=("num",))
 
 
 class Scaled(NamedTuple):
@@ -89,7 +96,7 @@ def match(
     flow = solve_and_measure(flow_key, chosen, functional, settings, measured, progress)
     say("comparing draws with points that were held out", progress)
     num = int(np.clip(len(table.values), _DRAWS, _MOST_DRAWS))
-    cloud = _sample(chosen, flow.solution.state.params, draw_key, num=num)
+    cloud = sample_cloud(chosen, flow.solution.state.params, draw_key, num=num)
     moved, floor = _distances(seed, settings, np.asarray(cloud.points), target, held_out)
     draws = scaled.in_data_units(cloud.points)
     names = table.names

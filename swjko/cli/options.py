@@ -219,9 +219,10 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
         ("samples", _count, "N", "points drawn for each update"),
         ("projections", _count, "N", "directions drawn for each update"),
     ):
-        value = getattr(defaults, field) if defaults else None
-        default = _DEFAULTS.get((field, value)) or f"default {value}"
-        default = default if defaults else "each problem has a default"
+        default = "each problem has a default"
+        if defaults:
+            value = getattr(defaults, field)
+            default = _DEFAULTS.get((field, value), f"default {value}")
         flag = f"--{field.replace('_', '-')}"
         add(flag, None, f"{text} ({default})", type=kind, metavar=metavar)
     if defaults is generate.GENERATE:

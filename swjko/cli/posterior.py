@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from swjko import flows, problems
 from swjko.cli import posterior_report, scores
-from swjko.cli.flow import Flow, Settings, say, solve_and_measure
+from swjko.cli.flow import Settings, say, solve_and_measure
 from swjko.cli.posterior_report import INTERCEPT_SCALE, Coordinates, Fit
 from swjko.cli.report import Outcome
 from swjko.data.tables import DataError, Table
@@ -72,7 +72,10 @@ def posterior(
     num = int(np.clip(_DRAWS_BYTES // (4 * rows), _LEAST_DRAWS, _DRAWS))
     start, end = (
         jax.device_get(_importance(draw_key, law, log_prob, num_samples=num))
-        for law in (FlowDistribution(flow.family, flow.family.init(draw_key)), _end(flow))
+        for law in (
+            FlowDistribution(flow.family, flow.family.init(draw_key)),
+            flow.solution.distribution,
+        )
     )
     fit = Fit(train, test, coordinates, end, intercept)
     figures = posterior_report.figures(fit, start, scores.reference_scores(train, test, seed))
@@ -96,10 +99,6 @@ def posterior(
 def _num_samples(rows: int) -> int:
     """Return fewer samples for many rows, so that an update costs no more than at 16,000 rows."""
     return int(np.clip(_SAMPLES * _FULL_COST_ROWS // rows, _LEAST_SAMPLES, _SAMPLES))
-
-
-def _end(flow: Flow) -> FlowDistribution:
-    return FlowDistribution(flow.family, flow.solution.state.params)
 
 
 def _coordinates(

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +12,13 @@ from swjko.cli import scores
 from swjko.cli.flow import Flow, as_npz, draw, parameters_npz
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.tables import Table
-from swjko.diagnostics.importance import Importance
+from swjko.diagnostics.importance import LARGEST_PARETO_K, Importance
 from swjko.types import Estimate
 
 # Prior standard deviation of the intercept.
 INTERCEPT_SCALE = 10.0
 _SHOWN_MARGINALS = 6
-_LEAST_EFFECTIVE, _LARGEST_K, _LARGEST_SHIFT, _TOLERANCE = 0.1, 0.7, 0.2, 0.01
+_LEAST_EFFECTIVE, _LARGEST_SHIFT, _TOLERANCE = 0.1, 0.2, 0.01
 
 
 class Coordinates(NamedTuple):
@@ -76,8 +75,15 @@ class Fit(NamedTuple):
     @property
     def shift(self) -> float:
         """Largest difference of weighted and plain means, in standard deviations."""
-        weighted = np.asarray(self.found.cloud.weights, np.float64) @ self.points
-        return float(np.max(np.abs(weighted - self.points.mean(0)) / self.points.std(0)))
+        points = self.points
+        weighted = np.asarray(self.found.cloud.weights, np.float64) @ points
+        return float(np.max(np.abs(weighted - points.mean(0)) / points.std(0)))
+
+    @property
+    def clearest(self) -> np.ndarray:
+        """Indices of the coefficients, those farthest from zero in standard deviations first."""
+        points = self.points[:, :-1]
+        return np.argsort(-np.abs(points.mean(0)) / points.std(0))
 
 
 def figures(fit: Fit, start: Importance, reference: dict[str, float]) -> dict[str, Any]:
@@ -115,8 +121,7 @@ def figures(fit: Fit, start: Importance, reference: dict[str, float]) -> dict[st
         "Pareto k-hat of the weights": float(fit.found.pareto_k),
         "largest shift of a mean by the weights, in standard deviations": fit.shift,
     }
-    points = fit.points[:, :-1]
-    largest = np.argsort(-np.abs(points.mean(0)) / points.std(0))[:_SHOWN_MARGINALS]
+    points, largest = fit.points[:, :-1], fit.clearest[:_SHOWN_MARGINALS]
     moments = {
         fit.names[at]: Moments(float(points[:, at].mean()), float(points[:, at].std()))
         for at in largest
@@ -133,7 +138,11 @@ def verdict(fit: Fit, figures: dict[str, Any], advice: str) -> Verdict:
     reference = figures.get("held-out log-likelihood of LogisticRegressionCV")
     rows = f"on {len(fit.test.labels)} held-out rows"
     sampled = [
-        Check(k <= _LARGEST_K, f"k-hat <= {_LARGEST_K}", f"k-hat of the weights is {k:.2f}"),
+        Check(
+            k <= LARGEST_PARETO_K,
+            f"k-hat <= {LARGEST_PARETO_K}",
+            f"k-hat of the weights is {k:.2f}",
+        ),
         Check(
             fraction >= _LEAST_EFFECTIVE,
             f"at least {100 * _LEAST_EFFECTIVE:g} % of the draws are effective",
@@ -192,10 +201,9 @@ def files(fit: Fit, flow: Flow) -> dict[str, bytes]:
 
 def plots(flow: Flow, fit: Fit) -> dict[str, Any]:
     """Draw the two clearest coefficients in units of the data, and KL(mu | posterior)."""
-    points, law = fit.points, fit.coordinates
-    score = np.abs(points.mean(0)) / points.std(0)
-    score[-1] = -math.inf  # log alpha only if there is no other
-    two = np.argsort(-score)[:2]
+    law = fit.coordinates
+    # log alpha, the last coordinate, only if there is one coefficient.
+    two = np.append(fit.clearest, len(fit.names) - 1)[:2]
     weighted = fit.found.resample(jax.random.key(0), flow.clouds.points.shape[1])
     return draw(
         flow,
@@ -205,9 +213,6 @@ def plots(flow: Flow, fit: Fit) -> dict[str, Any]:
             "target_name": "posterior (last draws, weighted by it)",
             "names": tuple(fit.names[at] for at in two),
         },
-        {
-            "minimum": -float(fit.found.log_evidence),
-            "label": "KL(flow | posterior)",
-            "unit": "nats",
-        },
+        {"label": "KL(flow | posterior)", "unit": "nats"},
+        minimum=-float(fit.found.log_evidence),
     )

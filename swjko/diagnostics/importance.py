@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Int
 from swjko import validation
 from swjko.types import Cloud, Estimate, Key, Scalar
 
+# Weights whose k-hat is larger are not to be used.
+LARGEST_PARETO_K = 0.7
 # Fewer draws have fewer than five weights in their tail (a fifth of them).
 _LEAST_DRAWS = 25
-_LARGEST_K = 0.7
 _BLIND = "Neither sees a mode that the distribution misses."
 
 
@@ -89,10 +90,10 @@ class Importance(NamedTuple):
         if not np.isfinite(float(self.log_evidence)):
             return f"unusable: the target has no mass at any of the {count} draws."
         share = f"{100 * float(self.effective_fraction):.2g} % of {count} draws are effective"
-        if not k <= _LARGEST_K:
+        if not k <= LARGEST_PARETO_K:
             return (
-                f"unreliable: k-hat is {k:.2f}, above {_LARGEST_K}; {share}. Take more steps or a "
-                "family with heavier tails, and do not use the weights."
+                f"unreliable: k-hat is {k:.2f}, above {LARGEST_PARETO_K}; {share}. "
+                "Take more steps or a family with heavier tails, and do not use the weights."
             )
         return f"weights usable: k-hat is {k:.2f} and {share}. {_BLIND}"
 

@@ -80,7 +80,10 @@ def logistic_regression_kl(
 def _model(
     features: Array, labels: Array, intercept_scale: float | None
 ) -> tuple[Float[Array, "n q"], Scalar | None]:
-    """Returns the rows y_i (x_i, 1), without the 1 if there is no intercept, and its scale."""
+    """Returns the signed design matrix and the prior scale of the intercept.
+
+    Its rows are y_i (x_i, 1), or y_i x_i without an intercept; the scale is then None.
+    """
     features = validation.as_points(features, "features")
     labels = validation.as_values(labels, "labels")
     if labels.shape[0] != features.shape[0]:

@@ -36,7 +36,7 @@ def test_a_verdict_needs_all_conditions(checks, fit, reasons):
     ],
 )
 def test_advice_follows_from_whether_the_energy_still_falls(energies, error, advice):
-    flow = Flow(None, None, Estimate(energies, np.full(21, error)), None, None, None)
+    flow = Flow(None, None, Estimate(energies, np.full(21, error)), None, None)
     assert advice in flow.advice
 
 
