@@ -61,7 +61,8 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
         scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
     plane = problems.gaussian(problem.center[:2], np.linalg.inv(problem.precision)[:2, :2])
-    cloud = sample_cloud(family, params, flow_key, num=_DRAWS)
+    draw_key = jax.random.fold_in(jax.random.key(seed), 3)
+    cloud = sample_cloud(family, params, draw_key, num=_DRAWS)
     names = np.array([f"x{at + 1}" for at in range(dim)])
     files = {
         "draws.npz": as_npz(points=cloud.points, names=names, log_density=cloud.log_density),
