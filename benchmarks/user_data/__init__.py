@@ -1,0 +1,1 @@
+"""Tables and samples of the kinds that people have, through the command line's problems."""
