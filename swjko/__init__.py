@@ -31,17 +31,19 @@ from swjko.functionals.entropies import (
     nearest_neighbour_negative_entropy,
     negative_entropy,
 )
-from swjko.functionals.targets import mmd_to_target, sw_to_target
+from swjko.functionals.targets import forward_kl, mmd_to_target, sw_to_target
 from swjko.functionals.sums import weighted_sum
 from swjko.families.base import Family, sample
 from swjko.families.distribution import FlowDistribution
 from swjko.families.particles import grid, particles
+from swjko.families.bases import student_t
 from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
 from swjko.families.pushforward import pushforward
 from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
 from swjko.schemes.sw_jko import direct_minimization, sw_jko
 from swjko.schemes.sw_bdf2 import sw_bdf2
 from swjko.schemes.adaptive import adaptive
+from swjko.schemes.correction import corrected
 from swjko.schemes.icnn_jko import icnn_jko
 from swjko.schemes.particles import langevin, sliced_flow
 from swjko.schemes.retry import guarded
@@ -78,10 +80,12 @@ __all__ = [
     "both",
     "certificate",
     "closed_form",
+    "corrected",
     "direct_minimization",
     "distributed",
     "evaluate",
     "flow_mesh",
+    "forward_kl",
     "gaussian",
     "gaussian_mixture",
     "gaussian_moments",
@@ -118,6 +122,7 @@ __all__ = [
     "sliced_wasserstein_pow",
     "solve",
     "stack_flows",
+    "student_t",
     "sw_bdf2",
     "sw_jko",
     "sw_to_target",

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from swjko import validation
 from swjko.families.adapters import from_distrax, from_linen, from_nnx, standardised
 from swjko.families.base import Family
+from swjko.families.bases import Distribution
 from swjko.families.generators import convolutional, mlp
 from swjko.networks.continuous import ContinuousFlow, Diffrax, RungeKutta
 from swjko.networks.convex import ConvexFlow
@@ -42,6 +43,7 @@ def coupling(
     num_fixed: int = 0,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes a RealNVP flow: affine couplings and an affine layer; density and inverse are exact.
 
@@ -63,6 +65,10 @@ def coupling(
         conditional laws.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
+      base: Law of the latents: a family, whose params are learned too, such as
+        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
+        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
+        of the base under x -> init_mean + init_scale x.
 
     References:
       Dinh, Sohl-Dickstein, Bengio (2017), arXiv 1605.08803.
@@ -88,6 +94,7 @@ def coupling(
         dim,
         init_mean,
         init_scale,
+        base=base,
     )
 
 
@@ -100,6 +107,7 @@ def spline(
     bound: float = 4.0,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes a neural spline flow: couplings by rational-quadratic splines and an affine layer.
 
@@ -116,6 +124,10 @@ def spline(
       bound: End of the interval, in starting standard deviations.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
+      base: Law of the latents: a family, whose params are learned too, such as
+        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
+        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
+        of the base under x -> init_mean + init_scale x.
 
     Raises:
       ModuleNotFoundError: If distrax, whose spline is used, is not installed.
@@ -136,6 +148,7 @@ def spline(
         dim,
         init_mean,
         init_scale,
+        base=base,
     )
 
 
@@ -151,6 +164,7 @@ def cnf(
     solver: Any = None,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes a continuous normalising flow, along a velocity A x + b + net(t, x) for unit time.
 
@@ -174,6 +188,10 @@ def cnf(
         dtype, with first step 1 / num_integration_steps.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
+      base: Law of the latents: a family, whose params are learned too, such as
+        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
+        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
+        of the base under x -> init_mean + init_scale x.
 
     Raises:
       ModuleNotFoundError: If a solver is given and diffrax is not installed.
@@ -192,6 +210,7 @@ def cnf(
         dim,
         init_mean,
         init_scale,
+        base=base,
     )
 
 
@@ -207,6 +226,7 @@ def icnn(
     seed: int = 0,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes a convex potential flow, the gradient of an input convex network plus a quadratic.
 
@@ -227,6 +247,10 @@ def icnn(
       seed: Seed of the signs.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
+      base: Law of the latents: a family, whose params are learned too, such as
+        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
+        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
+        of the base under x -> init_mean + init_scale x.
 
     References:
       Huang, Chen, Tsirigotis, Courville (2021), arXiv 2012.05942.
@@ -246,6 +270,7 @@ def icnn(
         dim,
         init_mean,
         init_scale,
+        base=base,
     )
 
 

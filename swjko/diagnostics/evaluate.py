@@ -1,5 +1,6 @@
 """Energies and divergences with standard errors, and trajectories on fixed latents."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, require_family, sample
-from swjko.functionals.base import needs_density
+from swjko.functionals.base import needs_density, value_at
 from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
 
 # Enough for float64 from any width.
@@ -44,9 +45,12 @@ def evaluate(
             "Use one with a density, such as swjko.flows.coupling."
         )
 
+    log_prob = None if family.log_prob is None else functools.partial(family.log_prob, params)
+
     def once(key: Key) -> Scalar:
         sample_key, functional_key = jax.random.split(key)
-        return functional(functional_key, sample(family, params, sample_key, num_samples))
+        cloud = sample(family, params, sample_key, num_samples)
+        return value_at(functional, functional_key, cloud, log_prob)
 
     return Estimate.of_mean(jax.lax.map(once, jax.random.split(key, num_repeats)))
 

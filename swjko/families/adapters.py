@@ -16,13 +16,14 @@ from jaxtyping import Array
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.families.pushforward import Mapped, pushforward
+from swjko.families.bases import Distribution, with_base
+from swjko.families.pushforward import Mapped, Pushforward, pushforward
 from swjko.types import Key, Params
 
 
 def from_nnx(
     make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None
-) -> Family:
+) -> Pushforward:
     """Makes a family from a flax nnx model, as a function of its ``nnx.Param`` variables.
 
     mu_0 is the image of N(0, I) under the model as initialised. Shapes are checked here.
@@ -154,10 +155,11 @@ def standardised(
     init_mean: ArrayLike,
     init_scale: ArrayLike,
     latent_dim: int | None = None,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Returns the model's family followed by x -> mean + scale x, so networks have unit scale."""
     mean, scale = validation.as_start(dim, init_mean, init_scale)
-    family = from_nnx(make_model, dim=dim, latent_dim=latent_dim)
+    family = with_base(from_nnx(make_model, dim=dim, latent_dim=latent_dim), base)
     forward, inverse = Partial(_standardise, mean, scale), Partial(_unstandardise, mean, scale)
     return Mapped(family, forward, inverse, dim)
 

@@ -56,6 +56,10 @@ class Family:
     def has_density(self) -> bool:
         return self.log_prob is not None
 
+    def draw(self, params: Params, key: Key, num: int) -> Cloud:
+        """Draws ``num`` points of equal weight, unless the measure is finitely many points."""
+        return self.push(params, self.latent(key, num))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,7 @@ def sample(family: Family, params: Params, key: Key, num: int) -> Cloud:
       A cloud of points [num d], with ``log_density`` [num] if the family has a density.
     """
     require_family(family)
-    return family.push(params, family.latent(key, validation.as_count(num, "num")))
+    return family.draw(params, key, validation.as_count(num, "num"))
 
 
 def require_family(family: object) -> None:

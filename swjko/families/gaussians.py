@@ -1,4 +1,4 @@
-"""Gaussians, and mixtures of Gaussians in equal parts."""
+"""Gaussians, and mixtures of Gaussians."""
 
 import dataclasses
 
@@ -69,24 +69,33 @@ def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "
 
 
 def gaussian_mixture(
-    dim: int, num_components: int = 32, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0
+    dim: int,
+    num_components: int = 32,
+    *,
+    learned_weights: bool = False,
+    init_mean: ArrayLike = 0.0,
+    init_scale: ArrayLike = 1.0,
 ) -> "GaussianMixture":
-    """Makes the family of mixtures of Gaussians with equal weights.
+    """Makes the family of mixtures of Gaussians, with equal or learned weights.
 
-    log rho = logsumexp_k log N(mean_k, F_k F_k^T) - log num_components. Each component has a mean
-    and a covariance of its own. A batch of latents holds the components in equal numbers, in a
-    random order; if they do not divide the batch, the rest are random. Separated modes are easy
-    for this family and hard for networks.
+    log rho = logsumexp_k (log pi_k + log N(mean_k, F_k F_k^T)), with pi_k = 1 / num_components or
+    softmax(logits). Each component has a mean and a covariance of its own. A batch of latents holds
+    the components in equal numbers, in a random order; if they do not divide the batch, the rest
+    are random. With learned weights the points of a pushed cloud carry pi, so that functionals and
+    distances have gradients in it; ``swjko.sample`` draws points of equal weight. Separated modes
+    are easy for this family and hard for networks.
 
-    Params are those of ``gaussian`` with a leading axis of components. Equal components would
+    Params are those of ``gaussian`` with a leading axis of components, and "logits" [k] if weights
+    are learned. Equal components would
     stay equal. So centres are drawn from N(init_mean, init_scale^2 I / 2), and each component has
     the other half of the variance around its centre. mu_0 is thus N(init_mean, init_scale^2 I) on
     average over keys and for many components, not exactly.
 
     Args:
       dim: Dimension, at least 1.
-      num_components: Number of Gaussians. Their weights stay 1 / num_components, so the weight of
-        a mode is the share of the components that are there.
+      num_components: Number of Gaussians.
+      learned_weights: Whether weights are params. Otherwise they stay 1 / num_components, and the
+        weight of a mode is the share of the components that are there.
       init_mean: Mean of mu_0, a number or one for each coordinate [d].
       init_scale: Standard deviation of mu_0, a number or one for each coordinate [d].
 
@@ -96,7 +105,7 @@ def gaussian_mixture(
     dim = validation.as_count(dim, "dim")
     num_components = validation.as_count(num_components, "num_components")
     start = validation.as_start(dim, init_mean, init_scale)
-    return GaussianMixture(*start, dim, num_components)
+    return GaussianMixture(*start, dim, num_components, bool(learned_weights))
 
 
 @jax.tree_util.register_dataclass
@@ -108,11 +117,13 @@ class GaussianMixture(Family):
     init_scale: Leaf
     dim: int = static_field()
     num_components: int = static_field()
+    learned_weights: bool = static_field()
 
     def init(self, key: Key) -> Params:
         shape, dtype = (self.num_components, self.dim), self.init_mean.dtype
         noise = jax.random.normal(key, shape, dtype)
-        return {
+        logits = {"logits": jnp.zeros(shape[0], dtype)} if self.learned_weights else {}
+        return logits | {
             "mean": self.init_mean[None, :] + self.init_scale[None, :] * noise / jnp.sqrt(2.0),
             "log_diagonal": jnp.broadcast_to(jnp.log(self.init_scale) - jnp.log(2.0) / 2, shape),
             "lower": jnp.zeros((*shape, self.dim), dtype),
@@ -126,6 +137,27 @@ class GaussianMixture(Family):
 
     def push(self, params: Params, z: tuple[Int[Array, " n"], Float[Array, "n d"]]) -> Cloud:
         component, noise = z
+        cloud = self._cloud(params, component, noise)
+        if not self.learned_weights:
+            return cloud
+        weights = jnp.exp(self._log_weights(params))[component]
+        return cloud._replace(weights=weights / jnp.sum(weights))
+
+    def draw(self, params: Params, key: Key, num: int) -> Cloud:
+        if not self.learned_weights:
+            return self.push(params, self.latent(key, num))
+        order_key, level_key, noise_key = jax.random.split(key, 3)
+        # One level in each of ``num`` equal parts of [0, 1], in a random order.
+        levels = jax.random.permutation(order_key, num) + jax.random.uniform(level_key, (num,))
+        passed = jnp.cumsum(jnp.exp(self._log_weights(params)))
+        component = jnp.searchsorted(passed, levels / num * passed[-1], side="right")
+        component = jnp.minimum(component, self.num_components - 1)
+        noise = jax.random.normal(noise_key, (num, self.dim), self.init_mean.dtype)
+        return self._cloud(params, component, noise)
+
+    def _cloud(
+        self, params: Params, component: Int[Array, " n"], noise: Float[Array, "n d"]
+    ) -> Cloud:
         factors = jax.vmap(_factor)(params)
         shifts = jnp.einsum("nij,nj->ni", factors[component], noise)
         points = params["mean"][component] + shifts
@@ -134,7 +166,13 @@ class GaussianMixture(Family):
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
         components = Gaussian(self.init_mean, self.init_scale, self.dim)
         log_probs = jax.vmap(components.log_prob, in_axes=(0, None), out_axes=1)(params, points)
-        return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(1.0 * log_probs.shape[1])
+        return jax.nn.logsumexp(log_probs + self._log_weights(params)[None, :], axis=1)
+
+    def _log_weights(self, params: Params) -> Float[Array, " k"]:
+        if self.learned_weights:
+            return jax.nn.log_softmax(params["logits"])
+        equal = -jnp.log(float(self.num_components))
+        return jnp.full(self.num_components, equal, params["mean"].dtype)
 
 
 def _factor(params: Params) -> Float[Array, "d d"]:

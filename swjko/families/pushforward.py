@@ -122,7 +122,12 @@ class Mapped(Family):
         return self.base.latent(key, num)
 
     def push(self, params: Params, z) -> Cloud:
-        cloud = self.base.push(params, z)
+        return self._image(self.base.push(params, z))
+
+    def draw(self, params: Params, key: Key, num: int) -> Cloud:
+        return self._image(self.base.draw(params, key, num))
+
+    def _image(self, cloud: Cloud) -> Cloud:
         if self.inverse is None:
             return Cloud(self.forward(cloud.points), cloud.weights)
         images, log_det = self.forward(cloud.points)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from swjko.types import Cloud, Functional, Scalar
+from swjko.types import Cloud, Functional, Key, Scalar
 
 
 def needs_density(functional: Functional) -> bool:
@@ -36,6 +36,50 @@ def is_entropy_like(functional: Functional) -> bool:
       functional: Functional; a function has an attribute ``entropy_like`` if it is so.
     """
     return not needs_density(functional) or _has_true(functional, "entropy_like")
+
+
+def needs_log_prob(functional: Functional) -> bool:
+    """Returns whether the functional reads the density at points of its own, as ``forward_kl``.
+
+    Args:
+      functional: Functional; it is called as ``functional(key, cloud, log_prob)`` if it does.
+    """
+    return _has_true(functional, "needs_log_prob")
+
+
+def value_at(
+    functional: Functional, key: Key, cloud: Cloud, log_prob: Callable[..., Array] | None
+) -> Scalar:
+    """Returns the functional of a measure.
+
+    Args:
+      functional: Functional.
+      key: Key for randomness inside the functional.
+      cloud: Sample of the measure.
+      log_prob: ``points [m d] -> [m]``, the log-density of the measure; None if it has none.
+    """
+    if not needs_log_prob(functional):
+        return functional(key, cloud)
+    if log_prob is None:
+        raise ValueError(
+            "functional needs the density of the measure at points of its own, and this family has "
+            "none. Use a family with log_prob, such as swjko.flows.coupling."
+        )
+    return functional(key, cloud, log_prob)  # pyright: ignore[reportCallIssue]
+
+
+def stratified_indices(key: Key, weights: Float[Array, " n"], num: int) -> Int[Array, " num"]:
+    """Draws indices by weights, one in each of ``num`` equal parts of their sum.
+
+    Args:
+      key: Random key.
+      weights: Weights [n], nonnegative.
+      num: Number of indices.
+    """
+    passed = jnp.cumsum(weights)
+    levels = (jnp.arange(num) + jax.random.uniform(key, (num,), passed.dtype)) / num
+    found = jnp.searchsorted(passed, levels * passed[-1], side="right")
+    return jnp.minimum(found, weights.shape[0] - 1)
 
 
 def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from swjko.functionals.base import is_entropy_like, needs_density
+from swjko.functionals.base import is_entropy_like, needs_density, needs_log_prob, value_at
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial
 
 
@@ -55,10 +57,16 @@ class WeightedSum:
     def entropy_like(self) -> bool:
         return all(is_entropy_like(functional) for functional in self.functionals)
 
-    def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+    @property
+    def needs_log_prob(self) -> bool:
+        return any(needs_log_prob(functional) for functional in self.functionals)
+
+    def __call__(
+        self, key: Key, cloud: Cloud, log_prob: Callable[..., Array] | None = None
+    ) -> Scalar:
         keys = jax.random.split(key, len(self.functionals))
         values = [
-            coef.astype(cloud.points.dtype) * functional(key, cloud)
+            coef.astype(cloud.points.dtype) * value_at(functional, key, cloud, log_prob)
             for coef, functional, key in zip(self.coefs, self.functionals, keys, strict=True)
         ]
         return functools.reduce(operator.add, values)

@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
-from swjko.functionals.base import expectation, kernel_at_zero, kernel_values, map_in_blocks
+from swjko.functionals.base import (
+    expectation,
+    kernel_at_zero,
+    kernel_values,
+    map_in_blocks,
+    stratified_indices,
+)
 from swjko.functionals.energies import Interaction, interaction
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
@@ -120,3 +126,53 @@ class MMDToTarget:
         cross = map_in_blocks(attraction, self.own.block_size, cloud.points)
         own = self.own(key, cloud) - expectation(cloud, cross)
         return own + self.target_energy.astype(cross.dtype)
+
+
+def forward_kl(
+    points: Float[Array, "m d"],
+    weights: Float[Array, " m"] | None = None,
+    *,
+    batch_size: int | None = None,
+) -> "ForwardKL":
+    """Makes -sum_j w_j log rho(y_j), which is KL(nu || mu) up to a constant for a sample y of nu.
+
+    Its minimum over a family is the maximum-likelihood fit, or the weighted one. Unlike
+    KL(mu || nu) it covers all modes of nu. It needs a family with ``log_prob``.
+
+    Args:
+      points: Points [m d] of nu; a leaf, never compiled in.
+      weights: Weights [m], nonnegative, with sum one; None is uniform.
+      batch_size: Number of points drawn for each evaluation, by their weights; None takes all m.
+
+    Example:
+      ``sw_jko(flows.coupling(2), forward_kl(data, batch_size=512), optimizer, ...)``
+    """
+    points = validation.as_points(points, "points")
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    if batch_size is not None and validation.as_count(batch_size, "batch_size") > points.shape[0]:
+        raise ValueError(
+            f"`batch_size` must not exceed the {points.shape[0]} points; got {batch_size}."
+        )
+    return ForwardKL(points, weights, batch_size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ForwardKL:
+    """Made by ``forward_kl``. points and weights are leaves."""
+
+    points: Leaf
+    weights: Leaf | None
+    batch_size: int | None = static_field()
+    needs_density: ClassVar[bool] = False
+    needs_log_prob: ClassVar[bool] = True
+
+    def __call__(self, key: Key, cloud: Cloud, log_prob: Callable[..., Array]) -> Scalar:
+        del cloud
+        points, weights = self.points, self.weights
+        if self.batch_size is not None and weights is None:
+            points = jax.random.choice(key, points, (self.batch_size,), replace=False)
+        elif self.batch_size is not None:
+            points = points[stratified_indices(key, weights, self.batch_size)]
+            weights = None
+        return -expectation(Cloud(points, weights), log_prob(points))

@@ -37,7 +37,7 @@ from jaxtyping import Array, Float, Int
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.functionals.base import needs_density
+from swjko.functionals.base import needs_density, needs_log_prob
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -123,6 +123,11 @@ def icnn_jko(
     from swjko.networks.convex import ConvexMaps
 
     functional = as_functional(functional)
+    if needs_log_prob(functional):
+        raise ValueError(
+            "functional must not read the density at points of its own, such as forward_kl: each "
+            "value would invert all maps. Use swjko.sw_jko."
+        )
     validation.require_optimizer(optimizer)
     num_samples = validation.as_count(num_samples, "num_samples")
     if (num_points := validation.as_count(num_points, "num_points")) < num_samples:

@@ -10,6 +10,7 @@ gradients and the jackknife are in ``swjko.schemes.estimators``.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -21,7 +22,7 @@ from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
-from swjko.functionals.base import needs_density
+from swjko.functionals.base import needs_density, value_at
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -197,7 +198,8 @@ class SWJKO:
             cloud = cloud if log_density is None else cloud._replace(log_density=log_density)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
         term = (proximity or self.proximity)(cloud, anchor, anchor_latent, directions)
-        energy = self.functional(functional_key, cloud)
+        log_prob = functools.partial(self.family.log_prob, params) if has_log_prob else None
+        energy = value_at(self.functional, functional_key, cloud, log_prob)
         return energy + term, (energy, term)
 
     def objective_and_gradient(self, key: Key, params: Params, anchor: Params):
