@@ -47,8 +47,9 @@ def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
     """
     if cloud.weights is None:
         return jnp.mean(values)
-    weighted = jnp.where(cloud.weights > 0, cloud.weights * values, 0.0)
-    return jnp.sum(weighted) / jnp.sum(cloud.weights)
+    # Masked before the product: the gradient of 0 x infinity in the weight is not finite.
+    masked = jnp.where(cloud.weights > 0, values, 0.0)
+    return jnp.sum(cloud.weights * masked) / jnp.sum(cloud.weights)
 
 
 def log_density(cloud: Cloud, name: str) -> Float[Array, " n"]:

@@ -416,6 +416,37 @@ def test_internal_energy_where_the_density_underflows():
     assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(
+    ("f", "ratio"),
+    [
+        (lambda r: r * jnp.log(r), lambda log: log),
+        (lambda r: -2.0 * jnp.sqrt(r), lambda log: -2.0 * np.exp(-0.5 * log)),
+        (lambda r: r**0.9 / -0.1, lambda log: np.exp(-0.1 * log) / -0.1),
+        (lambda r: r**2, np.exp),
+        (lambda r: r**3, lambda log: np.exp(2 * log)),
+        (lambda r: r * jnp.log(r) + r**2, lambda log: log + np.exp(log)),
+    ],
+)
+def test_internal_energy_of_densities_below_the_smallest_float(f, ratio, x64):
+    """f(r) / r and its derivative in log r, on both sides of the square root of the smallest."""
+    with jax.enable_x64(x64):
+        least = 0.5 * np.log(float(jnp.finfo(jnp.zeros(()).dtype).tiny))
+        logs = jnp.asarray([-1.0, 0.9 * least, least, 1.1 * least, 2.5 * least])
+        functional = swjko.internal_energy(f)
+
+        def total(logs):
+            return 5 * functional(KEY, Cloud(jnp.zeros((5, 1), logs.dtype), None, logs))
+
+        gradient = jax.jit(jax.grad(total))(logs)
+        one = jax.jit(jax.vmap(lambda log: total(log * jnp.ones(5)) / 5))(logs)
+    logs = np.asarray(logs, float)
+    rtol = 1e-9 if x64 else 5e-4
+    slope = (ratio(logs + 1e-4) - ratio(logs - 1e-4)) / 2e-4
+    np.testing.assert_allclose(one, ratio(logs), rtol=rtol, atol=1e-30)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-30)
+
+
 @pytest.mark.parametrize("block_size", [None, 3])
 def test_mmd_against_all_pairs(block_size):
     rng = np.random.default_rng(0)
