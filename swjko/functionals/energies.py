@@ -68,7 +68,7 @@ def interaction(
         V-statistic). It is exact for points that are a measure of their own, such as particles.
         For independent draws its bias is at most W(0) / (2 n). W(0) must be finite.
       block_size: Rows of the matrix of pairs worked on at once, so that memory is
-        O(block_size n); None takes all n.
+        O(block_size n d); None takes all n.
     """
     if block_size is not None:
         block_size = validation.as_count(block_size, "block_size")
