@@ -52,7 +52,8 @@ from swjko.checkpoints.store import CheckpointError
 from swjko.running.solution import FlowError, Solution
 from swjko.running.solve import solve
 from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
-from swjko.diagnostics.certificates import Certificate, certificate
+from swjko.diagnostics.certificates import certificate
+from swjko.diagnostics.verdicts import Certificate
 from swjko.diagnostics.importance import Importance, importance
 from swjko.running.stopping import until_certified, until_stationary
 from swjko import closed_form, distributed

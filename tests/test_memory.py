@@ -52,6 +52,33 @@ def test_automatic_blocks_are_balanced_and_within_the_budget(num_projections):
         assert size == 1 or size * 2 * n * 32 <= BLOCK_BUDGET_BYTES
 
 
+@pytest.mark.parametrize("block_size", [None, 8, 2000])
+def test_the_target_term_of_an_mmd_is_made_in_blocks(block_size):
+    """All pairs of 8000 points in 16 dimensions are 4 GB."""
+
+    def construct(target):
+        made = swjko.mmd_to_target(target, lambda x: -jnp.linalg.norm(x), block_size=block_size)
+        return made.target_energy
+
+    target = jax.ShapeDtypeStruct((8000, 16), jnp.float32)
+    size = jax.jit(construct).lower(target).compile().memory_analysis().temp_size_in_bytes
+    assert size < 2**26
+
+
+@pytest.mark.parametrize("dim", [2, 16])
+def test_blocks_of_pairs_bound_the_temporaries(dim):
+    """Values and gradients need few times block_size n d numbers."""
+
+    def value(points):
+        energy = swjko.interaction(lambda x: -jnp.linalg.norm(x), block_size=8)
+        return energy(jax.random.key(0), swjko.Cloud(points))
+
+    program = jax.jit(jax.value_and_grad(value))
+    points = jax.ShapeDtypeStruct((4000, dim), jnp.float32)
+    size = program.lower(points).compile().memory_analysis().temp_size_in_bytes
+    assert size < 4 * 8 * 4000 * (dim + 2) * 4
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="reads the peak from /proc, as Linux has it"

@@ -53,6 +53,7 @@ def grid(
     cell_volume: float | Scalar,
     *,
     weights: Float[Array, " n"] | None = None,
+    weight_floor: float | Scalar = 1e-6,
 ) -> "Grid":
     """Makes the family of weights on fixed points, mu = sum_i w_i delta(x_i).
 
@@ -61,10 +62,16 @@ def grid(
     points and their weights, so schemes need num_samples == n, and nothing is drawn at random.
     If d = 1, every direction gives the exact distance, and num_projections=1 is enough.
 
+    The derivative in a logit is proportional to its weight, so no flow leaves a weight of zero.
+    Therefore the weights of mu_0 start at ``weight_floor`` / n at least.
+
     Args:
       points: Points [n d], such as the centres of the cells of a regular grid.
       cell_volume: Volume of one cell, in units of length^d.
       weights: Weights [n] of mu_0, nonnegative with sum one; None means equal weights.
+      weight_floor: Smallest weight of mu_0, in units of 1 / n: smaller ones are raised to it, and
+        all are then divided by their sum. With 0, points of weight zero keep it: they are padding,
+        and no mass moves there.
 
     Example:
       ``grid(jnp.linspace(-4.0, 4.0, 161)[:, None], 0.05)``
@@ -75,12 +82,15 @@ def grid(
     points = validation.as_points(points, "points")
     cell_volume = validation.as_positive(cell_volume, "cell_volume")
     weights = validation.as_weights(weights, points.shape[0], "weights")
-    logits = (
-        jnp.zeros_like(points[:, 0])
-        if weights is None
-        else jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
-    )
+    floor = validation.as_nonnegative(weight_floor, "weight_floor")
+    logits = jnp.zeros_like(points[:, 0]) if weights is None else _logits(weights, floor)
     return Grid(points, cell_volume.astype(points.dtype), logits, points.shape[1])
+
+
+def _logits(weights: Float[Array, " n"], floor: Scalar) -> Float[Array, " n"]:
+    """Returns logs of weights that are at least ``floor`` / n, and finite."""
+    least = jnp.maximum(floor / weights.shape[0], jnp.finfo(weights.dtype).tiny)
+    return jnp.log(jnp.maximum(weights, least.astype(weights.dtype)))
 
 
 @jax.tree_util.register_dataclass

@@ -91,8 +91,9 @@ def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
     """
     if cloud.weights is None:
         return jnp.mean(values)
-    weighted = jnp.where(cloud.weights > 0, cloud.weights * values, 0.0)
-    return jnp.sum(weighted) / jnp.sum(cloud.weights)
+    # Masked before the product: the gradient of 0 x infinity in the weight is not finite.
+    masked = jnp.where(cloud.weights > 0, values, 0.0)
+    return jnp.sum(cloud.weights * masked) / jnp.sum(cloud.weights)
 
 
 def log_density(cloud: Cloud, name: str) -> Float[Array, " n"]:
@@ -137,8 +138,17 @@ def kernel_values(
 
 
 def kernel_at_zero(kernel: Partial, points: Float[Array, "n d"], name: str) -> Scalar:
-    """Returns the kernel at the difference of a point and itself."""
-    return scalars(kernel, jnp.zeros_like(points[:1]), name)[0]
+    """Returns the kernel at the difference of a point and itself.
+
+    Its derivatives in bound data are those close by, since kernels such as |a x| have none at 0.
+    """
+    zero = jnp.zeros_like(points[:1])
+    close = jnp.full_like(zero, float(jnp.finfo(zero.dtype).tiny) ** 0.4)
+    # A kernel may overflow close by. Its value there does not matter, but 0 x infinity would.
+    finite = jnp.isfinite(lax.stop_gradient(scalars(kernel, close, name)))
+    nearby = scalars(kernel, jnp.where(finite[:, None], close, 1.0), name)
+    value = lax.stop_gradient(scalars(kernel, zero, name))
+    return (value + (nearby - lax.stop_gradient(nearby)))[0]
 
 
 def map_in_blocks(function: Callable[..., Array], block_size: int | None, *arrays: Array) -> Array:

@@ -20,6 +20,9 @@ from swjko.functionals.base import (
 )
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field
 
+# Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
+_APART = 8.0
+
 
 def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
     """Makes int V dmu, estimated by the mean of V over the points.
@@ -65,7 +68,7 @@ def interaction(
         V-statistic). It is exact for points that are a measure of their own, such as particles.
         For independent draws its bias is at most W(0) / (2 n). W(0) must be finite.
       block_size: Rows of the matrix of pairs worked on at once, so that memory is
-        O(block_size n); None takes all n.
+        O(block_size n d); None takes all n.
     """
     if block_size is not None:
         block_size = validation.as_count(block_size, "block_size")
@@ -112,8 +115,8 @@ class Interaction:
 def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
     """Makes int f(rho(x)) dx, estimated by the mean of f(rho) / rho over the points.
 
-    It needs a family with a density. Densities below the square root of the smallest float are
-    raised to it.
+    It needs a family with a density. Below the square root of the smallest float, f(r) / r is
+    continued as a + b r^s. That is exact for powers, and for r log r, the limit of small s.
 
     Args:
       f: From a density [] to a scalar, with f(0) = 0. r log r is the negative entropy; the flow of
@@ -141,5 +144,25 @@ class InternalEnergy:
         del key
         values = log_density(cloud, "internal_energy")
         # The square of the density must not vanish: f(r) / r would have the derivative 0 / 0.
-        density = jnp.exp(jnp.maximum(values, 0.5 * jnp.log(jnp.finfo(values.dtype).tiny)))
-        return expectation(cloud, scalars(self.f, density, "f") / density)
+        least = 0.5 * jnp.log(jnp.finfo(values.dtype).tiny) + 1.0
+        inside = values > least
+        density = jnp.exp(jnp.where(inside, values, least))
+        ratios = scalars(self.f, density, "f") / density
+        below = self._extrapolated(least, jnp.where(inside, 0.0, values - least))
+        return expectation(cloud, jnp.where(inside, ratios, below))
+
+    def _extrapolated(self, least: Scalar, change: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Returns g(l + change) for g(l) = f(e^l) / e^l, from g and two slopes near ``least``.
+
+        The slope of a + b e^{s l} is proportional to e^{s l}.
+        """
+        nearby = jnp.exp(least + jnp.asarray([0.0, _APART], least.dtype))
+        values, slopes = jax.vmap(jax.value_and_grad(self.f))(nearby)
+        values = values / nearby
+        slopes = slopes - values
+        quotient = slopes[1] / jnp.where(slopes[0] == 0, 1.0, slopes[0])
+        s = jnp.log(jnp.where(quotient > 0, quotient, 1.0)) / _APART
+        # Of r log r, s is zero up to rounding.
+        straight = jnp.abs(s) < jnp.sqrt(jnp.finfo(s.dtype).eps)
+        safe = jnp.where(straight, 1.0, s)
+        return values[0] + slopes[0] * jnp.where(straight, change, jnp.expm1(safe * change) / safe)

@@ -72,11 +72,12 @@ def nearest_neighbour_negative_entropy(
     from point i to its k-th neighbour, V_d the volume of the unit ball and psi the digamma
     function. Its bias falls with n, slowly in high dimension, and is of the size of 0.01 d at
     n = 1000. For particles that repel each other it is not an unbiased entropy, but its gradient
-    still spreads them. Points that coincide more than k-fold give -inf.
+    still spreads them. If more than k points coincide, the value is infinite, as int log(rho) drho
+    of an atom is, and has no gradient. Start particles at different points.
 
     Args:
       num_neighbours: k, below the number of points. Larger k is smoother and more biased.
-      block_size: Points worked on at once, so that memory is O(block_size n); None takes all n.
+      block_size: Points worked on at once, so that memory is O(block_size n d); None takes all n.
 
     Raises:
       ValueError: When called on a cloud of k points or fewer, or with weights.

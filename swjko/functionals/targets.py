@@ -21,6 +21,9 @@ from swjko.functionals.base import (
 from swjko.functionals.energies import Interaction, interaction
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
+# Bytes of the pairs of target points that are held at once when a functional is made.
+_TARGET_BLOCK_BYTES = 2**26
+
 
 def sw_to_target(
     target: Float[Array, "m d"],
@@ -88,8 +91,9 @@ def mmd_to_target(
       kernel: Positive definite function of the difference of two points [d], such as
         ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``; or, for half the energy distance,
         ``lambda x: -jnp.linalg.norm(x)``. Points that coincide have the gradient zero.
-      block_size: Points worked on at once, so that memory is O(block_size (n + m)); None takes
-        all.
+      block_size: Points worked on at once, so that the memory of a call is
+        O(block_size (n + m) d); None takes all. The term of the target alone is computed here, in
+        blocks of at most 64 MiB.
 
     References:
       Arbel, Korba, Salim, Gretton, "Maximum mean discrepancy gradient flow" (2019), arXiv
@@ -103,7 +107,14 @@ def mmd_to_target(
         )
     validation.require_callable(kernel, "kernel", "from a difference of points [d] to a scalar")
     own = interaction(kernel, block_size=block_size)
-    return MMDToTarget(own, target, own(jax.random.key(0), Cloud(target)))
+    in_blocks = dataclasses.replace(own, block_size=_target_block(target, block_size))
+    return MMDToTarget(own, target, in_blocks(jax.random.key(0), Cloud(target)))
+
+
+def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
+    """Returns the number of rows, each of pairs [m d], that fit into half of the budget."""
+    fitting = max(1, _TARGET_BLOCK_BYTES // (2 * target.nbytes))
+    return min(block_size or target.shape[0], fitting)
 
 
 @jax.tree_util.register_dataclass

@@ -165,8 +165,7 @@ class UntilCertified:
         )
         energy = found.energy.value
         rounding = _ROUNDINGS * jnp.finfo(energy.dtype).eps * (1.0 + jnp.abs(energy[-1]))
-        falls = found.dissipation.value + found.proximity.value
-        errors = found.dissipation.standard_error + found.proximity.standard_error
+        falls, errors = found.decrease
         # If the scatter is symmetric around zero, rises are half of it.
         variance = jnp.maximum(jnp.sum(errors**2), 2.0 * jnp.sum(jnp.minimum(falls, 0.0) ** 2))
         gains = jnp.sum(falls) > self.num_standard_errors * jnp.sqrt(variance) + rounding

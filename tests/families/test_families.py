@@ -4,9 +4,10 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
-from helpers import perturbed
+from helpers import jitted_run, perturbed
 from jax.tree_util import Partial
 
 import swjko
@@ -125,10 +126,61 @@ def test_grid_weights_density_and_start():
     np.testing.assert_allclose(np.exp(cloud.log_density), weights / 0.25, atol=1e-6)
 
 
+def test_grid_weights_start_at_the_floor():
+    points, weights = jnp.zeros((4, 1)), jnp.array([0.5, 0.5, 0.0, 1e-30])
+    start = swjko.grid(points, 1.0, weights=weights, weight_floor=1e-3).logits
+    expected = np.array([0.5, 0.5, 2.5e-4, 2.5e-4])
+    np.testing.assert_allclose(jax.nn.softmax(start), expected / expected.sum(), rtol=1e-5)
+    padding = swjko.grid(points, 1.0, weights=weights, weight_floor=0.0).logits
+    np.testing.assert_allclose(jnp.exp(padding), weights, rtol=1e-4, atol=2e-38)
+    assert np.all(np.isfinite(padding))
+
+
+def test_a_grid_flow_moves_mass_to_points_that_start_without(key):
+    """The law starts on the left with weight zero elsewhere; the target lies on the right."""
+    points = jnp.linspace(-2.0, 2.0, 41)[:, None]
+    start = jnp.where(points[:, 0] < -1.0, 1.0, 0.0)
+    scheme = swjko.sw_jko(
+        swjko.grid(points, 0.1, weights=start / start.sum()),
+        swjko.kl_divergence(lambda x: -0.5 * jnp.sum((x - 1.0) ** 2) / 0.09),
+        optax.adam(optax.cosine_decay_schedule(0.1, 200)),
+        step_size=0.5,
+        num_inner_steps=200,
+        num_samples=41,
+        num_projections=1,
+    )
+    state, _ = jitted_run(key, scheme, scheme.init(key), num_steps=6, record=swjko.infos)
+    assert state.result == 0
+    target = jax.nn.softmax(-0.5 * (points[:, 0] - 1.0) ** 2 / 0.09)
+    weights = jax.nn.softmax(state.params)
+    np.testing.assert_allclose(weights @ points[:, 0], target @ points[:, 0], atol=0.03)
+    assert 0.5 * jnp.sum(jnp.abs(weights - target)) < 0.05
+
+
+@pytest.mark.parametrize("name", ["kl", "internal", "sw"])
+def test_gradients_at_logits_of_minus_infinity_are_finite(name, key):
+    """A point without weight is padding: values there do not count, nor do their gradients."""
+    functional = {
+        "kl": swjko.kl_divergence(lambda x: -0.5 * jnp.sum(x**2)),
+        "internal": swjko.internal_energy(lambda r: r * jnp.log(r)),
+        "sw": swjko.sw_to_target(jnp.ones((3, 1)), 1),
+    }[name]
+    family = swjko.grid(jnp.linspace(-1.0, 1.0, 4)[:, None], 0.5)
+
+    def energy(logits):
+        return functional(key, family.push(logits, jnp.arange(4)))
+
+    value, gradient = jax.value_and_grad(energy)(jnp.array([0.0, 0.3, -jnp.inf, -0.2]))
+    _, least = jax.value_and_grad(energy)(jnp.array([0.0, 0.3, -80.0, -0.2]))
+    assert np.isfinite(value)
+    np.testing.assert_allclose(gradient, least, atol=1e-5)
+
+
 @pytest.mark.usefixtures("as_users_see_it")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda points: swjko.grid(points, 1.0, weight_floor=-1.0), "weight_floor`? must be at l"),
         (lambda points: swjko.grid(points, 1.0).latent(jax.random.key(0), 3), "points, 4; got 3"),
         (lambda points: swjko.grid(points, -1.0), "cell_volume`? must be positive"),
         (lambda points: swjko.grid(points, jnp.ones(4)), "cell_volume`? must be one number"),

@@ -204,6 +204,44 @@ def test_kernels_without_a_derivative_at_zero(power, self_pairs, block_size, wei
     assert np.all(np.isfinite(by_weight(apart.weights)))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "by_hand"),
+    [
+        (lambda a, x: jnp.linalg.norm(a * x), lambda a, r: r),
+        (lambda a, x: jnp.linalg.norm(a * x) ** 0.5, lambda a, r: 0.5 * np.sqrt(r / a)),
+        (lambda a, x: a * jnp.exp(-jnp.sum(x**2)), lambda a, r: np.exp(-(r**2))),
+        # Infinite at zero, so only for pairs of different points.
+        (lambda a, x: -a * jnp.log(jnp.sum(x**2)), lambda a, r: -2 * np.log(r)),
+        (lambda a, x: a / jnp.sum(x**2) ** 2, lambda a, r: r**-4.0),
+    ],
+)
+def test_derivatives_in_bound_data_of_kernels_at_zero(kernel, by_hand):
+    points, at_zero = cloud_of().points, kernel(2.0, jnp.zeros(2))
+    n = len(points)
+    with np.errstate(divide="ignore"):
+        slopes = by_hand(2.0, distances_of(points, points))
+    for self_pairs in (False, True) if np.isfinite(at_zero) else (False,):
+
+        def value(a, self_pairs=self_pairs):
+            return swjko.interaction(Partial(kernel, a), self_pairs=self_pairs)(KEY, Cloud(points))
+
+        total = np.where(np.eye(n) > 0, slopes if self_pairs else 0.0, slopes).sum()
+        expected = total / (n**2 if self_pairs else n * (n - 1)) / 2
+        np.testing.assert_allclose(jax.grad(value)(2.0), expected, rtol=1e-10)
+        np.testing.assert_allclose(jax.jvp(value, (2.0,), (1.0,))[1], expected, rtol=1e-10)
+
+
+def test_derivatives_in_bound_data_of_an_mmd_with_a_point_on_the_target():
+    points = cloud_of().points
+
+    def value(a):
+        kernel = Partial(lambda a, x: -jnp.linalg.norm(a * x), a)
+        return swjko.mmd_to_target(points[:4], kernel)(KEY, Cloud(points))
+
+    # It is proportional to a.
+    np.testing.assert_allclose(jax.grad(value)(2.0), value(1.0), rtol=1e-10)
+
+
 def test_the_energy_distance_and_a_point_on_the_target():
     rng = np.random.default_rng(0)
     y = rng.normal(size=(5, 2))
@@ -414,6 +452,37 @@ def test_internal_energy_where_the_density_underflows():
     value, gradient = value_and_grad(jnp.array([-1e4, -1.0]))
     np.testing.assert_allclose(value, np.exp(-1.0) / 2, rtol=1e-5)
     assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(
+    ("f", "ratio"),
+    [
+        (lambda r: r * jnp.log(r), lambda log: log),
+        (lambda r: -2.0 * jnp.sqrt(r), lambda log: -2.0 * np.exp(-0.5 * log)),
+        (lambda r: r**0.9 / -0.1, lambda log: np.exp(-0.1 * log) / -0.1),
+        (lambda r: r**2, np.exp),
+        (lambda r: r**3, lambda log: np.exp(2 * log)),
+        (lambda r: r * jnp.log(r) + r**2, lambda log: log + np.exp(log)),
+    ],
+)
+def test_internal_energy_of_densities_below_the_smallest_float(f, ratio, x64):
+    """f(r) / r and its derivative in log r, on both sides of the square root of the smallest."""
+    with jax.enable_x64(x64):
+        least = 0.5 * np.log(float(jnp.finfo(jnp.zeros(()).dtype).tiny))
+        logs = jnp.asarray([-1.0, 0.9 * least, least, 1.1 * least, 2.5 * least])
+        functional = swjko.internal_energy(f)
+
+        def total(logs):
+            return 5 * functional(KEY, Cloud(jnp.zeros((5, 1), logs.dtype), None, logs))
+
+        gradient = jax.jit(jax.grad(total))(logs)
+        one = jax.jit(jax.vmap(lambda log: total(log * jnp.ones(5)) / 5))(logs)
+    logs = np.asarray(logs, float)
+    rtol = 1e-9 if x64 else 5e-4
+    slope = (ratio(logs + 1e-4) - ratio(logs - 1e-4)) / 2e-4
+    np.testing.assert_allclose(one, ratio(logs), rtol=rtol, atol=1e-30)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-30)
 
 
 @pytest.mark.parametrize("block_size", [None, 3])

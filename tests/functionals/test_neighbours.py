@@ -54,6 +54,36 @@ def test_particles_that_cannot_be_estimated_from():
         functional(KEY, Cloud(jnp.ones((4, 2)), weights=jnp.full(4, 0.25)))
 
 
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_points_that_coincide(block_size):
+    """Up to k of them count as any points do; the negative entropy of an atom is +infinity."""
+    with jax.enable_x64(True):
+        points = np.random.default_rng(0).normal(size=(10, 2))
+        points[:3] = points[0]
+        functional = swjko.nearest_neighbour_negative_entropy(3, block_size=block_size)
+        value_and_grad = jax.jit(jax.value_and_grad(lambda points: functional(KEY, Cloud(points))))
+        value, gradient = value_and_grad(jnp.asarray(points))
+        np.testing.assert_allclose(value, by_scipy(points, 3), rtol=1e-10)
+        # A change of scale by 1 + h adds log(1 + h) to each coordinate's entropy.
+        np.testing.assert_allclose(np.sum(gradient * points), -2.0, rtol=1e-10)
+        points[3] = points[0]
+        assert value_and_grad(jnp.asarray(points))[0] == np.inf
+
+
+def test_a_flow_of_points_that_coincide_ends_with_its_reason():
+    scheme = swjko.sw_jko(
+        swjko.particles(jnp.zeros((8, 2))),
+        swjko.nearest_neighbour_negative_entropy(3),
+        optax.adam(1e-2),
+        step_size=0.1,
+        num_inner_steps=2,
+        num_samples=8,
+        num_projections=2,
+    )
+    state, _ = jitted_run(KEY, scheme, scheme.init(KEY), num_steps=2, record=swjko.infos)
+    assert state.result == swjko.Result.NON_FINITE
+
+
 def test_particles_flow_to_a_gaussian():
     points = 0.3 * jax.random.normal(KEY, (256, 2))
     energy = swjko.weighted_sum(

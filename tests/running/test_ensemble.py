@@ -431,7 +431,7 @@ def on_grid(num, size):
     """Return a scheme of ``num`` weighted points, padded with weight zero to ``size`` points."""
     points = np.random.default_rng(num).normal(size=(size, 2))
     weights = np.where(np.arange(size) < num, 1.0 / num, 0.0)
-    family = swjko.grid(jnp.asarray(points), 1.0, weights=jnp.asarray(weights))
+    family = swjko.grid(jnp.asarray(points), 1.0, weights=jnp.asarray(weights), weight_floor=0.0)
     energy = swjko.kl_divergence(Partial(log_prob, jnp.zeros(())))
     options = {"step_size": 0.1, "num_inner_steps": 2, "num_samples": size, "num_projections": 4}
     return swjko.sw_jko(family, energy, SGD, **options)
