@@ -72,8 +72,8 @@ def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Col
       DataError: If the file cannot be read or used. The message lists all problems.
     """
     problems: list[str] = []
-    label, one_hot = choice.label, set(choice.one_hot)
-    keep_text = one_hot | ({label} if label is not None else set())
+    label = choice.label
+    keep_text = {*choice.one_hot, *([] if label is None else [label])}
     text = read_text(path, problems, with_header=with_header, keep_text=keep_text)
     used = _used(path, text, choice, problems)
     labels = text.columns[label].texts() if label is not None else []
@@ -81,23 +81,44 @@ def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Col
         # Raised alone, since another column of labels changes the other problems.
         two_classes(path, label, [field for field in labels if not is_missing(field)])
     kept = _without_missing(text, used, choice, problems)
-    rows, found = int(np.sum(kept)), {}
-    for name in used:
-        if name == label:
-            continue
-        if name in one_hot:
-            fields = list(itertools.compress(text.columns[name].texts(), kept))
-            _require_few(path, rows * (len(found) + min(len(set(fields)), _MOST_CATEGORIES)))
-            found |= _indicators(name, fields, problems)
-        else:
-            values, bad = text.columns[name].numbers(kept)
-            problems += [_not_usable(name, bad, text.lines)] if bad else []
-            found[name] = values
-    _require_variation(rows, found, problems)
+    found = _found(path, text, [name for name in used if name != label], kept, choice, problems)
+    _require_variation(int(np.sum(kept)), found, problems)
     if problems:
         raise DataError(_message(path, problems))
     chosen = tuple(field.strip() for field in itertools.compress(labels, kept))
-    return Columns(_stacked(found), tuple(found), chosen, len(kept) - rows)
+    return Columns(_stacked(found), tuple(found), chosen, int(np.sum(~kept)))
+
+
+def _found(
+    path: Path,
+    text: Text,
+    used: list[str],
+    kept: Bool[np.ndarray, " n"],
+    choice: Choice,
+    problems: list[str],
+) -> dict[str, np.ndarray]:
+    """Return the columns of numbers and of indicators by name."""
+    found: dict[str, np.ndarray] = {}
+    rows, one_hot = int(np.sum(kept)), set(choice.one_hot)
+    for name in used:
+        if name in one_hot:
+            fields = list(itertools.compress(text.columns[name].texts(), kept))
+            most = min(len(set(fields)), _MOST_CATEGORIES)
+            if rows * (len(found) + most) > gate.MAX_NUMBERS:
+                raise DataError(
+                    f"{path}: one_hot makes more than {gate.MAX_NUMBERS} numbers of it. "
+                    "Use one_hot (--one-hot) for fewer columns, or fewer rows."
+                )
+            made = _indicators(name, fields, problems)
+        else:
+            values, bad = text.columns[name].numbers(kept)
+            problems += [_not_usable(name, bad, text.lines)] if bad else []
+            made = {name: values}
+        doubled = sorted(found.keys() & made.keys())
+        if doubled:
+            problems.append(f"one_hot makes {listed('column', doubled)} twice. Rename the column.")
+        found |= made
+    return found
 
 
 def _stacked(found: dict[str, np.ndarray]) -> Float[np.ndarray, "n p"]:
@@ -107,14 +128,6 @@ def _stacked(found: dict[str, np.ndarray]) -> Float[np.ndarray, "n p"]:
     for at, name in enumerate(found):
         values[:, at], found[name] = found[name], np.zeros(0)
     return values
-
-
-def _require_few(path: Path, numbers: int) -> None:
-    if numbers > gate.MAX_NUMBERS:
-        raise DataError(
-            f"{path}: one_hot makes more than {gate.MAX_NUMBERS} numbers of it. "
-            "Use one_hot (--one-hot) for fewer columns, or fewer rows."
-        )
 
 
 def two_classes(path: str | Path, label: str, written: Sequence[str]) -> tuple[str, str]:

@@ -84,6 +84,16 @@ def test_categories_do_not_multiply_a_table(tmp_path, monkeypatch):
     expect_error("one_hot makes more than 1560", tables.load_table, path, "y", one_hot=["a"])
 
 
+@pytest.mark.parametrize("header", ["c=b,c,y", "c,c=b,y"])
+def test_indicators_do_not_replace_a_column(tmp_path, header):
+    path = tmp_path / "x.csv"
+    rows = [("1", "a", 0), ("2", "b", 1), ("3", "b", 1)]
+    if header == "c,c=b,y":
+        rows = [(b, a, y) for a, b, y in rows]
+    path.write_text(header + "\n" + "".join(f"{a},{b},{y}\n" for a, b, y in rows))
+    expect_error("one_hot makes column 'c=b' twice", tables.load_table, path, "y", one_hot=["c"])
+
+
 def test_blocks_of_numbers_and_of_text_give_the_same_table(tmp_path, monkeypatch):
     """Blocks of three rows: of numbers, with a missing value, and a last one that is shorter."""
     monkeypatch.setattr(csv_text, "_BLOCK_ROWS", 3)
