@@ -1,22 +1,29 @@
 """Data sets for logistic regression from files: .npz, MATLAB, libsvm, covtype and CSV."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io.matlab import MatReadError, loadmat, whosmat
 from sklearn.datasets import load_svmlight_file
 
-from swjko.data import array_files, tables
-from swjko.data.errors import DataError, reason
+from swjko.data import array_files, gate, tables
+from swjko.data.errors import DataError, reason, shortened
 from swjko.data.tables import Table, load_table
 
 _LIBSVM_SUFFIXES = (".libsvm", ".libsvm.binary", ".svm", ".svmlight")
 COVTYPE_ROWS, _COVTYPE_COLUMNS = 581_012, 55
-# A guard against damaged files that ask for all memory; no known data set is as large.
-_MAX_ELEMENTS = 2**31
+# The longest line of covtype, and the most pairs "index:value" of libsvm text.
+_MAX_COVTYPE_LINE, _MAX_PAIRS = 4096, 2**24
+# How long a MATLAB file may take; the process that reads it limits its processor time too.
+_MAX_SECONDS, _NOT_MATLAB = 20, "cannot be read as a MATLAB file: "
 
 
 def load_logreg(name: str, data_dir: str | Path) -> Table:
@@ -28,6 +35,7 @@ def load_logreg(name: str, data_dir: str | Path) -> Table:
     class 2 against the others; ``NAME.csv`` with the labels in the last column.
 
     The smaller of the two labels becomes -1. Raises DataError if no file is there or usable.
+    MATLAB files are read in a process of their own, since damaged ones can end it.
     """
     readers: dict[str, Callable[[Path], Table]] = {
         f"{name}.npz": _load_npz,
@@ -50,68 +58,144 @@ def _load_npz(path: Path) -> Table:
     names = array_files.npz_names(path)
     for name in ("x", "y"):
         if name not in names:
-            raise DataError(f"{path}: no array {name!r}; it holds {', '.join(names)}.")
-    return _as_table(path, array_files.read_npz(path, "x"), array_files.read_npz(path, "y"))
+            raise DataError(f"{path}: no array {name!r}; it holds {shortened(names)}.")
+    return _table_of_npz(path, path, "y")
+
+
+def _table_of_npz(path: Path, archive: Path, label: str) -> Table:
+    with array_files.opened_member(archive, "x") as array:
+        shape, dtype, _ = array.header
+        if dtype.kind not in "fiub" or len(shape) != 2 or 0 in shape:
+            raise DataError(
+                f"{path}: features must be real numbers [rows columns]; got {dtype} {shape}."
+            )
+        x = tables.as_float64(path, array)
+    y = array_files.read_npz(archive, label)
+    return _as_table(path, x, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y)
 
 
 def _load_raetsch(path: Path, name: str) -> Table:
-    try:
-        names = [entry[0] for entry in whosmat(path)]
-        struct = loadmat(path, variable_names=[name]).get(name)
-    # SciPy's reader fails in many ways on damaged bytes.
-    except (
-        OSError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, zlib.error,
-        MatReadError,
-    ) as error:  # fmt: skip
-        raise DataError(f"{path}: cannot be read as a MATLAB file ({reason(error)}).") from error
-    if struct is None:
-        raise DataError(f"{path}: no data set {name!r}; it holds {', '.join(names)}.")
-    if not {"x", "t"} <= set(struct.dtype.names or ()) or struct.size != 1:
-        raise DataError(f"{path}: {name!r} must be a struct with fields x and t.")
-    x, t = struct["x"].item(), struct["t"].item()
-    return _as_table(path, x, t[:, 0] if t.ndim == 2 and t.shape[1] == 1 else t)
+    """Read a struct in a process of its own, which damaged files may end."""
+    child = [sys.executable, "-P", str(Path(__file__).with_name("matlab_child.py"))]
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        gate.open_regular(path, gate.MAX_UNCHECKED_BYTES) as file,
+    ):
+        archive = Path(folder) / "struct.npz"
+        try:
+            with archive.open("wb") as out:
+                done = subprocess.run(
+                    [*child, name, str(gate.MAX_NUMBERS)],
+                    stdin=file,
+                    stdout=out,
+                    stderr=subprocess.PIPE,
+                    env=os.environ | one_thread,
+                    timeout=_MAX_SECONDS,
+                    check=False,
+                )
+        except subprocess.TimeoutExpired as error:
+            raise DataError(
+                f"{path}: cannot be read as a MATLAB file in {_MAX_SECONDS} seconds."
+            ) from error
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            why = said[-1][:200].rstrip(".") if said else f"the reader ended by {done.returncode}"
+            kind = "" if why.startswith(("no data set", repr(name))) else _NOT_MATLAB
+            raise DataError(f"{path}: {kind}{why}.")
+        return _table_of_npz(path, archive, "t")
+
+
+class _SparseLines:
+    """The lines of libsvm text, each checked; the last index of each counts the columns."""
+
+    def __init__(self, path: Path, file: gate.Readable):
+        self._path, self._file = path, file
+
+    def read(self, size: int, /) -> bytes:
+        """Read bytes, for scikit-learn, which tells files by this method."""
+        return self._file.read(size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        rows = pairs = columns = 0
+        for line in gate.text_lines(self._path, self._file):
+            content = line.partition("#")[0].strip()
+            if content:
+                index = content.rpartition(":")[0].split()[-1:]
+                rows, pairs = rows + 1, pairs + content.count(":")
+                columns = max(columns, int(index[0]) if index and index[0].isdecimal() else 0)
+            if rows * columns > gate.MAX_NUMBERS or pairs > _MAX_PAIRS:
+                raise DataError(
+                    f"{self._path}: {rows} rows of {columns} columns do not fit in memory; at most "
+                    f"{gate.MAX_NUMBERS} numbers and {_MAX_PAIRS} pairs do. Use fewer rows."
+                )
+            yield line.encode()
 
 
 def _load_libsvm(path: Path) -> Table:
     try:
-        features, labels = load_svmlight_file(str(path), zero_based=False)  # pyright: ignore
+        with gate.open_regular(path, gate.MAX_TABLE_BYTES) as file:
+            lines: Any = _SparseLines(path, file)
+            features, labels = load_svmlight_file(lines, zero_based=False)  # pyright: ignore
+    except DataError:
+        raise
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as libsvm text ({reason(error)}).") from error
     rows, columns = features.shape
-    if rows * columns > _MAX_ELEMENTS:
+    if rows * columns > gate.MAX_NUMBERS:
         raise DataError(f"{path}: {rows} rows of {columns} columns do not fit in memory.")
     return _as_table(path, features.toarray(), labels)
 
 
 def _load_covtype(path: Path) -> Table:
+    shape = (COVTYPE_ROWS, _COVTYPE_COLUMNS)
     try:
-        values = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
+        with gate.open_regular(path) as raw, warnings.catch_warnings():
+            # NumPy warns of a file without rows.
+            warnings.simplefilter("ignore")
+            file, _ = gate.inflated_if_packed(raw)
+            values = np.loadtxt(_covtype_lines(path, file), np.float32, delimiter=",", ndmin=2)
+    except DataError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
-    if values.shape != (COVTYPE_ROWS, _COVTYPE_COLUMNS):
-        raise DataError(
-            f"{path}: must have shape {(COVTYPE_ROWS, _COVTYPE_COLUMNS)}; got {values.shape}."
-        )
+    if values.shape != shape:
+        raise DataError(f"{path}: must have shape {shape}; got {values.shape}.")
+    if not np.max(np.abs(values)) < 2**24:
+        raise DataError(f"{path}: numbers must be less than 2^24. This is not covtype.")
     classes = np.unique(values[:, -1])
     if not np.array_equal(classes, np.arange(1, 8)):
         raise DataError(f"{path}: classes must be 1 to 7; got {classes.tolist()[:9]}.")
-    return _as_table(path, values[:, :-1], values[:, -1] == 2)
+    return _as_table(path, values[:, :-1].astype(np.float64), values[:, -1] == 2)
+
+
+def _covtype_lines(path: Path, file: gate.Readable) -> Iterator[str]:
+    numbers, most = 0, COVTYPE_ROWS * _COVTYPE_COLUMNS
+    lines = gate.text_lines(path, file, max_line=_MAX_COVTYPE_LINE)
+    for number, line in enumerate(lines, 1):
+        numbers += line.count(",") + 1
+        if numbers > most or number > COVTYPE_ROWS:
+            raise DataError(
+                f"{path}: must have shape {(COVTYPE_ROWS, _COVTYPE_COLUMNS)}; got more numbers."
+            )
+        yield line
 
 
 def _load_csv(path: Path) -> Table:
-    with path.open(encoding="utf-8-sig") as file:
-        return load_table(path, file.readline().rstrip("\n").split(",")[-1].strip())
+    with (
+        gate.open_regular(path, gate.MAX_TABLE_BYTES) as file,
+        contextlib.closing(gate.text_lines(path, file)) as lines,
+    ):
+        header = next(lines, "")
+    return load_table(path, header.rstrip("\r\n").split(",")[-1].strip())
 
 
-def _as_table(path: Path, x: Any, y: Any) -> Table:
-    x, y = np.asarray(x), np.asarray(y)
-    if x.dtype.kind not in "fiub" or x.ndim != 2 or 0 in x.shape:
-        raise DataError(
-            f"{path}: features must be real numbers [rows columns]; got {x.dtype} {x.shape}."
-        )
+def _as_table(path: Path, x: np.ndarray, y: np.ndarray) -> Table:
     if y.shape != (x.shape[0],):
         raise DataError(f"{path}: must hold {x.shape[0]} labels; got shape {y.shape}.")
-    tables.require_usable(path, values := x.astype(np.float64))
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"{path}: labels must be real numbers; got {y.dtype}.")
+    tables.require_usable(path, x)
     classes = np.unique(y)
     if len(classes) != 2 or np.any(classes != classes):
         raise DataError(
@@ -119,4 +203,4 @@ def _as_table(path: Path, x: Any, y: Any) -> Table:
         )
     names = tuple(str(index + 1) for index in range(x.shape[1]))
     labels = np.where(y == classes[1], 1.0, -1.0)
-    return Table(values, labels, names, (str(classes[0]), str(classes[1])))
+    return Table(x, labels, names, (str(classes[0]), str(classes[1])))

@@ -1,16 +1,19 @@
 """Shared by test modules: families, functionals and schemes by name, finite differences."""
 
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.tree_util import Partial
 
 import swjko
 from swjko import flows
+from swjko.data.errors import DataError
 
 # Constructors and not values: a family is made under the dtype that its test runs in.
 FAMILIES: dict[str, Callable[[], swjko.Family]] = {
@@ -266,3 +269,15 @@ def check_gradient_of_log_prob(family, key):
     total = jax.jit(lambda points: jnp.sum(jnp.sin(family.log_prob(params, points))))
     difference = central_difference(total, points)
     np.testing.assert_allclose(jax.jit(jax.grad(total))(points), difference, rtol=1e-6, atol=1e-8)
+
+
+def expect_data_error(message, read, *arguments, peak=512 * 2**20, **options):
+    """Expect one line of DataError, and at most ``peak`` bytes of Python and NumPy on the way."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message) as caught:
+            read(*arguments, **options)
+        assert tracemalloc.get_traced_memory()[1] < peak
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)

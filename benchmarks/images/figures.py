@@ -26,7 +26,7 @@ def save_all(
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=100)
         buffer.seek(0)
-        picture = Image.open(buffer).convert("RGB").quantize(_COLOURS)
+        picture = Image.open(buffer, formats=["PNG"]).convert("RGB").quantize(_COLOURS)
         picture.save(directory / f"{stem}_{name}.png", optimize=True)
 
 

@@ -1,26 +1,25 @@
 """Columns of numbers and of categories from CSV files, with all problems of a file in one error."""
 
-import csv
 import difflib
-import math
+import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from swjko.data.errors import DataError, listed, shortened
+from swjko.data import gate
+from swjko.data.csv_text import Text, is_missing, is_number, loses_digits, read_text
+from swjko.data.errors import DataError, listed, quoted, shortened
 
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}( .*)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d*)?")
 _MOST_CATEGORIES, _SHOWN_PROBLEMS = 50, 20
-# The squares of larger numbers overflow float64.
-LARGEST_NUMBER = 1e100
+# Columns to which an unknown name is compared for a hint.
+_COMPARED = 1000
 
 
 class Choice(NamedTuple):
@@ -57,14 +56,6 @@ class Columns(NamedTuple):
     dropped: int
 
 
-class _Text(NamedTuple):
-    """The fields of a file by column, and the line number of each row."""
-
-    header: list[str]
-    columns: dict[str, tuple[str, ...]]
-    lines: list[int]
-
-
 def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Columns:
     """Read columns of numbers, and indicators of categories.
 
@@ -81,40 +72,71 @@ def read_columns(path: Path, choice: Choice, *, with_header: bool = True) -> Col
       DataError: If the file cannot be read or used. The message lists all problems.
     """
     problems: list[str] = []
-    text = _read(path, problems, with_header)
+    label = choice.label
+    keep_text = {*choice.one_hot, *([] if label is None else [label])}
+    text = read_text(path, problems, with_header=with_header, keep_text=keep_text)
     used = _used(path, text, choice, problems)
-    if choice.label is not None and not problems:
+    labels = text.columns[label].texts() if label is not None else []
+    if label is not None and not problems:
         # Raised alone, since another column of labels changes the other problems.
-        written = [field for field in text.columns[choice.label] if not _is_missing(field)]
-        two_classes(path, choice.label, written)
-    kept, dropped = _without_missing(text, used, choice, problems)
-    values, names = [], []
-    for name in used:
-        if name == choice.label:
-            continue
-        fields = [text.columns[name][row] for row in kept]
-        lines = [text.lines[row] for row in kept]
-        if name in choice.one_hot:
-            indicators = _indicators(name, fields, problems)
-        else:
-            indicators = {name: _numbers(name, fields, lines, problems)}
-        names += indicators
-        values += indicators.values()
-    _require_variation(len(kept), names, values, problems)
+        two_classes(path, label, [field for field in labels if not is_missing(field)])
+    kept = _without_missing(text, used, choice, problems)
+    found = _found(path, text, [name for name in used if name != label], kept, choice, problems)
+    _require_variation(int(np.sum(kept)), found, problems)
     if problems:
         raise DataError(_message(path, problems))
-    label = text.columns[choice.label] if choice.label is not None else ()
-    labels = tuple(label[row].strip() for row in kept) if label else ()
-    return Columns(np.column_stack(values), tuple(names), labels, dropped)
+    chosen = tuple(field.strip() for field in itertools.compress(labels, kept))
+    return Columns(_stacked(found), tuple(found), chosen, int(np.sum(~kept)))
+
+
+def _found(
+    path: Path,
+    text: Text,
+    used: list[str],
+    kept: Bool[np.ndarray, " n"],
+    choice: Choice,
+    problems: list[str],
+) -> dict[str, np.ndarray]:
+    """Return the columns of numbers and of indicators by name."""
+    found: dict[str, np.ndarray] = {}
+    rows, one_hot = int(np.sum(kept)), set(choice.one_hot)
+    for name in used:
+        if name in one_hot:
+            fields = list(itertools.compress(text.columns[name].texts(), kept))
+            most = min(len(set(fields)), _MOST_CATEGORIES)
+            if rows * (len(found) + most) > gate.MAX_NUMBERS:
+                raise DataError(
+                    f"{path}: one_hot makes more than {gate.MAX_NUMBERS} numbers of it. "
+                    "Use one_hot (--one-hot) for fewer columns, or fewer rows."
+                )
+            made = _indicators(name, fields, problems)
+        else:
+            values, bad = text.columns[name].numbers(kept)
+            problems += [_not_usable(name, bad, text.lines)] if bad else []
+            made = {name: values}
+        doubled = sorted(found.keys() & made.keys())
+        if doubled:
+            problems.append(f"one_hot makes {listed('column', doubled)} twice. Rename the column.")
+        found |= made
+    return found
+
+
+def _stacked(found: dict[str, np.ndarray]) -> Float[np.ndarray, "n p"]:
+    """Return the columns side by side, each released as soon as it is copied."""
+    rows = len(next(iter(found.values())))
+    values = np.empty((rows, len(found)))
+    for at, name in enumerate(found):
+        values[:, at], found[name] = found[name], np.zeros(0)
+    return values
 
 
 def two_classes(path: str | Path, label: str, written: Sequence[str]) -> tuple[str, str]:
     """Return the two classes of labels, in sorted order, or raise DataError."""
     classes = sorted({field.strip() for field in written}, key=numbers_first)
     if len(classes) != 2:
-        shown = ", ".join(map(repr, classes[:5]))
+        shown = ", ".join(map(quoted, classes[:5]))
         raise DataError(
-            f"{path}, column {label!r}: labels must have exactly two classes; "
+            f"{path}, column {quoted(label)}: labels must have exactly two classes; "
             f"got {len(classes)}: {shown}. Use a column with two, or only the rows of two."
         )
     return classes[0], classes[1]
@@ -129,39 +151,7 @@ def _message(path: Path, problems: list[str]) -> str:
     return "\n".join([f"{path}: {len(problems)} problems:", *shown])
 
 
-def _read(path: Path, problems: list[str], with_header: bool) -> _Text:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            # Of the three, the one that the first line has most often.
-            separator = max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=separator)
-            rows = [(reader.line_num, fields) for fields in reader if fields]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a text file of comma-separated values.") from error
-    if not rows:
-        raise DataError(f"{path}: the file is empty.")
-    header = [name.strip() for name in rows[0][1]]
-    if not with_header and all(_is_number(name) for name in header):
-        header = [str(at + 1) for at in range(len(header))]
-    else:
-        rows = rows[1:]
-    uneven = [number for number, fields in rows if len(fields) != len(header)]
-    if uneven:
-        problems.append(f"{listed('line', uneven)}: not {len(header)} fields as in the first line.")
-        rows = [row for row in rows if len(row[1]) == len(header)]
-    doubled = sorted(name for name, count in Counter(header).items() if count > 1)
-    if doubled:
-        problems.append(f"the header has {listed('column', doubled)} twice.")
-    by_column = zip(*(fields for _, fields in rows), strict=True) if rows else [()] * len(header)
-    columns = dict(zip(header, by_column, strict=True))
-    return _Text(header, columns, [number for number, _ in rows])
-
-
-def _used(path: Path, text: _Text, choice: Choice, problems: list[str]) -> list[str]:
+def _used(path: Path, text: Text, choice: Choice, problems: list[str]) -> list[str]:
     """Return the names of the chosen columns, the label included, in the order of the file."""
     wanted = [choice.label] if choice.label is not None else []
     for option in ("columns", "drop_columns", "one_hot"):
@@ -175,61 +165,51 @@ def _used(path: Path, text: _Text, choice: Choice, problems: list[str]) -> list[
     kept = (kept - set(choice.drop_columns)) | set(wanted)
     used = [name for name in dict.fromkeys(text.header) if name in kept]
     if used == wanted or not used:
-        beside = f" besides the labels {choice.label!r}" if choice.label is not None else ""
+        beside = f" besides the labels {quoted(choice.label)}" if choice.label is not None else ""
         raise DataError(f"{path}: no column{beside}.")
     return used
 
 
 def _unknown(name: str, header: list[str]) -> str:
-    close = difflib.get_close_matches(name, header, 1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"The columns are {', '.join(header[:50])}."
-    return f"no column {name!r}. {hint}"
+    close = difflib.get_close_matches(name, header[:_COMPARED], 1)
+    if close:
+        return f"no column {quoted(name)}. Did you mean {quoted(close[0])}?"
+    shown = ", ".join(quoted(name)[1:-1] for name in header[:50])
+    return f"no column {quoted(name)}. The columns are {shown}."
 
 
 def _without_missing(
-    text: _Text, used: list[str], choice: Choice, problems: list[str]
-) -> tuple[list[int], int]:
-    """Return the rows to use and the number of those left out."""
-    missing = {
-        name: {at for at, field in enumerate(text.columns[name]) if _is_missing(field)}
-        for name in used
-    }
-    missing = {name: rows for name, rows in missing.items() if rows}
-    rows = set().union(*missing.values())
-    kept = [at for at in range(len(text.lines)) if at not in rows]
-    if rows and not choice.drop_missing:
-        counts = [f"{name!r} ({len(at)} rows)" for name, at in missing.items()]
-        first = text.lines[min(rows)]
+    text: Text, used: list[str], choice: Choice, problems: list[str]
+) -> Bool[np.ndarray, " n"]:
+    """Return which rows to use."""
+    missing, counts = np.zeros(len(text.lines), bool), []
+    for name in used:
+        here = text.columns[name].missing()
+        if np.any(here):
+            missing |= here
+            counts.append(f"{quoted(name)} ({np.sum(here)} rows)")
+    if counts and not choice.drop_missing:
+        first = text.lines[int(np.argmax(missing))]
         problems.append(
             f"missing values in {shortened(counts)}, first in line {first}. Use drop_missing "
             "(--drop-missing) to leave out these rows, or drop_columns (--drop-columns)."
         )
-    return kept, len(rows)
+    return ~missing
 
 
-def _is_missing(field: str) -> bool:
-    return len(field) < 8 and field.strip().lower() in _MISSING
-
-
-def _numbers(
-    name: str, fields: list[str], lines: list[int], problems: list[str]
-) -> Float[np.ndarray, " n"]:
-    try:
-        if any("_" in field for field in fields):
-            raise ValueError("Python reads 1_000 as a number")
-        values = np.fromiter(map(float, fields), np.float64, len(fields))
-    except ValueError:
-        bad = [at for at, field in enumerate(fields) if not _is_number(field)]
-        problems.append(_not_numbers(name, [fields[at] for at in bad], lines[bad[0]]))
-        return np.zeros(len(fields))
-    large = np.flatnonzero(~(np.abs(values) < LARGEST_NUMBER))
-    if len(large):
-        at = large[0]
-        problems.append(
-            f"line {lines[at]}, column {name!r}: {values[at]} is not a usable finite number."
+def _not_usable(name: str, bad: list[tuple[int, str]], lines: np.ndarray) -> str:
+    """Say what is wrong with the fields of a column that are not usable numbers."""
+    wrong = [(at, field) for at, field in bad if not is_number(field)]
+    if wrong:
+        return _not_numbers(name, [field for _, field in wrong], int(lines[wrong[0][0]]))
+    at, field = bad[0]
+    start = f"line {lines[at]}, column {quoted(name)}: "
+    if loses_digits(field):
+        return (
+            f"{start}{quoted(field)} is an integer that float64 cannot hold. Use smaller numbers, "
+            "or drop_columns (--drop-columns)."
         )
-        return np.zeros(len(fields))
-    return values
+    return f"{start}{float(field)} is not a usable finite number."
 
 
 def _not_numbers(name: str, fields: list[str], line: int) -> str:
@@ -242,13 +222,13 @@ def _not_numbers(name: str, fields: list[str], line: int) -> str:
         (_DECIMAL_COMMA.fullmatch, "numbers with a decimal comma. Use points: 1.5, not 1,5."),
         (_THOUSANDS.fullmatch, "numbers with separators. Use 1234.5, not 1,234.5."),
     )
-    first = f"line {line}, column {name!r}: {fields[0]!r} is not a number."
+    first = f"line {line}, column {quoted(name)}: {quoted(fields[0])} is not a number."
     for matches, words in kinds:
         if all(matches(field.strip()) for field in fields):
             return f"{first} The column has {words}"
     values = sorted({field.strip() for field in fields})
     return (
-        f"{first} The column has text ({shortened([repr(value) for value in values])}). Use "
+        f"{first} The column has text ({shortened(list(map(quoted, values)))}). Use "
         "one_hot (--one-hot) for categories, or drop_columns (--drop-columns)."
     )
 
@@ -256,28 +236,32 @@ def _not_numbers(name: str, fields: list[str], line: int) -> str:
 def _indicators(
     name: str, fields: list[str], problems: list[str]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    written = np.array([field.strip() for field in fields])
-    categories = sorted(set(written.tolist()), key=numbers_first)
+    written = [field.strip() for field in fields]
+    categories = sorted(set(written), key=numbers_first)
     if len(categories) > _MOST_CATEGORIES:
         problems.append(
-            f"column {name!r}: one_hot takes at most {_MOST_CATEGORIES} categories; "
+            f"column {quoted(name)}: one_hot takes at most {_MOST_CATEGORIES} categories; "
             f"got {len(categories)}."
         )
         return {}
     if len(categories) < 2:
         return {name: np.zeros(len(fields))}
-    return {f"{name}={one}": (written == one).astype(np.float64) for one in categories[1:]}
+    codes = {category: at for at, category in enumerate(categories)}
+    coded = np.fromiter(map(codes.__getitem__, written), np.int8, len(written))
+    return {
+        f"{name}={one}": (coded == at).astype(np.float64) for one, at in codes.items() if at > 0
+    }
 
 
 def _require_variation(
-    rows: int, names: list[str], values: list[Float[np.ndarray, " n"]], problems: list[str]
+    rows: int, columns: dict[str, Float[np.ndarray, " n"]], problems: list[str]
 ) -> None:
     if problems:  # columns with problems are zero
         return
     if rows < 2:
         problems.append(f"must hold at least two rows of data; got {rows}.")
         return
-    constant = [name for name, column in zip(names, values, strict=True) if np.ptp(column) == 0]
+    constant = [name for name, column in columns.items() if np.ptp(column) == 0]
     if constant:
         problems.append(
             f"{listed('column', constant)}: every row has the same value. "
@@ -285,14 +269,7 @@ def _require_variation(
         )
 
 
-def _is_number(field: str) -> bool:
-    try:
-        return "_" not in field and not math.isnan(float(field))
-    except ValueError:
-        return False
-
-
 def numbers_first(name: str) -> tuple[bool, float, str]:
     """Sort key: numbers by size, then other texts."""
-    is_number = _is_number(name)
-    return (not is_number, float(name) if is_number else 0.0, name)
+    found = is_number(name)
+    return (not found, float(name) if found else 0.0, name)

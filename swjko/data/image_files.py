@@ -3,8 +3,8 @@
 Sizes are checked against the bytes in the file before memory is allocated.
 """
 
-import gzip
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -15,13 +15,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from swjko.data import array_files, gate
 from swjko.data.errors import DataError, reason
+from swjko.data.gate import read_up_to
 from swjko.data.tables import require_extra
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 _MAGIC_NAMES = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
 # The largest factor by which Deflate can compress.
 _LARGEST_COMPRESSION = 1032
+# Of the many formats that Pillow reads, those of load_image_folder.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MAX_PICTURE_BYTES = 2**28
+# The tag of EXIF, and where Pillow finds EXIF in a PNG file without decoding it.
+_ORIENTATION = 0x0112
+_DEEP_MODE = re.compile(r"(?!BGR).*;(12|16|32|64)")
+_PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 # A guard against damaged files that ask for all memory; no known set is as large.
 MAX_BYTES = 2**32
 CIFAR_SHAPE, _CIFAR_CLASSES = (3, 32, 32), 10
@@ -33,22 +42,37 @@ def read_idx(path: Path, magic: int) -> UInt8[np.ndarray, "..."]:
     """Read the array of an IDX file of bytes, plain or packed by gzip. Raises DataError."""
     what, rank = _MAGIC_NAMES[magic], magic & 0xFF
     try:
-        held = path.stat().st_size
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if packed else raw as file:
-                shape = _idx_shape(path, file.read(4 + 4 * rank), magic)
-                size, claim = math.prod(shape), f"its header claims {as_text(shape)} {what}"
-                if size > min(MAX_BYTES, held * (_LARGEST_COMPRESSION if packed else 1)):
-                    raise DataError(f"{path}: cut short; {claim}, but the file has {held} bytes.")
-                content = read_up_to(file, size + 1)
+        with gate.open_regular(path) as raw:
+            held = gate.size_of(raw)
+            file, packed = gate.inflated_if_packed(raw)
+            shape = _idx_shape(path, file.read(4 + 4 * rank), magic)
+            size, claim = math.prod(shape), f"its header claims {as_text(shape)} {what}"
+            if size > min(MAX_BYTES, held * (_LARGEST_COMPRESSION if packed else 1)):
+                raise DataError(f"{path}: cut short; {claim}, but the file has {held} bytes.")
+            if packed and size > gate.MAX_UNCHECKED_BYTES:
+                _require_size(path, _size_up_to(file, size + 1), size, claim)
+                raw.seek(0)
+                file, _ = gate.inflated_if_packed(raw)
+                file.read(4 + 4 * rank)
+            content = read_up_to(file, size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
-    if len(content) != size:
-        wrong = "cut short" if len(content) < size else "too long"
-        raise DataError(f"{path}: {wrong}; {claim}, which are {size} bytes.")
+    _require_size(path, len(content), size, claim)
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _require_size(path: Path, found: int, size: int, claim: str) -> None:
+    if found != size:
+        wrong = "cut short" if found < size else "too long"
+        raise DataError(f"{path}: {wrong}; {claim}, which are {size} bytes.")
+
+
+def _size_up_to(file: gate.Readable, size: int) -> int:
+    """Return how many bytes follow in a file, at most ``size``. None is kept."""
+    found = 0
+    while found < size and (piece := file.read(min(2**20, size - found))):
+        found += len(piece)
+    return found
 
 
 def _idx_shape(path: Path, header: bytes, magic: int) -> tuple[int, ...]:
@@ -68,32 +92,67 @@ def _idx_shape(path: Path, header: bytes, magic: int) -> tuple[int, ...]:
     return shape
 
 
-def read_up_to(file: Any, size: int) -> bytearray:
-    """Read at most ``size`` bytes in pieces, so that memory grows with what the file holds."""
-    content = bytearray()
-    while len(content) < size and (piece := file.read(min(2**20, size - len(content)))):
-        content += piece
-    return content
-
-
 def as_text(shape: Iterable[int]) -> str:
     """Write a shape as text, such as "28 x 28"."""
     return " x ".join(map(str, shape))
+
+
+def read_pixels(
+    path: str | Path, array: array_files.ArrayFile, most: int | None = None
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Read an array of images: bytes, or floats in [0, 1], which are rounded to bytes.
+
+    Args:
+      path: The file, for messages.
+      array: The array.
+      most: The most numbers; None means ``MAX_BYTES``. Of floats there are never more than
+        ``gate.MAX_UNCHECKED_BYTES``.
+
+    Raises:
+      DataError: If the array holds anything else.
+    """
+    shape, dtype, _ = array.header
+    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    if not fits or 0 in shape or not (dtype == np.uint8 or dtype.kind == "f"):
+        raise DataError(
+            f"{path}: must hold images [n h w] or [n h w c], c = 1 or 3, as bytes or floats in "
+            f"[0, 1]; got {dtype} of shape {shape}."
+        )
+    most = MAX_BYTES if most is None else most
+    array_files.require_few(
+        array, most if dtype == np.uint8 else min(most, gate.MAX_UNCHECKED_BYTES)
+    )
+    pixels = array.read(np.uint8, None if dtype == np.uint8 else _bytes_of_floats(path))
+    return np.ascontiguousarray(pixels).reshape(*shape[:3], -1)
+
+
+def _bytes_of_floats(path: str | Path) -> array_files.Convert:
+    def convert(values: np.ndarray, start: int) -> np.ndarray:
+        low, high = np.min(values), np.max(values)
+        if not (low >= 0 and high <= 1):
+            raise DataError(f"{path}: floats must lie in [0, 1]; got {low:.4g} to {high:.4g}.")
+        return np.rint(255 * np.asarray(values, np.float32)).astype(np.uint8)
+
+    return convert
 
 
 def read_cifar_batch(path: Path) -> UInt8[np.ndarray, "n 3073"]:
     """Read the records of a CIFAR-10 batch, label first. Raises DataError."""
     record = 1 + math.prod(CIFAR_SHAPE)
     try:
-        held = path.stat().st_size
-        if held == 0 or held % record or held > MAX_BYTES:
-            raise DataError(
-                f"{path}: must hold a whole number of CIFAR-10 records of {record} bytes; "
-                f"got {held} bytes."
-            )
-        records = np.fromfile(path, np.uint8).reshape(-1, record)
+        with gate.open_regular(path, gate.MAX_UNCHECKED_BYTES) as file:
+            held = gate.size_of(file)
+            if held == 0 or held % record:
+                raise DataError(
+                    f"{path}: must hold a whole number of CIFAR-10 records of {record} bytes; "
+                    f"got {held} bytes."
+                )
+            content = read_up_to(file, held)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}).") from error
+    if len(content) != held:
+        raise DataError(f"{path}: cut short; it had {held} bytes.")
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
     wrong = np.flatnonzero(records[:, 0] >= _CIFAR_CLASSES)
     if len(wrong):
         raise DataError(
@@ -107,6 +166,7 @@ def read_pictures(files: Sequence[Path]) -> UInt8[np.ndarray, "n h w c"]:
     """Read pictures of one size and mode, in this order. Raises DataError.
 
     All headers are read first, so that a picture that does not fit is found before any decoding.
+    Pictures are turned upright as their EXIF orientation says.
     """
     size, mode = _picture(files[0], decode=False)
     for file in files[1:]:
@@ -125,26 +185,28 @@ def read_pictures(files: Sequence[Path]) -> UInt8[np.ndarray, "n h w c"]:
         )
     pixels = np.empty((len(files), height, width, channels), np.uint8)
     for at, file in enumerate(files):
-        pixels[at] = _picture(file, decode=True).reshape(height, width, channels)
+        decoded = _picture(file, decode=True)
+        if decoded.shape[:2] != (height, width):
+            raise DataError(f"{file}: cannot be read as a picture (its orientation is unclear).")
+        pixels[at] = decoded.reshape(height, width, channels)
     return pixels
 
 
-def _picture(file: Path, *, decode: bool) -> Any:
+def _picture(path: Path, *, decode: bool) -> Any:
     """Return the pixels of a picture, or without ``decode`` its size (width, height) and mode."""
     image_module = require_extra("PIL.Image")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), gate.open_regular(path, MAX_PICTURE_BYTES) as file:
             # Pillow only warns of a picture that is unreasonably large.
             warnings.simplefilter("error")
-            with image_module.open(file) as image:
-                if image.mode not in _MODES or "transparency" in image.info:
-                    raise DataError(
-                        f"{file}: must be grey or RGB with 8 bits and without transparency; "
-                        f"got mode {image.mode}. Save it as grey or as RGB."
-                    )
+            # Pillow tells formats by content, and has programs run some, such as PostScript.
+            with image_module.open(file, formats=_FORMATS) as image:
+                _require_plain(path, image)
+                mode = _MODES[image.mode]
                 if not decode:
-                    return image.size, _MODES[image.mode]
-                return np.asarray(image.convert(_MODES[image.mode]))
+                    return (image.size[::-1] if _lies_on_its_side(image) else image.size), mode
+                turn = require_extra("PIL.ImageOps").exif_transpose
+                return np.asarray(turn(image).convert(mode))
     except DataError:
         raise
     # Decoders fail in many ways on damaged bytes.
@@ -152,4 +214,45 @@ def _picture(file: Path, *, decode: bool) -> Any:
         kind = type(error).__name__
         why = "unknown file format" if kind == "UnidentifiedImageError" else reason(error)
         why = "unreasonably large" if kind.startswith("DecompressionBomb") else why
-        raise DataError(f"{file}: cannot be read as a picture ({why}).") from error
+        raise DataError(f"{path}: cannot be read as a picture ({why}).") from error
+
+
+def _require_plain(path: Path, image: Any) -> None:
+    """Raise DataError unless a picture can be read as bytes without loss."""
+    if image.mode not in _MODES or "transparency" in image.info or _is_deep(image):
+        deep = " with more than 8 bits" if _is_deep(image) else ""
+        raise DataError(
+            f"{path}: must be grey or RGB with 8 bits and without transparency; "
+            f"got mode {image.mode}{deep}. Save it as grey or as RGB."
+        )
+    if image.width * image.height > gate.MAX_PICTURE_PIXELS:
+        raise DataError(
+            f"{path}: cannot be read as a picture (unreasonably large: {as_text(image.size)} "
+            f"pixels; at most {gate.MAX_PICTURE_PIXELS} in all). Make it smaller."
+        )
+    # The further pictures of a camera's MPO file are previews and depths of the first.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise DataError(
+            f"{path}: must hold one picture; got {image.n_frames} frames. Save each as a file."
+        )
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether the file has more than eight bits a channel, which Pillow cuts to eight."""
+    for tile in image.tile:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        for argument in arguments:
+            # A raw mode such as "RGB;16B"; "BGR;16" are two bytes for a pixel.
+            if isinstance(argument, str) and _DEEP_MODE.match(argument):
+                return True
+        # The largest level of a PPM file.
+        if tile[0].startswith("ppm") and arguments[-1] > 255:
+            return True
+    return False
+
+
+def _lies_on_its_side(image: Any) -> bool:
+    """Whether the EXIF orientation, if one stands before the pixels, swaps width and height."""
+    if image.format == "TIFF" or (image.format == "PNG" and not _PNG_EXIF & image.info.keys()):
+        return False
+    return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

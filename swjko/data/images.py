@@ -1,7 +1,7 @@
 """Sets of images from files and folders, as bytes [n h w c].
 
 A file that cannot be used raises ``DataError``, one line that names the file. Pickles are never
-loaded, and memory is allocated only for data that the file holds.
+loaded, and memory is allocated only for data that the file holds, within the limits of ``gate``.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from swjko.data import array_files, errors, image_files
+from swjko.data import array_files, errors, gate, image_files
 from swjko.data.tables import DataError, require_extra
 
 _PICTURE_SUFFIXES = tuple(
@@ -177,14 +177,16 @@ def load_image_folder(path: str | Path) -> Images:
       path: The folder. Its pictures are read in the order of their names; hidden files and other
         kinds of files are ignored. If it holds no pictures, those of its subfolders are read, and
         the order of the subfolders numbers the labels from 0. All pictures must have the size and
-        the mode (grey or RGB) of the first. Palettes are converted to RGB.
+        the mode (grey or RGB) of the first. Palettes are converted to RGB, and pictures are turned
+        upright as their EXIF orientation says. Of an MPO file the first picture is read.
 
     Returns:
       The ``Images``.
 
     Raises:
       DataError: If there are no pictures, if one differs in size or mode from the first, has
-        transparency or more than eight bits, is unreasonably large or cannot be read.
+        transparency, more than eight bits or several frames, is unreasonably large or cannot be
+        read.
     """
     folder = Path(path)
     try:
@@ -210,8 +212,8 @@ def load_array(path: str | Path) -> Images:
 
     Args:
       path: The file. The images are [n h w] or [n h w c] with c = 1 or 3, as bytes or as floats in
-        [0, 1]. A .npz file holds them as "images", "pixels" or "x", or as its only array besides
-        the labels; labels are "labels" or "y".
+        [0, 1], which are rounded to 256 levels. A .npz file holds them as "images", "pixels" or
+        "x", or as its only array besides the labels; labels are "labels" or "y".
 
     Returns:
       The ``Images``.
@@ -221,22 +223,36 @@ def load_array(path: str | Path) -> Images:
     """
     path = Path(path)
     if path.suffix == ".npy":
-        return Images(_as_pixels(path, array_files.mapped_npy(path)), None, path.name)
+        with array_files.opened_npy(path) as array:
+            return Images(image_files.read_pixels(path, array), None, path.name)
     names = array_files.npz_names(path)
     of_labels = next((name for name in ("labels", "y") if name in names), None)
     others = [name for name in names if name != of_labels]
     of_images = [name for name in ("images", "pixels", "x") if name in names]
     if not of_images and len(others) != 1:
-        held = ", ".join(names) or "nothing"
+        held = errors.shortened([errors.quoted(name)[1:-1] for name in names]) or "nothing"
         raise DataError(f"{path}: must hold an array 'images'; it holds {held}.")
-    pixels = _as_pixels(path, array_files.read_npz(path, (of_images or others)[0]))
-    labels = None if of_labels is None else array_files.read_npz(path, of_labels)
-    if labels is not None and (labels.shape != (len(pixels),) or labels.dtype.kind not in "iu"):
+    with array_files.opened_member(path, (of_images or others)[0]) as array:
+        pixels = image_files.read_pixels(path, array, most=gate.MAX_UNCHECKED_BYTES)
+    labels = None if of_labels is None else _read_labels(path, of_labels, len(pixels))
+    return Images(pixels, labels, path.name)
+
+
+def _read_labels(path: Path, name: str, count: int) -> Int[np.ndarray, " n"]:
+    with array_files.opened_member(path, name) as array:
+        shape, dtype, _ = array.header
+        if shape != (count,) or dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: labels must be one integer for each of {count} images; "
+                f"got {dtype} of shape {shape}."
+            )
+        labels = array.read()
+    if np.max(labels) > np.iinfo(np.int64).max:
         raise DataError(
-            f"{path}: labels must be one integer for each of {len(pixels)} images; "
-            f"got {labels.dtype} of shape {labels.shape}."
+            f"{path}: labels must be at most 2^63 - 1; got {np.max(labels)}. Number the classes "
+            "from 0."
         )
-    return Images(pixels, None if labels is None else labels.astype(np.int64), path.name)
+    return labels.astype(np.int64)
 
 
 def digits_images() -> Images:
@@ -276,25 +292,3 @@ def _load_cifar10_in(folders: Sequence[Path], train: bool | None, name: str) -> 
 def _pictures_of(folder: Path) -> list[Path]:
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURE_SUFFIXES]
     return [path for path in files if not path.name.startswith(".") and path.is_file()]
-
-
-def _as_pixels(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
-    shape = values.shape
-    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    if not fits or 0 in shape or not (values.dtype == np.uint8 or values.dtype.kind == "f"):
-        raise DataError(
-            f"{path}: must hold images [n h w] or [n h w c], c = 1 or 3, as bytes or floats in "
-            f"[0, 1]; got {values.dtype} of shape {shape}."
-        )
-    if values.size > image_files.MAX_BYTES:
-        raise DataError(
-            f"{path}: {image_files.as_text(shape)} values do not fit in memory. Use fewer images."
-        )
-    if values.dtype != np.uint8:
-        if not (np.min(values) >= 0 and np.max(values) <= 1):
-            raise DataError(
-                f"{path}: floats must lie in [0, 1]; "
-                f"got {np.min(values):.4g} to {np.max(values):.4g}."
-            )
-        values = np.rint(255 * np.asarray(values, np.float32))
-    return np.array(values, np.uint8).reshape(*shape[:3], -1)

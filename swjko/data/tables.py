@@ -1,10 +1,12 @@
 """Tables of features and labels, and points, from files or from scikit-learn.
 
 A file that cannot be used raises ``DataError``, which names the file, and the line, row or column.
-Pickles are never loaded, and memory is allocated only for data that the file holds.
+Pickles are never loaded, and memory is allocated only for data that the file holds, within the
+limits of ``gate``.
 """
 
 import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from swjko.data.array_files import mapped_npy
-from swjko.data.csv_files import LARGEST_NUMBER, Choice, read_columns, two_classes
+from swjko.data import gate
+from swjko.data.array_files import ArrayFile, opened_npy, require_few
+from swjko.data.csv_files import Choice, read_columns, two_classes
+from swjko.data.csv_text import LARGEST_NUMBER
 from swjko.data.errors import DataError
 
 
@@ -92,7 +96,8 @@ def load_points(path: str | Path) -> Float[np.ndarray, "n d"]:
 
     Args:
       path: A .npy file with an array of rank 2, or a CSV file with or without a header. At least
-        two points are needed, and no coordinate may be constant.
+        two points are needed, and no coordinate may be constant. Integers that float64 cannot hold
+        are refused; longer floats are rounded.
 
     Returns:
       The points [n d] in float64.
@@ -133,13 +138,14 @@ def load_named_points(
             f"{path}: a .npy file has no names and no missing values. Omit columns, drop_columns "
             "and drop_missing, or use a CSV file."
         )
-    values = mapped_npy(path)
-    if values.dtype.kind not in "fiu" or values.ndim != 2 or values.size == 0:
-        raise DataError(
-            f"{path}: must hold real numbers of shape [points, dimension]; "
-            f"got {values.dtype} of shape {values.shape}."
-        )
-    values = np.array(values, np.float64)
+    with opened_npy(path) as array:
+        shape, dtype, _ = array.header
+        if dtype.kind not in "fiu" or len(shape) != 2 or 0 in shape:
+            raise DataError(
+                f"{path}: must hold real numbers of shape [points, dimension]; "
+                f"got {dtype} of shape {shape}."
+            )
+        values = as_float64(path, array)
     require_usable(path, values)
     return Points(values, tuple(str(at + 1) for at in range(values.shape[1])))
 
@@ -184,6 +190,40 @@ def require_extra(module: str) -> ModuleType:
         ) from error
 
 
+def as_float64(path: str | Path, array: ArrayFile) -> np.ndarray:
+    """Read an array as float64; longer floats are rounded.
+
+    Args:
+      path: The file, for messages.
+      array: The array, of rank 1 or 2.
+
+    Raises:
+      DataError: If there are too many numbers or columns, or an integer that float64 cannot hold.
+    """
+
+    def convert(piece: np.ndarray, start: int) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            values = piece.astype(np.float64)
+        if piece.dtype.kind in "iu":
+            for at in np.flatnonzero(np.abs(values) >= 2.0**53):
+                if int(piece[at]) != int(values[at]):
+                    row, column = (*array.index(start + int(at)), 0)[:2]
+                    raise DataError(
+                        f"{path}, row {row + 1}, column '{column + 1}': {piece[at]} is an integer "
+                        "that float64 cannot hold. Use smaller numbers."
+                    )
+        return values
+
+    require_few(array, gate.MAX_NUMBERS)
+    columns = math.prod(array.header.shape[1:])
+    if columns > gate.MAX_COLUMNS:
+        raise DataError(
+            f"{path}: must have at most {gate.MAX_COLUMNS} columns; got {columns}. "
+            "Use fewer columns."
+        )
+    return array.read(np.float64, convert)
+
+
 def require_usable(path: str | Path, values: Float[np.ndarray, "n p"]) -> None:
     """Raise DataError on fewer than two rows, on unusable numbers and on constant columns.
 
@@ -191,13 +231,16 @@ def require_usable(path: str | Path, values: Float[np.ndarray, "n p"]) -> None:
     """
     if len(values) < 2:
         raise DataError(f"{path}: must hold at least two rows of data; got {len(values)}.")
-    bad = np.argwhere(~(np.abs(values) < LARGEST_NUMBER))
-    if len(bad):
-        row, column = bad[0]
-        raise DataError(
-            f"{path}, row {row + 1}, column '{column + 1}': "
-            f"{values[row, column]} is not a usable finite number."
-        )
+    # In blocks of rows, so that little memory is used besides the values.
+    block = max(1, 2**20 // values.shape[1])
+    for start in range(0, len(values), block):
+        bad = np.argwhere(~(np.abs(values[start : start + block]) < LARGEST_NUMBER))
+        if len(bad):
+            row, column = start + bad[0][0], bad[0][1]
+            raise DataError(
+                f"{path}, row {row + 1}, column '{column + 1}': "
+                f"{values[row, column]} is not a usable finite number."
+            )
     constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
     if len(constant):
         raise DataError(

@@ -188,7 +188,8 @@ def _gif(axis: Any, points: np.ndarray, times: np.ndarray, fps: float, dpi: floa
         frame = io.BytesIO()
         axis.figure.savefig(frame, format="png", dpi=dpi)
         # Few colours halve the bytes, and so does no dithering, whose grain differs between frames.
-        frames.append(Image.open(frame).convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE))
+        picture = Image.open(frame, formats=["PNG"]).convert("RGB")
+        frames.append(picture.quantize(_COLORS, dither=Image.Dither.NONE))
     durations = [round(1000 / fps)] * len(frames)
     durations[-1] += _LAST_MILLISECONDS
     buffer = io.BytesIO()

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from helpers import expect_data_error
 
 from benchmarks import data
-from swjko.data.tables import DataError
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 0.0, 3.0], [2.5, 1.0, -1.0], [0.0, 4.0, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 0], np.int8)
@@ -133,6 +133,75 @@ def test_a_false_header_allocates_nothing(tmp_path):
     expect_error("vast", tmp_path, "array 'x' is damaged, float32|array 'x' is damaged|not a read")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1 1000000000:1\n2 1:1\n",
+        b"1 1:1\n" * 9 + b"2 4000000:1\n",
+        b"1 4000000:1\n" + b"2 1:1\n" * 9,
+    ],
+)
+def test_wide_sparse_text_is_refused_before_it_is_dense(tmp_path, content):
+    (tmp_path / "bad.svm").write_bytes(content)
+    expect_error("bad", tmp_path, r"rows of \d+ columns do not fit in memory", peak=2**20)
+
+
+def test_sparse_text_has_most_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_MAX_PAIRS", 9)
+    write_libsvm(tmp_path)
+    expect_error("tiny", tmp_path, "at most .* 9 pairs")
+
+
+def test_a_packed_line_without_end_is_refused(tmp_path):
+    with gzip.open(tmp_path / "covtype.data.gz", "wb", 1) as file:
+        for _ in range(64):
+            file.write(b"1," * 2**19)
+    expect_error("covtype", tmp_path, "line 1: must have at most 4096 characters", peak=2**23)
+
+
+@pytest.mark.parametrize("wrong", [b"1,2,3\n" * 300, b"1\n" * 15])
+def test_more_numbers_than_covtype_has_are_refused(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(data, "COVTYPE_ROWS", 14)
+    (tmp_path / "covtype.data").write_bytes(wrong)
+    expect_error("covtype", tmp_path, r"must have shape \(14, 55\); got more numbers")
+
+
+def test_numbers_that_float32_would_round_are_not_covtype(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "COVTYPE_ROWS", 14)
+    text = covtype_text(14, [1, 2, 3, 4, 5, 6, 7] * 2).replace("10,", "16777217,", 1)
+    (tmp_path / "covtype.data").write_text(text)
+    expect_error("covtype", tmp_path, r"less than 2\^24")
+
+
+@pytest.mark.parametrize("name", ["tiny.npz", "tiny.svm", "tiny.csv", "benchmarks.mat"])
+def test_special_files_are_refused(tmp_path, name, monkeypatch):
+    """A FIFO that takes the place of a file after it was found."""
+    os.mkfifo(tmp_path / name)
+    monkeypatch.setattr(Path, "is_file", lambda path: path.exists())
+    expect_error("tiny", tmp_path, "regular file; got a FIFO")
+
+
+@pytest.mark.parametrize("field", ["x", "t"])
+def test_imaginary_parts_are_not_dropped(tmp_path, field):
+    struct = {"x": X.astype(float), "t": np.where(Y == 1, 1.0, -1.0)[:, None]}
+    struct[field] = struct[field] + 1j
+    scipy.io.savemat(tmp_path / "benchmarks.mat", {"tiny": struct})
+    expect_error("tiny", tmp_path, f"field {field} must hold real numbers; got complex128")
+    arrays = {"x": X, "y": Y} | {"y" if field == "t" else "x": struct[field]}
+    np.savez(tmp_path / "tiny.npz", x=arrays["x"], y=np.ravel(arrays["y"])[:4])
+    expect_error("tiny", tmp_path, "must be real numbers")
+
+
+def test_a_matlab_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
+    write_raetsch(tmp_path)
+    (tmp_path / "matlab_child.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "data.py"))
+    expect_error("tiny", tmp_path, "MATLAB file: the reader ended by -6")
+    (tmp_path / "matlab_child.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(data, "_MAX_SECONDS", 0.5)
+    expect_error("tiny", tmp_path, "MATLAB file in 0.5 seconds")
+
+
 SHAPES = {"banana": (5300, 2), "diabetis": (768, 8), "german": (1000, 20), "image": (2310, 18)}
 SHAPES |= {"ringnorm": (7400, 20), "splice": (3175, 60), "twonorm": (7400, 20)}
 SHAPES |= {"waveform": (5000, 21)}
@@ -148,7 +217,5 @@ def test_the_shared_sets(name):
     assert set(np.unique(table.labels)) == {-1.0, 1.0}
 
 
-def expect_error(name, folder, message):
-    with pytest.raises(DataError, match=message) as caught:
-        data.load_logreg(name, folder)
-    assert "\n" not in str(caught.value)
+def expect_error(name, folder, message, peak=512 * 2**20):
+    expect_data_error(message, data.load_logreg, name, folder, peak=peak)
