@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.distances.blocks import automatic_block_size
+from swjko.distances.centering import centred, exact_on_the_line
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.types import Leaf, Scalar
@@ -133,18 +134,9 @@ def _sliced_pow_of_arrays(x, y, directions, x_weights, y_weights, p, block_size)
             x.shape[0], y.shape[0], directions.shape[0], x_weights is not None
         )
     block_size = min(validation.as_count(block_size, "block_size"), directions.shape[0])
-    x, y = _without_wild_padding(x, x_weights), _without_wild_padding(y, y_weights)
-    # Projections of centred clouds keep the digits that a large offset would take.
-    mean = jnp.mean(y, axis=0) if y_weights is None else jnp.sum(y_weights[:, None] * y, axis=0)
-    center = lax.stop_gradient(mean)[None, :]
-    return _sliced_pow(p, block_size, x - center, y - center, directions, x_weights, y_weights)
-
-
-def _without_wild_padding(points: Array, weights: Array | None) -> Array:
-    # NaN or infinity in a point of zero weight would enter sums as 0 * nan.
-    if weights is None:
-        return points
-    return jnp.where((weights > 0)[:, None] | jnp.isfinite(points), points, 0.0)
+    x, y = centred(x, y, x_weights, y_weights)
+    directions = exact_on_the_line(directions)
+    return _sliced_pow(p, block_size, x, y, directions, x_weights, y_weights)
 
 
 def _normalised(weights: Array | None, count: int, dtype: DTypeLike) -> Array:

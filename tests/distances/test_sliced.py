@@ -445,6 +445,58 @@ def test_a_small_move_far_from_the_origin():
         assert abs(value / exact - 1.0) < 1e-2
 
 
+def test_an_outlier_leaves_the_others_their_digits():
+    u, v = jnp.asarray([0.0, 1.0, 1e8]), jnp.asarray([0.5, 1.5, 1e8])
+    np.testing.assert_allclose(wasserstein_1d_pow(u, v), 1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(wasserstein_1d_pow)(u, v), 1 / 6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
+@pytest.mark.parametrize("outlier", [None, 1e8, -1e8])
+@pytest.mark.parametrize("weighted", [False])
+def test_neither_offset_nor_outliers_take_digits(offset, outlier, weighted):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(101, 2)) + offset).astype(np.float32)
+    y = (x + np.float32(0.5)).astype(np.float32)
+    if outlier is not None:
+        x[-1] = y[-1] = outlier
+    weights = (jnp.full((101,), 1 / 101), jnp.full((101,), 1 / 101)) if weighted else (None, None)
+    if weighted:
+        # Padding near the origin; the clouds are not.
+        x, y = (np.concatenate([points, np.zeros((20, 2), np.float32)]) for points in (x, y))
+        weights = tuple(jnp.pad(weight, (0, 20)) for weight in weights)
+    directions = np.asarray(clouds(3, d=2, num=5, dtype="float32")[2])
+    value, (gradient, _) = value_and_point_gradients(
+        *map(jnp.asarray, (x, y, directions)), *weights, 2.0
+    )
+    x, y, directions = (array.astype(np.float64) for array in (x[:101], y[:101], directions))
+    np.testing.assert_allclose(value, by_pot(x, y, directions, None, None, 2), rtol=1e-6)
+    # Every point moves by the same vector, whose projections are the same for all.
+    expected = -2 / 101 * np.mean(directions * (directions @ [0.5, 0.5])[:, None], axis=0)
+    bulk = np.asarray(gradient[:100])
+    np.testing.assert_allclose(bulk.mean(axis=0), expected, rtol=2e-2)
+
+
+def test_one_point_against_others_far_from_the_origin_inside_jit():
+    u, v = jnp.asarray([1e6]), jnp.asarray([1e6, 1e6 + 1, 1e6 + 3])
+    value, gradient = jax.jit(jax.value_and_grad(wasserstein_1d_pow))(u, v)
+    np.testing.assert_allclose(value, 10 / 3, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [-8 / 3], rtol=1e-6)
+    plane = [jnp.stack([points, points], axis=1) for points in (u, v)]
+    directions = jnp.asarray([[0.6, 0.8], [-0.8, 0.6]])
+    value, gradient = jax.jit(jax.value_and_grad(sliced_wasserstein_pow))(*plane, directions)
+    np.testing.assert_allclose(value, 10 / 3 * (1.4**2 + 0.2**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.full((1, 2), -4 / 3), rtol=1e-5)
+
+
+def test_directions_on_the_line_are_exact_in_products():
+    u, v = jnp.asarray([[1e6], [-3.0]]), jnp.asarray([[1e6 + 0.125], [-3.0]])
+    off = jnp.asarray([[np.nextafter(np.float32(1), 2)], [np.nextafter(np.float32(-1), 0)]])
+    np.testing.assert_allclose(sw_pow(u, v, off), 0.125**2 / 2, rtol=1e-6)
+    slope = jax.grad(sliced_wasserstein_pow, argnums=2)(u + 1, u, jnp.asarray([[1.0], [-1.0]]))
+    np.testing.assert_allclose(slope, [[1.0], [-1.0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
 def test_blocks_change_neither_value_nor_gradients(kind):
     with jax.enable_x64(True):
