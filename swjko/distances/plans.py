@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from swjko import validation
 from swjko.distances.one_dimensional import merge_weights
-from swjko.distances.sliced import sliced_wasserstein_pow, wasserstein_1d_pow
+from swjko.distances.sliced import sliced_wasserstein_scaled_pow, wasserstein_1d_pow
 from swjko.distances.sorting import sort_rows_with_permutation
+from swjko.types import Scalar
 
 
 class Potentials(NamedTuple):
@@ -67,9 +68,15 @@ def sliced_displacement(
     References:
       Liutkus, Simsekli, Majewski, Durmus, Stoter (2019), arXiv 1806.08141.
     """
-    gradient = jax.grad(
-        lambda x: sliced_wasserstein_pow(x, y, directions, x_weights=x_weights, y_weights=y_weights)
-    )(x)
+
+    def power(x: Float[Array, "n d"]) -> tuple[Scalar, Scalar]:
+        return sliced_wasserstein_scaled_pow(
+            x, y, directions, x_weights=x_weights, y_weights=y_weights
+        )
+
+    gradient, scale = jax.grad(power, has_aux=True)(x)
+    # In this order no product leaves the range of the points.
+    gradient = gradient * scale * scale
     if x_weights is None:
         return -0.5 * x.shape[0] * gradient
     mass = (x_weights / jnp.sum(x_weights))[:, None]

@@ -622,6 +622,107 @@ def test_extreme_magnitudes():
         assert np.all(np.abs(np.asarray(gradient)) < 1e-39)
 
 
+@pytest.mark.parametrize("p", [25.0, 100.0, 300.0, np.inf])
+def test_the_root_of_any_order_is_representable(p):
+    x, y = jnp.asarray([[1.0], [2.0], [3.0], [54.0]]), jnp.asarray([[1.0], [2.0], [3.0], [4.0]])
+    value, gradient = jax.value_and_grad(sliced_wasserstein)(x, y, jnp.ones((1, 1)), p=p)
+    expected = 50.0 * 0.25 ** (1 / p)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, 0], [0, 0, 0, expected / 50], rtol=1e-6, atol=1e-30)
+
+
+ROOTS = ["equal", "unequal", "weighted"]
+root_and_gradients = jax.jit(
+    lambda p, size, x, y, directions, x_weights, y_weights: jax.value_and_grad(
+        functools.partial(sliced_wasserstein, p=p, block_size=size), argnums=(0, 1, 2)
+    )(x, y, directions, x_weights=x_weights, y_weights=y_weights),
+    static_argnums=(0, 1),
+)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize(("p", "size"), [(2.0, None), (3.0, 4)])
+@pytest.mark.parametrize("kind", ROOTS)
+def test_the_root_is_homogeneous_over_the_whole_range(scale, p, size, kind):
+    x, y, directions, *weights = clouds(14, 6, 6 if kind == "equal" else 4, dtype="float32")
+    weights = weights if kind == "weighted" else (None, None)
+    # A power of two, so that the scaled clouds are the same up to it.
+    scale = float(2.0 ** np.round(np.log2(scale)))
+    value, gradients = root_and_gradients(p, size, x, y, directions, *weights)
+    scaled, scaled_gradients = root_and_gradients(
+        p, size, scale * x, scale * y, directions, *weights
+    )
+    np.testing.assert_allclose(scaled / scale, value, rtol=1e-6)
+    for one, other, factor in zip(scaled_gradients, gradients, (1, 1, scale), strict=True):
+        np.testing.assert_allclose(one / factor, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize("p", [1.0, 2.5, np.inf])
+def test_gradients_of_the_root(kind, p):
+    with jax.enable_x64(True):
+        x, y, directions, *weights = clouds(15, 5, 5 if kind == "equal" else 3, num=5)
+        weights = weights if kind == "weighted" else (None, None)
+        _, gradients = root_and_gradients(p, 2, x, y, directions, *weights)
+
+        for index, gradient in enumerate(gradients):
+
+            def of_one(entry, index=index):
+                inputs = [x, y, directions]
+                inputs[index] = jnp.asarray(entry)
+                return root_and_gradients(p, 2, *inputs, *weights)[0]
+
+            expected = central_difference(of_one, (x, y, directions)[index])
+            np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_root_of_a_translation_on_the_line(scale):
+    x = jnp.asarray([[-1.0], [2.0], [5.0]]) * scale
+    root = jax.value_and_grad(lambda y: sliced_wasserstein(x, y, jnp.ones((1, 1)), p=3.0))
+    value, gradient = root(x + 0.5 * jnp.float32(scale))
+    np.testing.assert_allclose(value / scale, 0.5, rtol=1e-5)
+    np.testing.assert_allclose(gradient, np.full((3, 1), 1 / 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_infinite_order_is_the_limit_of_finite_ones(kind):
+    with jax.enable_x64(True):
+        x, y, directions, *weights = clouds(16, 6, 6 if kind == "equal" else 4)
+        x_weights, y_weights = weights if kind == "weighted" else (None, None)
+        infinite, large = (
+            sliced_wasserstein(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
+            for p in (np.inf, 4000.0)
+        )
+        np.testing.assert_allclose(large, infinite, rtol=2e-3)
+
+
+def test_infinite_order_ignores_what_rounding_of_weights_couples():
+    # 0.1 + 0.2 is not 0.3 in floating point; the difference must not couple 0 and 9.
+    x, y = jnp.asarray([[0.0], [9.0]]), jnp.asarray([[0.5], [0.5], [9.5]])
+    weights = {"x_weights": jnp.asarray([0.3, 0.7]), "y_weights": jnp.asarray([0.1, 0.2, 0.7])}
+    assert float(sliced_wasserstein(x, y, jnp.ones((1, 1)), p=np.inf, **weights)) == 0.5
+
+
+def test_infinite_order_is_refused_where_no_root_is_taken(as_users_see_it):
+    x, one = jnp.ones((2, 1)), jnp.ones((1, 1))
+    message = r"p must be at least 1 and finite; got inf\. Use swjko\.sliced_wasserstein"
+    with pytest.raises(ValueError, match=message):
+        sliced_wasserstein_pow(x, x, one, p=np.inf)
+    with pytest.raises(ValueError, match=message):
+        wasserstein_1d_pow(x[:, 0], x[:, 0], p=np.inf)
+
+
+@pytest.mark.parametrize("p", [2.0, np.inf])
+def test_a_bad_point_inside_jit_gives_a_root_of_nan(p):
+    x, y, directions, *_ = clouds(11, 6, 4, dtype="float32")
+    value, gradients = root_and_gradients(
+        p, None, x.at[2, 1].set(np.nan), y, directions, None, None
+    )
+    assert np.isnan(value)
+    assert all(np.all(np.isnan(gradient)) for gradient in gradients[:2])
+
+
 def test_negative_zero_is_zero():
     x, y = jnp.asarray([[-0.0], [0.0], [1.0]]), jnp.asarray([[0.0], [1.0], [-0.0]])
     value, (gradient, _) = value_and_point_gradients(x, y, jnp.ones((1, 1)), None, None, 2.0)
