@@ -16,8 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from swjko.distances.scales import scale_of_powers
-from swjko.distances.sorting import sort_rows_with_permutation
+from swjko.distances.sorting import sort_rows_of_integers
 from swjko.types import Leaf
+
+_LEVEL_BITS = 62
 
 
 class Rows(NamedTuple):
@@ -132,20 +134,70 @@ def couple_weighted(u, v, u_weights, v_weights, p, *, scaled: bool = False) -> R
 def merge_weights(
     u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]
 ) -> tuple[Array, Array, Array, Array]:
-    """Returns the n + m pieces of the quantile coupling of each row.
+    """Returns the n + m pieces of the quantile coupling of each row, whose weights have sum one.
 
     Returns:
       Ranks i in u, ranks j in v, masses, and whether the piece ends a point of u; [l n+m] each.
     """
     n, m = u_weights.shape[-1], v_weights.shape[-1]
-    levels, source = sort_rows_with_permutation(
-        jnp.concatenate([_cumulative(u_weights), _cumulative(v_weights)], axis=-1)
-    )
+    mass, source = _masses(u_weights, v_weights)
     from_u = source < n
     passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u
     passed_v = lax.broadcasted_iota(jnp.int32, source.shape, source.ndim - 1) - passed_u
-    mass = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
     return jnp.minimum(passed_u, n - 1), jnp.minimum(passed_v, m - 1), mass, from_u
+
+
+@jax.custom_jvp
+def _masses(u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]) -> tuple[Array, Array]:
+    """Returns masses between successive levels, and the sources of the levels; [l n+m] each.
+
+    Levels are integers, whose sums are exact: those of float32 lose a digit for each tenfold
+    number of points. A key holds a level above its source, so that a single integer is sorted.
+    """
+    n, m = u_weights.shape[-1], v_weights.shape[-1]
+    source_bits = (n + m - 1).bit_length()
+    dtype = jnp.result_type(u_weights, v_weights)
+    # Float64 would show the bits that a key spends on the source.
+    packed = dtype != jnp.float64
+    bits = _LEVEL_BITS - source_bits * packed
+    with jax.enable_x64(True):
+        sides = [_levels(weights, bits) for weights in (u_weights, v_weights)]
+        levels = jnp.concatenate(sides, axis=-1)
+        source = lax.broadcasted_iota(jnp.int64, levels.shape, levels.ndim - 1)
+        if packed:
+            keys = sort_rows_of_integers((levels << source_bits) | source)
+            levels, source = keys >> source_bits, keys & ((1 << source_bits) - 1)
+        else:
+            levels, source = lax.sort((levels, source), num_keys=1, is_stable=True)
+        steps = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
+        mass = (steps.astype(jnp.float64) * 2.0**-bits).astype(dtype)
+        source = source.astype(jnp.int32)
+    total = jnp.sum(u_weights, axis=-1) + jnp.sum(v_weights, axis=-1)
+    return jnp.where(jnp.isfinite(total)[:, None], mass, jnp.nan), source
+
+
+@_masses.defjvp
+def _masses_jvp(primals, tangents):
+    mass, source = _masses(*primals)
+    levels = jnp.concatenate(
+        [
+            jax.jvp(_cumulative, (weights,), (tangent,))[1]
+            for weights, tangent in zip(primals, tangents, strict=True)
+        ],
+        axis=-1,
+    )
+    levels = jnp.take_along_axis(levels, source, axis=-1)
+    tangent = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
+    no_tangent = jnp.zeros(source.shape, dtype=jax.dtypes.float0)
+    return (mass, source), (tangent, no_tangent)
+
+
+def _levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
+    """Returns cumulative weights as integers whose last is 2^bits."""
+    # Weights have the sum one up to rounding, so that sums of these stay below 2^63.
+    levels = jnp.cumsum((weights.astype(jnp.float64) * 2.0**61).astype(jnp.int64), axis=-1)
+    levels = levels.astype(jnp.float64)
+    return (levels / levels[:, -1:] * 2.0**bits).astype(jnp.int64)
 
 
 def _staircase_potentials(

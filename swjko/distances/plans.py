@@ -136,6 +136,7 @@ def wasserstein_1d_plan(
     v_weights = _or_uniform(validation.as_weights(v_weights, v.shape[0], "v_weights"), v)
     _, u_order = sort_rows_with_permutation(u[None])
     _, v_order = sort_rows_with_permutation(v[None])
+    u_weights, v_weights = u_weights / jnp.sum(u_weights), v_weights / jnp.sum(v_weights)
     i, j, mass, _ = merge_weights(u_weights[u_order], v_weights[v_order])
     return Plan(u_order[0, i[0]], v_order[0, j[0]], mass[0])
 

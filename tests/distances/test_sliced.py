@@ -423,6 +423,23 @@ def test_mixed_second_derivative():
         )
 
 
+@pytest.mark.parametrize("which", [3, 4])
+def test_mixed_second_derivative_in_points_and_weights(which):
+    with jax.enable_x64(True):
+        inputs = list(clouds(17, 4, 3, num=2))
+        probe = jnp.asarray(np.random.default_rng(0).normal(size=inputs[0].shape))
+
+        @jax.jit
+        def slope(weights):
+            changed = [*inputs[:which], weights, *inputs[which + 1 :]]
+            return jnp.sum(jax.grad(objective)(*changed, 2.0) * probe)
+
+        mixed = jax.jit(jax.grad(slope))(inputs[which])
+        expected = central_difference(slope, inputs[which])
+        np.testing.assert_allclose(mixed, expected, atol=1e-7)
+        assert np.max(np.abs(expected)) > 1e-2
+
+
 # --- precision, sizes, padding, blocks
 
 
@@ -453,7 +470,7 @@ def test_an_outlier_leaves_the_others_their_digits():
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
 @pytest.mark.parametrize("outlier", [None, 1e8, -1e8])
-@pytest.mark.parametrize("weighted", [False])
+@pytest.mark.parametrize("weighted", [False, True])
 def test_neither_offset_nor_outliers_take_digits(offset, outlier, weighted):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(101, 2)) + offset).astype(np.float32)
@@ -487,6 +504,45 @@ def test_one_point_against_others_far_from_the_origin_inside_jit():
     value, gradient = jax.jit(jax.value_and_grad(sliced_wasserstein_pow))(*plane, directions)
     np.testing.assert_allclose(value, 10 / 3 * (1.4**2 + 0.2**2) / 2, rtol=1e-6)
     np.testing.assert_allclose(gradient, np.full((1, 2), -4 / 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1000, 100_000])
+def test_many_weights_keep_their_digits(n):
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, n)).astype(np.float32)
+    weights = [random_weights(rng, n).astype(np.float32) for _ in range(2)]
+    exact = [
+        np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64) for weight in weights
+    ]
+    expected = ot.wasserstein_1d(u.astype(np.float64), v.astype(np.float64), *exact, p=2)
+    value = weighted_line(*map(jnp.asarray, (u, v, *weights)))[0]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_equal_weights_are_no_weights():
+    u, v = jnp.asarray(np.random.default_rng(1).normal(size=(2, 30_000)), jnp.float32)
+    weights = jnp.full(u.shape, 1 / u.size)
+    value, gradient = weighted_line(u, v, weights, weights)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(wasserstein_1d_pow))(u, v)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    largest = float(jnp.max(jnp.abs(expected_gradient)))
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-6 * largest)
+
+
+weighted_line = jax.jit(
+    jax.value_and_grad(
+        lambda u, v, u_weights, v_weights: wasserstein_1d_pow(
+            u, v, u_weights=u_weights, v_weights=v_weights
+        )
+    )
+)
+
+
+def test_weights_of_nan_give_nan():
+    u = jnp.asarray([0.0, 1.0])
+    value, gradient = weighted_line(u, u, jnp.asarray([jnp.nan, 1.0]), jnp.asarray([0.5, 0.5]))
+    assert np.isnan(value)
+    assert np.all(np.isnan(gradient))
 
 
 def test_directions_on_the_line_are_exact_in_products():
