@@ -153,11 +153,14 @@ def as_fraction(value: SupportsFloat, name: str, meaning: str) -> float:
     return fraction
 
 
-def as_power(p: SupportsFloat) -> float:
-    """Returns the static order of a Wasserstein distance, at least 1 and finite."""
+def as_power(p: SupportsFloat, *, infinite: bool = False) -> float:
+    """Returns the static order of a Wasserstein distance, at least 1, finite unless allowed."""
     power = _as_static_number(p, "p", "the order of the Wasserstein distance")
     cure = "Below 1 the sorted coupling is not optimal."
-    _require(1 <= power < float("inf"), "p", "be at least 1 and finite", p, cure)
+    if power == float("inf"):
+        cure = "Use swjko.sliced_wasserstein, the only function that takes p = infinity."
+    valid = power >= 1 and (infinite or power < float("inf"))
+    _require(valid, "p", "be at least 1" + ("" if infinite else " and finite"), p, cure)
     return power
 
 

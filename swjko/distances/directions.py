@@ -78,6 +78,8 @@ def _factored_alone(matrix):
 
 
 def _normalised(vectors: Float[Array, "l d"]) -> Float[Array, "l d"]:
+    if vectors.shape[-1] == 1:
+        return jnp.where(vectors < 0, -1.0, 1.0).astype(vectors.dtype)
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

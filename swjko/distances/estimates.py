@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.directions import uniform_directions
-from swjko.distances.sliced import sliced_wasserstein_pow
+from swjko.distances.kernel import ScaledPower
+from swjko.distances.scales import power_of_two
+from swjko.distances.sliced import sliced_wasserstein_scaled_pow
 from swjko.types import DirectionFn, Estimate, Key, Scalar
 
 # Replicates of dependent directions; enough for a standard error known to a fifth of itself.
@@ -83,21 +85,35 @@ def sliced_wasserstein_estimate(
             f"got {num_projections}."
         )
 
-    def cost(directions: Float[Array, "l d"]) -> Scalar:
-        return sliced_wasserstein_pow(
+    def power(directions: Float[Array, "l d"]) -> ScaledPower:
+        return sliced_wasserstein_scaled_pow(
             x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights
         )
 
+    p = validation.as_power(p)
     if not independent:
         keys, num = jax.random.split(key, _NUM_REPLICATES), num_projections // _NUM_REPLICATES
-        return Estimate.of_mean(lax.map(lambda key: cost(direction_fn(key, num, x.shape[1])), keys))
+        powers = lax.map(lambda key: power(direction_fn(key, num, x.shape[1])), keys)
+        return _estimate(powers, p)
     directions = direction_fn(key, num_projections, x.shape[1])
     weighted = x_weights is not None or y_weights is not None
     block = automatic_block_size(x.shape[0], y.shape[0], num_projections, weighted)
-    costs = lax.map(lambda direction: cost(direction[None]), directions, batch_size=block)
+    powers = lax.map(lambda direction: power(direction[None]), directions, batch_size=block)
     if not control_variate:
-        return Estimate.of_mean(costs)
-    return _intercept(costs, _centred_quadratic_forms(x, y, directions, x_weights, y_weights))
+        return _estimate(powers, p)
+    controls = _centred_quadratic_forms(x, y, directions, x_weights, y_weights)
+    return _estimate(powers, p, lambda costs: _intercept(costs, controls))
+
+
+def _estimate(
+    powers: ScaledPower, p: float, of_costs: Callable[[Array], Estimate] = Estimate.of_mean
+) -> Estimate:
+    """Returns the estimate from powers [l], made of powers over their largest scale."""
+    scale = jnp.max(powers.scale)
+    estimate = of_costs(powers.value * (powers.scale / scale) ** p)
+    # In two halves: the power of the scale may leave the range before the product does.
+    half = scale ** (p / 2)
+    return jax.tree.map(lambda number: number * half * half, estimate)
 
 
 def max_sliced_wasserstein(
@@ -131,19 +147,32 @@ def max_sliced_wasserstein(
     num_iterations = validation.as_count(num_iterations, "num_iterations")
     num_starts = validation.as_count(num_starts, "num_starts")
 
-    def cost(theta: Float[Array, " d"]) -> Scalar:
-        return sliced_wasserstein_pow(x, y, theta[None], p=p)
+    p = validation.as_power(p)
+
+    def cost(theta: Float[Array, " d"]) -> tuple[Scalar, Scalar]:
+        power = sliced_wasserstein_scaled_pow(x, y, theta[None], p=p)
+        # The power has the direction of the root's gradient, also at distance zero.
+        return power.value, lax.stop_gradient(power.scale * power.value ** (1.0 / p))
 
     candidates = uniform_directions(key, 8 * num_starts, x.shape[1]).astype(x.dtype)
-    starts = candidates[lax.top_k(lax.map(cost, candidates), num_starts)[1]]
+    roots = lax.map(lambda theta: cost(theta)[1], candidates)
+    starts = candidates[lax.top_k(roots, num_starts)[1]]
     directions, values = lax.map(lambda theta: _ascend(cost, theta, num_iterations), starts)
     best = jnp.argmax(values)
-    return MaxSliced(values[best] ** (1.0 / float(p)), directions[best])
+    return MaxSliced(values[best], directions[best])
 
 
-def _ascend(cost: Callable[[Array], Scalar], theta: Float[Array, " d"], num_iterations: int):
-    """Returns a direction of larger cost than ``theta``, and its cost."""
-    cost_and_slope = jax.value_and_grad(cost)
+def _ascend(
+    cost: Callable[[Array], tuple[Scalar, Scalar]], theta: Float[Array, " d"], num_iterations: int
+):
+    """Returns a direction of larger value than ``theta``, and its value.
+
+    ``cost`` returns a number whose gradient shows the ascent, and the value.
+    """
+
+    def value_and_slope(theta: Float[Array, " d"]) -> tuple[Scalar, Float[Array, " d"]]:
+        (_, value), slope = jax.value_and_grad(cost, has_aux=True)(theta)
+        return value, slope
 
     def iterate(carry, _):
         at, length = carry
@@ -152,53 +181,57 @@ def _ascend(cost: Callable[[Array], Scalar], theta: Float[Array, " d"], num_iter
         norm = jnp.maximum(jnp.linalg.norm(tangent), jnp.finfo(theta.dtype).tiny)
         trial = theta + length * tangent / norm
         trial = trial / jnp.linalg.norm(trial)
-        new = (trial, *cost_and_slope(trial))
+        new = (trial, *value_and_slope(trial))
         rises = new[1] > value
         kept = jax.tree.map(lambda new, old: jnp.where(rises, new, old), new, at)
         return (kept, jnp.where(rises, 1.5 * length, 0.5 * length)), None
 
-    carry = ((theta, *cost_and_slope(theta)), jnp.asarray(0.5, theta.dtype))
+    carry = ((theta, *value_and_slope(theta)), jnp.asarray(0.5, theta.dtype))
     ((theta, value, _), _), _ = lax.scan(iterate, carry, length=num_iterations)
     return theta, value
 
 
 def _centred_quadratic_forms(x, y, directions, x_weights, y_weights) -> Float[Array, "l 3"]:
-    """Returns theta^T Q theta - tr(Q) / d for three Q.
+    """Returns theta^T Q theta - tr(Q) / d for three Q, up to a common factor.
 
     They are the outer square of the difference of means, and both covariances.
     """
     x_mean, x_centred, x_mass = _moments(x, x_weights)
     y_mean, y_centred, y_mass = _moments(y, y_weights)
     shift = x_mean - y_mean
-    dim = x.shape[1]
+    # Without it the squares would leave the range of the points.
+    scale = power_of_two(jnp.concatenate([x_centred, y_centred, shift[None, :]]))
+    shift, dim = shift / scale, x.shape[1]
     forms = [(directions @ shift) ** 2 - jnp.sum(shift**2) / dim]
-    for centred, mass in ((x_centred, x_mass), (y_centred, y_mass)):
+    for centred, mass in ((x_centred / scale, x_mass), (y_centred / scale, y_mass)):
         cov = centred.T @ (mass[:, None] * centred)
         forms.append(jnp.einsum("li,ij,lj->l", directions, cov, directions) - jnp.trace(cov) / dim)
     return jnp.stack(forms, axis=1)
 
 
 def _moments(points, weights):
-    mass = (
-        jnp.full(points.shape[:1], 1.0 / points.shape[0], points.dtype)
-        if weights is None
-        else weights / jnp.sum(weights)
-    )
+    if weights is None:
+        mass = jnp.full(points.shape[:1], 1.0 / points.shape[0], points.dtype)
+    else:
+        mass = weights / jnp.sum(weights)
+        # A point of zero weight counts for nothing, whatever it holds.
+        points = jnp.where((mass > 0)[:, None], points, 0.0)
     mean = mass @ points
-    return mean, points - mean[None, :], mass
+    centred = points - mean[None, :]
+    return mean, centred if weights is None else jnp.where((mass > 0)[:, None], centred, 0.0), mass
 
 
 def _intercept(costs: Float[Array, " l"], controls: Float[Array, "l k"]) -> Estimate:
     """Returns the least-squares prediction of the cost at the controls' mean over the sphere, 0."""
     num, fitted = controls.shape
-    mean = jnp.mean(controls, axis=0)
-    centred = controls - mean[None, :]
+    offset, mean = jnp.mean(controls, axis=0), jnp.mean(costs)
+    centred, deviations = controls - offset[None, :], costs - mean
     # A form may be constant (equal means, one point): the pseudo-inverse gives it no weight.
     inverse = jnp.linalg.pinv(centred.T @ centred, hermitian=True)
-    coefficients = inverse @ (centred.T @ (costs - jnp.mean(costs)))
-    residuals = costs - jnp.mean(costs) - centred @ coefficients
+    coefficients = inverse @ (centred.T @ deviations)
+    residuals = deviations - centred @ coefficients
     variance = jnp.sum(residuals**2) / (num - 1 - fitted)
     return Estimate(
-        jnp.mean(costs) - mean @ coefficients,
-        jnp.sqrt(variance * (1.0 / num + mean @ inverse @ mean)),
+        mean - offset @ coefficients,
+        jnp.sqrt(variance * (1.0 / num + offset @ inverse @ offset)),
     )

@@ -12,10 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from swjko.distances.sorting import sort_rows_with_permutation
+from swjko.distances.scales import scale_of_powers
+from swjko.distances.sorting import sort_rows_of_integers
 from swjko.types import Leaf
+
+_LEVEL_BITS = 62
 
 
 class Rows(NamedTuple):
@@ -27,6 +31,8 @@ class Rows(NamedTuple):
       v: Derivative of the cost in the sorted positions [l m].
       u_potential: Kantorovich potentials at the points of u [l n].
       v_potential: Kantorovich potentials at the points of v [l m].
+      scale: What differences were divided by before the power [], None if by nothing. The cost and
+        the potentials are those of the divided positions, and so are the derivatives at them.
     """
 
     cost: Float[Array, " l"]
@@ -34,38 +40,58 @@ class Rows(NamedTuple):
     v: Leaf = None
     u_potential: Leaf = None
     v_potential: Leaf = None
+    scale: Leaf = None
 
 
-def couple_uniform(u, v, p, need_u: bool, need_v: bool) -> Rows:
+def couple_uniform(u, v, p, need_u: bool, need_v: bool, *, scaled: bool = False) -> Rows:
     """Returns the costs of sorted rows of uniform weights, [l n] and [l m]."""
     n, m = u.shape[-1], v.shape[-1]
     if n == m:
-        difference = u - v
+        difference, scale = _divided(u - v, p, scaled)
         cost, slope = jnp.mean(_power(difference, p), axis=-1), _slope(difference, p) / n
-        return Rows(cost, slope if need_u else None, -slope if need_v else None)
+        rows = Rows(cost, slope if need_u else None, -slope if need_v else None)
+        return rows._replace(scale=scale)
     if not need_v:
-        return Rows(*_couple_to_pieces(u, v, p, need_u))
-    cost, v_slope = _couple_to_pieces(v, u, p, True)
-    return Rows(cost, _couple_to_pieces(u, v, p, True)[1] if need_u else None, v_slope)
+        cost, u_slope, scale = _couple_to_pieces(u, v, p, need_u, scaled)
+        return Rows(cost, u_slope, scale=scale)
+    cost, v_slope, scale = _couple_to_pieces(v, u, p, True, scaled)
+    u_slope = _couple_to_pieces(u, v, p, True, scaled)[1] if need_u else None
+    return Rows(cost, u_slope, v_slope, scale=scale)
 
 
-def _couple_to_pieces(u, v, p, need_slope: bool):
-    """Returns costs and slopes for uniform weights and n != m.
+def _couple_to_pieces(u, v, p, need_slope: bool, scaled: bool):
+    """Returns costs, slopes and their scale for uniform weights and n != m."""
+    partner, mass = shared_levels(u.shape[-1], v.shape[-1], u.dtype)
+    difference = jnp.where(mass[None] > 0, u[:, :, None] - v[:, partner], 0.0)
+    difference, scale = _divided(difference, p, scaled)
+    cost = jnp.sum(mass[None] * _power(difference, p), axis=(-2, -1))
+    slope = jnp.sum(mass[None] * _slope(difference, p), axis=-1) if need_slope else None
+    return cost, slope, scale
+
+
+def _divided(difference: Array, p: float, scaled: bool) -> tuple[Array, Leaf]:
+    """Returns differences divided by a scale at which their powers are representable."""
+    if not scaled:
+        return difference, None
+    scale = scale_of_powers(difference, p)
+    return difference / scale, scale
+
+
+def shared_levels(
+    n: int, m: int, dtype: DTypeLike
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    """Returns the points of v that share levels with each of u, and the masses, some zero.
 
     Point i of u covers the levels [i/n, (i+1)/n], which it shares with at most ceil(m/n) + 1
     consecutive points of v. The overlaps are exact integers over the common denominator n m. They
     depend on the sizes alone and are computed once for all rows.
     """
-    n, m = u.shape[-1], v.shape[-1]
     with jax.enable_x64(True):
         i = lax.broadcasted_iota(jnp.int64, (n, _num_pieces(n, m)), 0)
         j = i * m // n + lax.broadcasted_iota(jnp.int64, i.shape, 1)
         overlap = jnp.minimum((i + 1) * m, (j + 1) * n) - jnp.maximum(i * m, j * n)
-        mass = (jnp.maximum(overlap, 0).astype(jnp.float64) / (n * m)).astype(u.dtype)
-        partner = jnp.minimum(j, m - 1).astype(jnp.int32)
-    difference = u[:, :, None] - v[:, partner]
-    cost = jnp.sum(mass[None] * _power(difference, p), axis=(-2, -1))
-    return cost, jnp.sum(mass[None] * _slope(difference, p), axis=-1) if need_slope else None
+        mass = jnp.maximum(overlap, 0).astype(jnp.float64) / (n * m)
+        return jnp.minimum(j, m - 1).astype(jnp.int32), mass.astype(dtype)
 
 
 def _num_pieces(n: int, m: int) -> int:
@@ -78,7 +104,7 @@ def _num_pieces(n: int, m: int) -> int:
     return (m + n - 2) // n + 1
 
 
-def couple_weighted(u, v, u_weights, v_weights, p) -> Rows:
+def couple_weighted(u, v, u_weights, v_weights, p, *, scaled: bool = False) -> Rows:
     """Returns the quantile coupling on the merged cumulative weights, and potentials along it.
 
     The levels of both sides are sorted together, and piece k couples the points i and j whose
@@ -91,45 +117,101 @@ def couple_weighted(u, v, u_weights, v_weights, p) -> Rows:
     difference = jnp.where(
         mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0
     )
+    difference, scale = _divided(difference, p, scaled)
     cost = jnp.sum(mass * _power(difference, p), axis=-1)
     slope = mass * _slope(difference, p)
-    u_potential, v_potential = _staircase_potentials(u, v, i, j, from_u, p)
+    u_potential, v_potential = _staircase_potentials(u, v, i, j, from_u, p, scale)
     return Rows(
         cost,
         _sum_by_index(slope, i, n),
         -_sum_by_index(slope, j, m),
         _centred(u_potential, u_weights),
         _centred(v_potential, v_weights),
+        scale,
     )
 
 
 def merge_weights(
     u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]
 ) -> tuple[Array, Array, Array, Array]:
-    """Returns the n + m pieces of the quantile coupling of each row.
+    """Returns the n + m pieces of the quantile coupling of each row, whose weights have sum one.
 
     Returns:
       Ranks i in u, ranks j in v, masses, and whether the piece ends a point of u; [l n+m] each.
     """
     n, m = u_weights.shape[-1], v_weights.shape[-1]
-    levels, source = sort_rows_with_permutation(
-        jnp.concatenate([_cumulative(u_weights), _cumulative(v_weights)], axis=-1)
-    )
+    mass, source = _masses(u_weights, v_weights)
     from_u = source < n
     passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u
     passed_v = lax.broadcasted_iota(jnp.int32, source.shape, source.ndim - 1) - passed_u
-    mass = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
     return jnp.minimum(passed_u, n - 1), jnp.minimum(passed_v, m - 1), mass, from_u
 
 
+@jax.custom_jvp
+def _masses(u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]) -> tuple[Array, Array]:
+    """Returns masses between successive levels, and the sources of the levels; [l n+m] each.
+
+    Levels are integers, whose sums are exact: those of float32 lose a digit for each tenfold
+    number of points. A key holds a level above its source, so that a single integer is sorted.
+    """
+    n, m = u_weights.shape[-1], v_weights.shape[-1]
+    source_bits = (n + m - 1).bit_length()
+    dtype = jnp.result_type(u_weights, v_weights)
+    # Float64 would show the bits that a key spends on the source.
+    packed = dtype != jnp.float64
+    bits = _LEVEL_BITS - source_bits * packed
+    with jax.enable_x64(True):
+        sides = [_levels(weights, bits) for weights in (u_weights, v_weights)]
+        levels = jnp.concatenate(sides, axis=-1)
+        source = lax.broadcasted_iota(jnp.int64, levels.shape, levels.ndim - 1)
+        if packed:
+            keys = sort_rows_of_integers((levels << source_bits) | source)
+            levels, source = keys >> source_bits, keys & ((1 << source_bits) - 1)
+        else:
+            levels, source = lax.sort((levels, source), num_keys=1, is_stable=True)
+        steps = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
+        mass = (steps.astype(jnp.float64) * 2.0**-bits).astype(dtype)
+        source = source.astype(jnp.int32)
+    total = jnp.sum(u_weights, axis=-1) + jnp.sum(v_weights, axis=-1)
+    return jnp.where(jnp.isfinite(total)[:, None], mass, jnp.nan), source
+
+
+@_masses.defjvp
+def _masses_jvp(primals, tangents):
+    mass, source = _masses(*primals)
+    levels = jnp.concatenate(
+        [
+            jax.jvp(_cumulative, (weights,), (tangent,))[1]
+            for weights, tangent in zip(primals, tangents, strict=True)
+        ],
+        axis=-1,
+    )
+    levels = jnp.take_along_axis(levels, source, axis=-1)
+    tangent = jnp.diff(levels, axis=-1, prepend=jnp.zeros_like(levels[:, :1]))
+    no_tangent = jnp.zeros(source.shape, dtype=jax.dtypes.float0)
+    return (mass, source), (tangent, no_tangent)
+
+
+def _levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
+    """Returns cumulative weights as integers whose last is 2^bits."""
+    # Weights have the sum one up to rounding, so that sums of these stay below 2^63.
+    levels = jnp.cumsum((weights.astype(jnp.float64) * 2.0**61).astype(jnp.int64), axis=-1)
+    levels = levels.astype(jnp.float64)
+    return (levels / levels[:, -1:] * 2.0**bits).astype(jnp.int64)
+
+
 def _staircase_potentials(
-    u, v, i: Int[Array, "l k"], j: Int[Array, "l k"], from_u, p
+    u, v, i: Int[Array, "l k"], j: Int[Array, "l k"], from_u, p, scale: Leaf
 ) -> tuple[Array, Array]:
     n, m = u.shape[-1], v.shape[-1]
     take = functools.partial(jnp.take_along_axis, axis=-1)
-    here = _power(take(u, i) - take(v, j), p)
-    beyond_u = _power(take(u, jnp.minimum(i + 1, n - 1)) - take(v, j), p)
-    beyond_v = _power(take(u, i) - take(v, jnp.minimum(j + 1, m - 1)), p)
+
+    def cost(i, j):
+        difference = take(u, i) - take(v, j)
+        return _power(difference if scale is None else difference / scale, p)
+
+    here = cost(i, j)
+    beyond_u, beyond_v = cost(jnp.minimum(i + 1, n - 1), j), cost(i, jnp.minimum(j + 1, m - 1))
     step_u, step_v = (
         jnp.where(from_u, beyond_u - here, 0.0),
         jnp.where(from_u, 0.0, beyond_v - here),

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from swjko import validation
 from swjko.distances.one_dimensional import merge_weights
-from swjko.distances.sliced import sliced_wasserstein_pow, wasserstein_1d_pow
+from swjko.distances.sliced import sliced_wasserstein_scaled_pow, wasserstein_1d_pow
 from swjko.distances.sorting import sort_rows_with_permutation
+from swjko.types import Scalar
 
 
 class Potentials(NamedTuple):
@@ -67,9 +68,15 @@ def sliced_displacement(
     References:
       Liutkus, Simsekli, Majewski, Durmus, Stoter (2019), arXiv 1806.08141.
     """
-    gradient = jax.grad(
-        lambda x: sliced_wasserstein_pow(x, y, directions, x_weights=x_weights, y_weights=y_weights)
-    )(x)
+
+    def power(x: Float[Array, "n d"]) -> tuple[Scalar, Scalar]:
+        return sliced_wasserstein_scaled_pow(
+            x, y, directions, x_weights=x_weights, y_weights=y_weights
+        )
+
+    gradient, scale = jax.grad(power, has_aux=True)(x)
+    # In this order no product leaves the range of the points.
+    gradient = gradient * scale * scale
     if x_weights is None:
         return -0.5 * x.shape[0] * gradient
     mass = (x_weights / jnp.sum(x_weights))[:, None]
@@ -129,6 +136,7 @@ def wasserstein_1d_plan(
     v_weights = _or_uniform(validation.as_weights(v_weights, v.shape[0], "v_weights"), v)
     _, u_order = sort_rows_with_permutation(u[None])
     _, v_order = sort_rows_with_permutation(v[None])
+    u_weights, v_weights = u_weights / jnp.sum(u_weights), v_weights / jnp.sum(v_weights)
     i, j, mass, _ = merge_weights(u_weights[u_order], v_weights[v_order])
     return Plan(u_order[0, i[0]], v_order[0, j[0]], mass[0])
 

@@ -81,6 +81,12 @@ def _sort_rows_with_permutation_jvp(primals, tangents):
     return (ordered, permutation), (jnp.take_along_axis(tangent, permutation, axis=-1), no_tangent)
 
 
+def sort_rows_of_integers(keys: Int[Array, "l n"]) -> Int[Array, "l n"]:
+    """Returns each row [l n] of distinct integers, sorted ascending."""
+    cpu = _network if _packed_network_pays(keys) else _sort_integers
+    return lax.platform_dependent(keys, cpu=cpu, default=_sort_generic)
+
+
 def unsort_rows(
     ordered: Float[Array, "l n"], permutation: Int[Array, "l n"]
 ) -> Float[Array, "l n"]:

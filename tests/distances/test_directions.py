@@ -97,6 +97,12 @@ def test_each_direction_is_uniform_on_the_sphere(draw, place):
         assert np.all(errors < 4.5), name
 
 
+@BOTH
+def test_directions_on_the_line_are_signs(draw):
+    directions = jax.jit(draw, static_argnums=(1, 2))(jax.random.key(0), 200, 1)
+    np.testing.assert_array_equal(np.unique(directions), [-1.0, 1.0])
+
+
 def test_one_dimension_has_both_signs_equally():
     signs = np.asarray(jax.vmap(lambda key: orthogonal_directions(key, 1, 1)[0, 0])(keys(4000)))
     assert set(np.unique(signs)) == {-1.0, 1.0}

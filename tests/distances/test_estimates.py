@@ -81,6 +81,42 @@ def test_estimate_options_that_do_not_fit(key, as_users_see_it):
         swjko.max_sliced_wasserstein(key, x, y[:, :1], num_iterations=3)
 
 
+@pytest.mark.parametrize("scale", [2.0**-59, 2.0**50])
+@pytest.mark.parametrize(
+    ("direction_fn", "control_variate"),
+    [
+        (swjko.uniform_directions, False),
+        (swjko.uniform_directions, True),
+        (swjko.orthogonal_directions, False),
+    ],
+)
+def test_standard_errors_scale_with_the_clouds(scale, direction_fn, control_variate):
+    x, y = clouds(2, 30, 20)
+
+    @jax.jit
+    def estimate(x, y):
+        return swjko.sliced_wasserstein_estimate(
+            jax.random.key(1),
+            x,
+            y,
+            32,
+            direction_fn=direction_fn,
+            control_variate=control_variate,
+        )
+
+    for one, other in zip(estimate(scale * x, scale * y), estimate(x, y), strict=True):
+        np.testing.assert_allclose(one / scale / scale, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2.0**-66, 2.0**66])
+def test_max_sliced_scales_with_the_clouds(scale):
+    x, y = clouds(2, 30, 20)
+    find = jax.jit(functools.partial(swjko.max_sliced_wasserstein, num_iterations=20))
+    expected, found = find(jax.random.key(0), x, y), find(jax.random.key(0), scale * x, scale * y)
+    np.testing.assert_allclose(found.value / scale, expected.value, rtol=1e-6)
+    np.testing.assert_allclose(found.direction, expected.direction, rtol=1e-5)
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_max_sliced_against_a_grid_of_angles(p):
     x, y = clouds(2)

@@ -69,6 +69,19 @@ def test_displacement_in_one_dimension_is_the_monotone_map():
     np.testing.assert_allclose(moved[:, 0], [4.0, 4.0, 4.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**66, 2.0**100])
+def test_displacement_scales_with_the_clouds(scale, key):
+    x, y = jax.random.normal(key, (5, 2)), jax.random.normal(key, (4, 2)) + 1.0
+    displacement = jax.jit(swjko.sliced_displacement)
+    directions = swjko.uniform_directions(key, 3, 2)
+    np.testing.assert_allclose(
+        displacement(scale * x, scale * y, directions) / scale,
+        displacement(x, y, directions),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
 def test_displacement_against_brute_force(key):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 3)) + 1.0

@@ -423,6 +423,23 @@ def test_mixed_second_derivative():
         )
 
 
+@pytest.mark.parametrize("which", [3, 4])
+def test_mixed_second_derivative_in_points_and_weights(which):
+    with jax.enable_x64(True):
+        inputs = list(clouds(17, 4, 3, num=2))
+        probe = jnp.asarray(np.random.default_rng(0).normal(size=inputs[0].shape))
+
+        @jax.jit
+        def slope(weights):
+            changed = [*inputs[:which], weights, *inputs[which + 1 :]]
+            return jnp.sum(jax.grad(objective)(*changed, 2.0) * probe)
+
+        mixed = jax.jit(jax.grad(slope))(inputs[which])
+        expected = central_difference(slope, inputs[which])
+        np.testing.assert_allclose(mixed, expected, atol=1e-7)
+        assert np.max(np.abs(expected)) > 1e-2
+
+
 # --- precision, sizes, padding, blocks
 
 
@@ -443,6 +460,97 @@ def test_a_small_move_far_from_the_origin():
     ):
         value = float(sw_pow(jnp.asarray(x), jnp.asarray(y), directions, **weights))
         assert abs(value / exact - 1.0) < 1e-2
+
+
+def test_an_outlier_leaves_the_others_their_digits():
+    u, v = jnp.asarray([0.0, 1.0, 1e8]), jnp.asarray([0.5, 1.5, 1e8])
+    np.testing.assert_allclose(wasserstein_1d_pow(u, v), 1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(wasserstein_1d_pow)(u, v), 1 / 6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
+@pytest.mark.parametrize("outlier", [None, 1e8, -1e8])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_neither_offset_nor_outliers_take_digits(offset, outlier, weighted):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(101, 2)) + offset).astype(np.float32)
+    y = (x + np.float32(0.5)).astype(np.float32)
+    if outlier is not None:
+        x[-1] = y[-1] = outlier
+    weights = (jnp.full((101,), 1 / 101), jnp.full((101,), 1 / 101)) if weighted else (None, None)
+    if weighted:
+        # Padding near the origin; the clouds are not.
+        x, y = (np.concatenate([points, np.zeros((20, 2), np.float32)]) for points in (x, y))
+        weights = tuple(jnp.pad(weight, (0, 20)) for weight in weights)
+    directions = np.asarray(clouds(3, d=2, num=5, dtype="float32")[2])
+    value, (gradient, _) = value_and_point_gradients(
+        *map(jnp.asarray, (x, y, directions)), *weights, 2.0
+    )
+    x, y, directions = (array.astype(np.float64) for array in (x[:101], y[:101], directions))
+    np.testing.assert_allclose(value, by_pot(x, y, directions, None, None, 2), rtol=1e-6)
+    # Every point moves by the same vector, whose projections are the same for all.
+    expected = -2 / 101 * np.mean(directions * (directions @ [0.5, 0.5])[:, None], axis=0)
+    bulk = np.asarray(gradient[:100])
+    np.testing.assert_allclose(bulk.mean(axis=0), expected, rtol=2e-2)
+
+
+def test_one_point_against_others_far_from_the_origin_inside_jit():
+    u, v = jnp.asarray([1e6]), jnp.asarray([1e6, 1e6 + 1, 1e6 + 3])
+    value, gradient = jax.jit(jax.value_and_grad(wasserstein_1d_pow))(u, v)
+    np.testing.assert_allclose(value, 10 / 3, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [-8 / 3], rtol=1e-6)
+    plane = [jnp.stack([points, points], axis=1) for points in (u, v)]
+    directions = jnp.asarray([[0.6, 0.8], [-0.8, 0.6]])
+    value, gradient = jax.jit(jax.value_and_grad(sliced_wasserstein_pow))(*plane, directions)
+    np.testing.assert_allclose(value, 10 / 3 * (1.4**2 + 0.2**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.full((1, 2), -4 / 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1000, 100_000])
+def test_many_weights_keep_their_digits(n):
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, n)).astype(np.float32)
+    weights = [random_weights(rng, n).astype(np.float32) for _ in range(2)]
+    exact = [
+        np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64) for weight in weights
+    ]
+    expected = ot.wasserstein_1d(u.astype(np.float64), v.astype(np.float64), *exact, p=2)
+    value = weighted_line(*map(jnp.asarray, (u, v, *weights)))[0]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_equal_weights_are_no_weights():
+    u, v = jnp.asarray(np.random.default_rng(1).normal(size=(2, 30_000)), jnp.float32)
+    weights = jnp.full(u.shape, 1 / u.size)
+    value, gradient = weighted_line(u, v, weights, weights)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(wasserstein_1d_pow))(u, v)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    largest = float(jnp.max(jnp.abs(expected_gradient)))
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-6 * largest)
+
+
+weighted_line = jax.jit(
+    jax.value_and_grad(
+        lambda u, v, u_weights, v_weights: wasserstein_1d_pow(
+            u, v, u_weights=u_weights, v_weights=v_weights
+        )
+    )
+)
+
+
+def test_weights_of_nan_give_nan():
+    u = jnp.asarray([0.0, 1.0])
+    value, gradient = weighted_line(u, u, jnp.asarray([jnp.nan, 1.0]), jnp.asarray([0.5, 0.5]))
+    assert np.isnan(value)
+    assert np.all(np.isnan(gradient))
+
+
+def test_directions_on_the_line_are_exact_in_products():
+    u, v = jnp.asarray([[1e6], [-3.0]]), jnp.asarray([[1e6 + 0.125], [-3.0]])
+    off = jnp.asarray([[np.nextafter(np.float32(1), 2)], [np.nextafter(np.float32(-1), 0)]])
+    np.testing.assert_allclose(sw_pow(u, v, off), 0.125**2 / 2, rtol=1e-6)
+    slope = jax.grad(sliced_wasserstein_pow, argnums=2)(u + 1, u, jnp.asarray([[1.0], [-1.0]]))
+    np.testing.assert_allclose(slope, [[1.0], [-1.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
@@ -568,6 +676,107 @@ def test_extreme_magnitudes():
         )
         assert float(value) == 0.0
         assert np.all(np.abs(np.asarray(gradient)) < 1e-39)
+
+
+@pytest.mark.parametrize("p", [25.0, 100.0, 300.0, np.inf])
+def test_the_root_of_any_order_is_representable(p):
+    x, y = jnp.asarray([[1.0], [2.0], [3.0], [54.0]]), jnp.asarray([[1.0], [2.0], [3.0], [4.0]])
+    value, gradient = jax.value_and_grad(sliced_wasserstein)(x, y, jnp.ones((1, 1)), p=p)
+    expected = 50.0 * 0.25 ** (1 / p)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, 0], [0, 0, 0, expected / 50], rtol=1e-6, atol=1e-30)
+
+
+ROOTS = ["equal", "unequal", "weighted"]
+root_and_gradients = jax.jit(
+    lambda p, size, x, y, directions, x_weights, y_weights: jax.value_and_grad(
+        functools.partial(sliced_wasserstein, p=p, block_size=size), argnums=(0, 1, 2)
+    )(x, y, directions, x_weights=x_weights, y_weights=y_weights),
+    static_argnums=(0, 1),
+)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize(("p", "size"), [(2.0, None), (3.0, 4)])
+@pytest.mark.parametrize("kind", ROOTS)
+def test_the_root_is_homogeneous_over_the_whole_range(scale, p, size, kind):
+    x, y, directions, *weights = clouds(14, 6, 6 if kind == "equal" else 4, dtype="float32")
+    weights = weights if kind == "weighted" else (None, None)
+    # A power of two, so that the scaled clouds are the same up to it.
+    scale = float(2.0 ** np.round(np.log2(scale)))
+    value, gradients = root_and_gradients(p, size, x, y, directions, *weights)
+    scaled, scaled_gradients = root_and_gradients(
+        p, size, scale * x, scale * y, directions, *weights
+    )
+    np.testing.assert_allclose(scaled / scale, value, rtol=1e-6)
+    for one, other, factor in zip(scaled_gradients, gradients, (1, 1, scale), strict=True):
+        np.testing.assert_allclose(one / factor, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize("p", [1.0, 2.5, np.inf])
+def test_gradients_of_the_root(kind, p):
+    with jax.enable_x64(True):
+        x, y, directions, *weights = clouds(15, 5, 5 if kind == "equal" else 3, num=5)
+        weights = weights if kind == "weighted" else (None, None)
+        _, gradients = root_and_gradients(p, 2, x, y, directions, *weights)
+
+        for index, gradient in enumerate(gradients):
+
+            def of_one(entry, index=index):
+                inputs = [x, y, directions]
+                inputs[index] = jnp.asarray(entry)
+                return root_and_gradients(p, 2, *inputs, *weights)[0]
+
+            expected = central_difference(of_one, (x, y, directions)[index])
+            np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_root_of_a_translation_on_the_line(scale):
+    x = jnp.asarray([[-1.0], [2.0], [5.0]]) * scale
+    root = jax.value_and_grad(lambda y: sliced_wasserstein(x, y, jnp.ones((1, 1)), p=3.0))
+    value, gradient = root(x + 0.5 * jnp.float32(scale))
+    np.testing.assert_allclose(value / scale, 0.5, rtol=1e-5)
+    np.testing.assert_allclose(gradient, np.full((3, 1), 1 / 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_infinite_order_is_the_limit_of_finite_ones(kind):
+    with jax.enable_x64(True):
+        x, y, directions, *weights = clouds(16, 6, 6 if kind == "equal" else 4)
+        x_weights, y_weights = weights if kind == "weighted" else (None, None)
+        infinite, large = (
+            sliced_wasserstein(x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights)
+            for p in (np.inf, 4000.0)
+        )
+        np.testing.assert_allclose(large, infinite, rtol=2e-3)
+
+
+def test_infinite_order_ignores_what_rounding_of_weights_couples():
+    # 0.1 + 0.2 is not 0.3 in floating point; the difference must not couple 0 and 9.
+    x, y = jnp.asarray([[0.0], [9.0]]), jnp.asarray([[0.5], [0.5], [9.5]])
+    weights = {"x_weights": jnp.asarray([0.3, 0.7]), "y_weights": jnp.asarray([0.1, 0.2, 0.7])}
+    assert float(sliced_wasserstein(x, y, jnp.ones((1, 1)), p=np.inf, **weights)) == 0.5
+
+
+def test_infinite_order_is_refused_where_no_root_is_taken(as_users_see_it):
+    x, one = jnp.ones((2, 1)), jnp.ones((1, 1))
+    message = r"p must be at least 1 and finite; got inf\. Use swjko\.sliced_wasserstein"
+    with pytest.raises(ValueError, match=message):
+        sliced_wasserstein_pow(x, x, one, p=np.inf)
+    with pytest.raises(ValueError, match=message):
+        wasserstein_1d_pow(x[:, 0], x[:, 0], p=np.inf)
+
+
+@pytest.mark.parametrize("p", [2.0, np.inf])
+def test_a_bad_point_inside_jit_gives_a_root_of_nan(p):
+    x, y, directions, *_ = clouds(11, 6, 4, dtype="float32")
+    value, gradients = root_and_gradients(
+        p, None, x.at[2, 1].set(np.nan), y, directions, None, None
+    )
+    assert np.isnan(value)
+    assert all(np.all(np.isnan(gradient)) for gradient in gradients[:2])
 
 
 def test_negative_zero_is_zero():

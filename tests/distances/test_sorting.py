@@ -209,6 +209,15 @@ def test_the_network_sorts_as_numpy_does(rows, length, one_or_several_devices):
         np.testing.assert_array_equal(permutation, stable)
 
 
+@pytest.mark.parametrize("shape", [(3, 50), (64, 1000)])
+def test_rows_of_integers_are_sorted_as_by_numpy(shape):
+    with jax.enable_x64(True):
+        keys = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape) * 2**40
+        np.testing.assert_array_equal(
+            jax.jit(sorting.sort_rows_of_integers)(jnp.asarray(keys)), np.sort(keys)
+        )
+
+
 def test_many_long_rows_are_sorted_in_pieces(monkeypatch):
     monkeypatch.setattr(sorting, "_PIECES_MIN_SIZE", 100)
     monkeypatch.setattr(sorting, "_may_be_sharded", lambda: False)

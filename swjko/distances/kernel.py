@@ -1,0 +1,243 @@
+"""The kernel of the sliced distance: projections, sorted and coupled, with their gradients.
+
+The gradient is that of the optimal coupling held fixed (the envelope theorem). The forward pass
+computes it from the same sorted rows, so the backward pass is a product with a scalar. Weights get
+the Kantorovich potentials of the 1-D problems.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from swjko.distances.one_dimensional import couple_uniform, couple_weighted
+from swjko.distances.scales import power_of_two
+from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.types import Leaf, Scalar
+
+
+class ScaledPower(NamedTuple):
+    """SW_p^p as value * scale^p, representable whatever the extents of the clouds.
+
+    Attributes:
+      value: SW_p^p of the clouds divided by ``scale``.
+      scale: A constant in derivatives.
+    """
+
+    value: Scalar
+    scale: Scalar
+
+
+class _Wanted(NamedTuple):
+    """Which inputs need a gradient; permutations are computed for those only."""
+
+    x: bool = False
+    y: bool = False
+    directions: bool = False
+    x_weights: bool = False
+    y_weights: bool = False
+
+
+class _Gradients(NamedTuple):
+    """One array for each wanted input, None for the others.
+
+    Gradients in points and directions are those of the scaled power times the scale.
+    """
+
+    x: Leaf = None
+    y: Leaf = None
+    directions: Leaf = None
+    x_weights: Leaf = None
+    y_weights: Leaf = None
+
+
+class _Sum(NamedTuple):
+    """Powers divided by ``scale`` and summed over directions; None is a scale of one."""
+
+    value: Scalar
+    gradients: _Gradients
+    scale: Leaf
+
+
+class _Setting(NamedTuple):
+    """The static part: the order, the directions of a block, and whether powers are scaled."""
+
+    p: float
+    block_size: int
+    scaled: bool
+
+
+def sliced_power(
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"],
+    directions: Float[Array, "l d"],
+    x_weights: Float[Array, " n"] | None,
+    y_weights: Float[Array, " m"] | None,
+    *,
+    p: float,
+    block_size: int,
+    scaled: bool,
+) -> ScaledPower:
+    """Returns the mean over directions of W_p^p of the projections, of one dtype throughout.
+
+    Args:
+      x: Points [n d].
+      y: Points [m d].
+      directions: Unit rows [l d].
+      x_weights: Weights [n] with sum one; None if both clouds have uniform weights.
+      y_weights: Weights [m], likewise.
+      p: Order of the distance.
+      block_size: Directions processed at once.
+      scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
+    """
+    setting = _Setting(p, block_size, scaled)
+    value, scale = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    return ScaledPower(value, lax.stop_gradient(scale))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sliced_power(setting, *inputs):
+    total = _over_blocks(setting, *inputs, wanted=_Wanted())
+    return total.value, _scale_or_one(total)
+
+
+def _sliced_power_forward(setting, *inputs):
+    values = [None if entry is None else entry.value for entry in inputs]
+    wanted = _Wanted(*(entry is not None and entry.perturbed for entry in inputs))
+    total = _over_blocks(setting, *values, wanted=wanted)
+    # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
+    # would be finite and wrong.
+    unknown = ~jnp.isfinite(total.value)
+    gradients = jax.tree.map(
+        lambda gradient: jnp.where(unknown, jnp.nan, gradient), total.gradients
+    )
+    return (total.value, _scale_or_one(total)), (gradients, total.scale)
+
+
+def _sliced_power_backward(setting, residuals, cotangents):
+    del setting
+    gradients, scale = residuals
+    cotangent, _ = cotangents
+    if isinstance(cotangent, SymbolicZero):
+        return tuple(None for _ in gradients)
+    of_lengths = cotangent if scale is None else cotangent / scale
+    factors = _Gradients(of_lengths, of_lengths, of_lengths, cotangent, cotangent)
+    return tuple(
+        None if gradient is None else factor * gradient
+        for factor, gradient in zip(factors, gradients, strict=True)
+    )
+
+
+_sliced_power.defvjp(_sliced_power_forward, _sliced_power_backward, symbolic_zeros=True)
+
+
+def _scale_or_one(total: _Sum) -> Scalar:
+    return jnp.ones_like(total.value) if total.scale is None else total.scale
+
+
+def _over_blocks(
+    setting: _Setting, x, y, directions, x_weights, y_weights, wanted: _Wanted
+) -> _Sum:
+    """Returns the mean over directions and its gradients, a block of directions at a time."""
+    total, block_size = directions.shape[0], setting.block_size
+    one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, wanted)
+    num_blocks, remainder = divmod(total, block_size)
+    if num_blocks == 1 and remainder == 0:
+        summed = one_block(directions)
+    else:
+        split = num_blocks * block_size
+        head, tail = directions[:split], directions[split:]
+
+        def add(carry, block):
+            block = one_block(block)
+            stacked = block.gradients.directions, block.scale
+            return _added(setting.p, carry, _without_directions(block)), stacked
+
+        first = one_block(tail) if remainder else _zeros_of(one_block, directions[:block_size])
+        # A block takes strided directions, not neighbours, so devices share those of each block.
+        blocks = head.reshape(block_size, num_blocks, -1).swapaxes(0, 1)
+        summed, (stacked, scales) = lax.scan(add, _without_directions(first), blocks)
+        if wanted.directions:
+            stacked = _rescaled(setting.p - 1.0, stacked, scales, summed.scale)
+            parts = [stacked.swapaxes(0, 1).reshape(head.shape)]
+            if remainder:
+                last = first.gradients.directions
+                parts.append(_rescaled(setting.p - 1.0, last, first.scale, summed.scale))
+            gradients = summed.gradients._replace(directions=jnp.concatenate(parts))
+            summed = summed._replace(gradients=gradients)
+    gradients = jax.tree.map(lambda gradient: gradient / total, summed.gradients)
+    return _Sum(summed.value / total, gradients, summed.scale)
+
+
+def _zeros_of(one_block, directions) -> _Sum:
+    """Returns a sum that gives the carry its shapes and adds nothing."""
+    shapes = jax.eval_shape(one_block, directions)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros if zeros.scale is None else zeros._replace(scale=power_of_two(zeros.scale))
+
+
+def _without_directions(summed: _Sum) -> _Sum:
+    return summed._replace(gradients=summed.gradients._replace(directions=None))
+
+
+def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
+    """Returns the sum of both over the larger of their scales."""
+    if first.scale is None:
+        return jax.tree.map(jnp.add, first, second)
+    scale = jnp.maximum(first.scale, second.scale)
+    exponents = _Sum(p, _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p), None)
+    parts = []
+    for part in (first, second):
+        gradients = _Gradients(
+            *(
+                None if gradient is None else _rescaled(exponent, gradient, part.scale, scale)
+                for exponent, gradient in zip(exponents.gradients, part.gradients, strict=True)
+            )
+        )
+        parts.append(_Sum(_rescaled(p, part.value, part.scale, scale), gradients, None))
+    return jax.tree.map(jnp.add, *parts)._replace(scale=scale)
+
+
+def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
+    """Returns powers divided by ``new`` of powers divided by ``old``, which may have an axis."""
+    if old is None:
+        return values
+    factor = (old / new) ** exponent
+    return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
+
+
+def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> _Sum:
+    """Returns the sum of W_p^p over one block of directions, and its gradients."""
+    p, scaled = setting.p, setting.scaled
+    matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    weighted = x_weights is not None
+    need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
+    u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
+    v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
+    if weighted:
+        weights = x_weights[u_permutation], y_weights[v_permutation]
+        rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+    else:
+        rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
+    u_gradient: Leaf = unsort_rows(rows.u, u_permutation) if need_u else None
+    v_gradient: Leaf = unsort_rows(rows.v, v_permutation) if need_v else None
+
+    def summed(potential, permutation):
+        return jnp.sum(unsort_rows(potential, permutation), axis=0)
+
+    gradients = _Gradients(
+        x=matmul(u_gradient.T, directions) if wanted.x else None,
+        y=matmul(v_gradient.T, directions) if wanted.y else None,
+        directions=matmul(u_gradient, x) + matmul(v_gradient, y) if wanted.directions else None,
+        x_weights=summed(rows.u_potential, u_permutation) if wanted.x_weights else None,
+        y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
+    )
+    return _Sum(jnp.sum(rows.cost), gradients, rows.scale)
+
+
+def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
+    return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
