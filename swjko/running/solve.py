@@ -104,7 +104,8 @@ def solve(
         ``swjko.checkpoints.read_history``). Call ``solve`` again to resume a run that was killed;
         the result is the same, bit for bit on one machine. None saves nothing. For flows on the
         devices of several processes (``swjko.distributed``), all processes must see the
-        directory; a SIGTERM to one process then ends all of them after the same step.
+        directory. SIGTERM, SIGHUP or Ctrl-C to one process ends all of them after the same step,
+        at most two chunks later.
       checkpoint_seconds: Save at the end of a chunk if so many seconds have passed since the last
         save. If saving is slow, wait at least fifty times as long as a save takes.
       checkpoint_steps: Save at the end of a chunk if so many steps have been taken since the last

@@ -122,6 +122,16 @@ def peer(coordinator, processes, process, directory, path, heartbeat, num_steps,
     return {"digest": digest((end, found.history))}
 
 
+def together(coordinator, process, num_steps=100_000, num_flows=2, num_inner_steps=100, **options):
+    """One of two processes that share a run, which may differ between them."""
+    distributed.initialize(coordinator, 2, process, heartbeat_timeout=10.0)
+    keys = jax.random.split(jax.random.key(0), num_flows)
+    scheme = small_scheme(num_inner_steps=num_inner_steps)
+    options = {"progress": False, "chunk_size": 10, "mesh": swjko.flow_mesh()} | options
+    found = swjko.solve(keys, scheme, num_steps, **options)
+    return {"steps": found.history.energy.shape[1]}
+
+
 def on_devices(path, num_flows):
     """Flows over all devices in float64, and one flow whose directions are spread over them."""
     with jax.enable_x64(True):
