@@ -13,6 +13,7 @@ import sys
 import jax
 
 from swjko import validation
+from swjko.running.agreement import DistributedError as DistributedError
 from swjko.running.rendezvous import PeerError, meet
 
 # Environment variables of a job: the number of processes, and the id of this one.
@@ -26,10 +27,6 @@ _NUM_PORTS = 2**12
 _OPEN_MPI_URI = "OMPI_MCA_orte_hnp_uri"
 _OPEN_MPI_HOST = re.compile(r"(\d+)\..*?(?:tcp://([^,:]+)|tcp6://\[([^,\]]+))")
 _SLURM_HOST = re.compile(r"([^,\[]+)(?:\[(\w+))?")
-
-
-class DistributedError(RuntimeError):
-    """Processes could not be joined. The message is one line."""
 
 
 def initialize(

@@ -25,7 +25,7 @@ def pair(*own, **common):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
-            [*command, json.dumps({**common, "process": process, **arguments}), "0"],
+            [*command, json.dumps(common | {"process": process} | arguments), "0"],
             cwd=ROOT,
             env=environment,
             **pipes,
@@ -35,13 +35,15 @@ def pair(*own, **common):
 
 
 def ended(processes):
-    """The exit code and stderr of each process; none outlives the test."""
+    """Exit codes, stderr and last lines of the processes; none outlives the test."""
     try:
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        texts = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [process.returncode for process in processes], errors
+    codes = [process.returncode for process in processes]
+    answers = [out.splitlines()[-1:] for out, _ in texts]
+    return codes, [error for _, error in texts], answers
 
 
 def wait_for_steps(processes, directory):
@@ -54,10 +56,10 @@ def wait_for_steps(processes, directory):
 @pytest.mark.parametrize(("number", "process"), [("SIGTERM", 1), ("SIGHUP", 0), ("SIGINT", 1)])
 def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, process, tmp_path):
     number, directory = getattr(signal, number), tmp_path / "run"
-    processes = pair(checkpoint_dir=str(directory))
+    processes = pair(runs=[{"checkpoint_dir": str(directory)}])
     wait_for_steps(processes, directory)
     processes[process].send_signal(number)
-    codes, errors = ended(processes)
+    codes, errors, _ = ended(processes)
     # Python ends by the signal itself if nobody catches KeyboardInterrupt.
     expected = {signal.SIGINT: -signal.SIGINT}.get(number, 128 + number)
     assert codes[process] == expected, errors
@@ -66,3 +68,31 @@ def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, pro
     assert steps % 10 == 0
     assert (directory / f"step-{steps:010d}.ckpt").exists()
     assert f"stopped after step {steps}, which is saved in {directory}" in errors[0]
+
+
+def test_processes_that_differ_are_told_before_they_compile(tmp_path):
+    directory, other = str(tmp_path / "one"), str(tmp_path / "two")
+    where = "%s on process 0, %s on process 1"
+    differences = [
+        ({"num_inner_steps": 3}, "scheme.num_inner_steps: " + where % (2, 3)),
+        ({"num_inner_steps": 3, "many": True}, "scheme.num_inner_steps: " + where % (2, 3)),
+        ({"num_steps": 5}, "num_steps: " + where % (4, 5)),
+        ({"chunk_size": 5}, "chunk_size: " + where % (10, 5)),
+        ({"checkpoint_dir": directory}, "checkpoint_dir: " + where % (None, directory)),
+        ({"chunk_size": 0}, "process 1 has failed: ValueError: chunk_size must be at least 1"),
+    ]
+    common = {"num_steps": 4, "num_inner_steps": 2}
+    runs = [[common | {"many": "many" in own} for own, _ in differences]]
+    runs += [[common | own for own, _ in differences]]
+    for own, directories in zip(runs, (other, directory), strict=True):
+        own.append(common | {"checkpoint_dir": directories})
+    differences.append(({}, "checkpoint_dir: " + where % (other, directory)))
+    processes = pair(*({"runs": own} for own in runs))
+    codes, errors, answers = ended(processes)
+    assert codes == [0, 0], errors
+    told = zip(differences, *(json.loads(line) for (line,) in answers), strict=True)
+    for (own, message), first, second in told:
+        assert first.startswith("DistributedError: "), own
+        assert message in first
+        assert message.removeprefix("process 1 has failed: ") in second
+    assert not list(tmp_path.iterdir())

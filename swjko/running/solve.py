@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from swjko import validation
 from swjko.checkpoints.fingerprint import describe
 from swjko.checkpoints.store import Saved, Store, open_store
+from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
 from swjko.running.plan import ChunkPlan, StopFn
@@ -122,6 +123,7 @@ def solve(
 
     Raises:
       FlowError: A flow failed and ``throw`` is True.
+      DistributedError: The processes differ in their arguments or versions, or one has failed.
       CheckpointError: The directory holds another run (the message lists the differences), is in
         use by another process, cannot be written, or has only damaged checkpoints.
 
@@ -130,12 +132,18 @@ def solve(
         solve(key, scheme, 10_000, checkpoint_dir="runs/a")  # call again to resume
         solve(jax.random.split(key, 256), scheme, 200, mesh=flow_mesh(), stop=until_stationary())
     """
-    num_steps = validation.as_count(num_steps, "num_steps")
-    require_scheme(scheme)
-    record = as_record(record)
-    plan = ChunkPlan.of(
-        num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps
-    )
+    with sharing(mesh) as compare:
+        num_steps = validation.as_count(num_steps, "num_steps")
+        require_scheme(scheme)
+        record = as_record(record)
+        plan = ChunkPlan.of(
+            num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps
+        )
+        saving = {"checkpoint_dir": _as_text(checkpoint_dir), "resume": resume}
+        saving |= {"checkpoint_seconds": checkpoint_seconds, "checkpoint_steps": checkpoint_steps}
+        rules = {"stop": stop, "stop_steps": stop_steps, "record": record, "throw": throw}
+        layout = {"axes": axes, "batch_size": batch_size, "chunk_size": chunk_size}
+        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules)
     prepared = prepare_one_or_many(key, scheme, axes=axes, mesh=mesh, batch_size=batch_size)
     batching, runner = prepared[-1], ChunkRunner(*prepared[:2], record, prepared[-1])
     if batching.padding_notice:
@@ -238,13 +246,20 @@ def _fingerprint(
     )
 
 
-def _as_directory(checkpoint_dir: str | os.PathLike[str] | None, together: bool) -> Path | None:
+def _as_text(checkpoint_dir: str | os.PathLike[str] | None) -> str | None:
+    """Return the absolute path, which the processes compare."""
     if checkpoint_dir is None:
         return None
     if not isinstance(checkpoint_dir, (str, os.PathLike)) or not os.fspath(checkpoint_dir):
         raise TypeError(
             f"checkpoint_dir must be the path of a directory, or None; got {checkpoint_dir!r}."
         )
+    return str(Path(checkpoint_dir).absolute())
+
+
+def _as_directory(checkpoint_dir: str | os.PathLike[str] | None, together: bool) -> Path | None:
+    if checkpoint_dir is None:
+        return None
     if jax.process_count() > 1 and not together:
         raise ValueError(
             "checkpoint_dir must be None in a run of several processes whose flows are not spread "

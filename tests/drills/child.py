@@ -122,14 +122,30 @@ def peer(coordinator, processes, process, directory, path, heartbeat, num_steps,
     return {"digest": digest((end, found.history))}
 
 
-def together(coordinator, process, num_steps=100_000, num_flows=2, num_inner_steps=100, **options):
-    """One of two processes that share a run, which may differ between them."""
-    distributed.initialize(coordinator, 2, process, heartbeat_timeout=10.0)
-    keys = jax.random.split(jax.random.key(0), num_flows)
-    scheme = small_scheme(num_inner_steps=num_inner_steps)
-    options = {"progress": False, "chunk_size": 10, "mesh": swjko.flow_mesh()} | options
-    found = swjko.solve(keys, scheme, num_steps, **options)
-    return {"steps": found.history.energy.shape[1]}
+def shared_run(num_steps=1_000_000, num_inner_steps=0, many=False, **options):
+    """A run of two flows on the devices of all processes; particles if there are no updates."""
+    keys, mesh = jax.random.split(jax.random.key(0), 2), swjko.flow_mesh()
+    scheme = swjko.langevin(jnp.zeros((4, 2)), bell, step_size=0.5)
+    if num_inner_steps:
+        scheme = small_scheme(num_inner_steps=num_inner_steps)
+    if many:
+        swjko.run_many(keys, scheme, num_steps, mesh=mesh)
+    else:
+        options = {"progress": False, "chunk_size": 10} | options
+        swjko.solve(keys, scheme, num_steps, mesh=mesh, **options)
+
+
+def together(coordinator, process, runs, heartbeat=10.0):
+    """One of two processes that share some runs; the errors of these."""
+    distributed.initialize(coordinator, 2, process, heartbeat_timeout=heartbeat)
+    errors = []
+    for arguments in runs:
+        try:
+            shared_run(**arguments)
+            errors.append(None)
+        except (distributed.DistributedError, ValueError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    return errors
 
 
 def on_devices(path, num_flows):
