@@ -157,7 +157,10 @@ def _environment(mesh: Mesh) -> dict[str, str]:
             "devices": [f"{device.process_index}:{device.id}" for device in devices],
             "kinds": sorted({device.device_kind for device in devices}),
         },
-        **{"version of jaxlib": jaxlib.__version__, "jax_enable_x64": jax.config.jax_enable_x64},
+        **{
+            "version of jaxlib": jaxlib.__version__,
+            "jax_enable_x64": jax.config.values["jax_enable_x64"],
+        },
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import PyTree
@@ -90,7 +91,7 @@ def run_many(
         keys = jax.random.split(key, 4)
         states, infos = run_many(keys, scheme, 30, axes=axes, mesh=flow_mesh())
     """
-    is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((keys, scheme)))
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((keys, scheme)))
     with sharing(None if is_traced else mesh) as compare:
         require_scheme(scheme)
         num_steps = validation.as_count(num_steps, "num_steps")
