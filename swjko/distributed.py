@@ -15,6 +15,7 @@ import jax
 
 from swjko import validation
 from swjko.running.agreement import DistributedError as DistributedError
+from swjko.running.failures import linger
 from swjko.running.rendezvous import PeerError, local_addresses, meet
 
 # Environment variables of a job: the number of processes, and the id of this one.
@@ -114,12 +115,14 @@ def leave(code: int) -> None:
     """Exit at once, if this process is one of several that were joined.
 
     Use it in a process that fails alone. An orderly exit would wait for the other processes,
-    which wait for this one. They notice the exit within the heartbeat timeout.
+    which wait for this one. They notice the exit within the heartbeat timeout. After a failure in
+    ``swjko.solve``, process 0 first waits a few seconds, in which the others end by themselves.
 
     Args:
       code: Exit code of the process.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
+        linger()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -85,7 +85,7 @@ def test_processes_that_differ_are_told_before_they_compile(tmp_path):
     runs = [[common | {"many": "many" in own} for own, _ in differences]]
     runs += [[common | own for own, _ in differences]]
     for own, directories in zip(runs, (other, directory), strict=True):
-        own.append(common | {"checkpoint_dir": directories})
+        own += [common | {"checkpoint_dir": directories}, {}]
     differences.append(({}, "checkpoint_dir: " + where % (other, directory)))
     processes = pair(*({"runs": own} for own in runs))
     codes, errors, answers = ended(processes)
@@ -96,3 +96,29 @@ def test_processes_that_differ_are_told_before_they_compile(tmp_path):
         assert message in first
         assert message.removeprefix("process 1 has failed: ") in second
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_fails_alone_ends_the_other_with_its_reason(process, tmp_path):
+    directory = tmp_path / "run"
+    run = {"fails": process, "checkpoint_dir": str(directory), "checkpoint_steps": 10}
+    codes, errors, _ = ended(pair(runs=[run]))
+    assert codes == [1, 1], errors
+    assert errors[process].splitlines()[-1] == "ZeroDivisionError: only here"
+    reason = f"process {process} has failed: ZeroDivisionError: only here. What was saved in"
+    assert f"{reason} {directory} is intact" in errors[1 - process]
+    assert "Check failure stack trace" not in errors[1 - process]
+    # The step at which it failed was not saved.
+    assert max(directory.glob("step-*.ckpt")).name == "step-0000000010.ckpt"
+
+
+def test_a_killed_peer_is_an_error_of_the_package(tmp_path):
+    directory = tmp_path / "run"
+    processes = pair(runs=[{"checkpoint_dir": str(directory), "checkpoint_steps": 10}])
+    wait_for_steps(processes, directory)
+    processes[1].kill()
+    codes, errors, _ = ended(processes)
+    assert codes == [1, -signal.SIGKILL], errors
+    last = errors[0].splitlines()[-1]
+    assert "DistributedError: another process has ended or cannot be reached" in last
+    assert f"What was saved in {directory} is intact. Start all processes again." in last

@@ -11,11 +11,11 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -32,6 +32,14 @@ _runs: collections.defaultdict[str, Iterator[int]] = collections.defaultdict(ite
 
 class DistributedError(RuntimeError):
     """Processes could not be joined, or differ, or one has failed. The message is one line."""
+
+
+def store_of_processes() -> Any:
+    """Return the client of the key-value store that all joined processes share."""
+    from jax.experimental import multihost_utils
+
+    # JAX has no public name for it.
+    return vars(multihost_utils)["distributed"].global_state.client
 
 
 @contextlib.contextmanager
@@ -72,10 +80,7 @@ class _SharedRun:
     """One run of some processes, under keys of its own in the store."""
 
     def __init__(self, mesh: Mesh):
-        from jax.experimental import multihost_utils
-
-        # JAX has no public name for the store.
-        self._client: Any = multihost_utils.distributed.global_state.client
+        self._client = store_of_processes()
         self._processes = sorted({device.process_index for device in mesh.devices.flat})
         group = hashlib.sha256(repr(self._processes).encode()).hexdigest()[:16]
         self._key = f"swjko/{group}/{next(_runs[group])}"
@@ -150,7 +155,7 @@ def _explained() -> Iterator[None]:
 
 def _environment(mesh: Mesh) -> dict[str, str]:
     """Return what else the programs of a mesh depend on."""
-    devices: Sequence[Any] = mesh.devices.flat
+    devices: list[Any] = list(mesh.devices.flat)
     return describe(
         mesh={
             "axes": repr(tuple(mesh.shape.items())),
@@ -158,7 +163,7 @@ def _environment(mesh: Mesh) -> dict[str, str]:
             "kinds": sorted({device.device_kind for device in devices}),
         },
         **{
-            "version of jaxlib": jaxlib.__version__,
+            "version of jaxlib": jaxlib.version.__version__,
             "jax_enable_x64": jax.config.values["jax_enable_x64"],
         },
     )

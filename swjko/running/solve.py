@@ -19,10 +19,11 @@ from jaxtyping import PyTree
 
 from swjko import validation
 from swjko.checkpoints.fingerprint import describe
-from swjko.checkpoints.store import Saved, Store, open_store
+from swjko.checkpoints.store import CheckpointError, Saved, Store, open_store
 from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
+from swjko.running.failures import watching
 from swjko.running.plan import ChunkPlan, StopFn
 from swjko.running.progress import progress_bar
 from swjko.running.signals import Interrupts, Preemption, listening
@@ -124,6 +125,7 @@ def solve(
     Raises:
       FlowError: A flow failed and ``throw`` is True.
       DistributedError: The processes differ in their arguments or versions, or one has failed.
+        After a failure during the run, the process should exit; it exits with code 1.
       CheckpointError: The directory holds another run (the message lists the differences), is in
         use by another process, cannot be written, or has only damaged checkpoints.
 
@@ -150,16 +152,17 @@ def solve(
         warnings.warn(batching.padding_notice, stacklevel=2)
     together = batching.spans_processes
     directory = _as_directory(checkpoint_dir, together)
-    padded = runner.start()
-    start = batching.unpad(padded)
+    with watching(together, directory):
+        padded = runner.start()
+        start = batching.unpad(padded)
     with contextlib.ExitStack() as stack:
         store: Store | _NoStore = _NoStore(start)
         if directory is None:
             plan.seconds = math.inf
         else:
             run = _fingerprint(key, scheme, record, start, plan, batching)
-            store = stack.enter_context(
-                open_store(
+            with watching(together, directory, alike=(CheckpointError,)):
+                store = open_store(
                     directory,
                     run,
                     start,
@@ -169,7 +172,8 @@ def solve(
                     every_steps=checkpoint_steps,
                     together=together,
                 )
-            )
+            stack.enter_context(store)
+        stack.enter_context(watching(together, directory))
         signals = stack.enter_context(listening(directory, together=together))
         shown = progress and not (together and jax.process_index())
         advance = stack.enter_context(progress_bar(num_steps, shown, store.saved.step))
