@@ -59,7 +59,8 @@ def watching(
             message = _failure_message(_note(), error, directory)
             _doom("")
             raise DistributedError(message) from error
-        if not isinstance(error, alike):
+        # An interrupt with a message ends all processes after the same step (``signals``).
+        if not (isinstance(error, alike) or (isinstance(error, KeyboardInterrupt) and error.args)):
             _doom(f"{type(error).__name__}: {_first_line(error)}")
         raise
     finally:
