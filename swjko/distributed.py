@@ -9,11 +9,14 @@ import math
 import os
 import re
 import sys
+from typing import Any
 
 import jax
 
 from swjko import validation
-from swjko.running.rendezvous import PeerError, meet
+from swjko.running.agreement import DistributedError as DistributedError
+from swjko.running.failures import linger
+from swjko.running.rendezvous import PeerError, local_addresses, meet
 
 # Environment variables of a job: the number of processes, and the id of this one.
 _JOBS = (
@@ -23,13 +26,10 @@ _JOBS = (
 )
 # JAX chooses the port of a coordinator among the last ones, by the id of the job.
 _NUM_PORTS = 2**12
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 _OPEN_MPI_URI = "OMPI_MCA_orte_hnp_uri"
 _OPEN_MPI_HOST = re.compile(r"(\d+)\..*?(?:tcp://([^,:]+)|tcp6://\[([^,\]]+))")
 _SLURM_HOST = re.compile(r"([^,\[]+)(?:\[(\w+))?")
-
-
-class DistributedError(RuntimeError):
-    """Processes could not be joined. The message is one line."""
 
 
 def initialize(
@@ -45,6 +45,11 @@ def initialize(
     Missing arguments are read from the job's environment: of Slurm, of Open MPI, or of an indexed
     job of Kubernetes, which gives the process id. JAX itself looks for what is then still
     missing; for Kubernetes this needs the package ``kubernetes``.
+
+    Process 0 listens on the addresses of the coordinator's name alone. If it has none of them
+    itself, as behind a service of Kubernetes, it listens on all interfaces. Callers that do not
+    belong to the run are ignored. Set SWJKO_SECRET to the same text in the environment of each
+    process to tell runs apart on a network that others use.
 
     Args:
       coordinator: ``HOST:PORT`` of process 0: a free port there that all processes can reach.
@@ -72,6 +77,7 @@ def initialize(
         process_id = _from_environment(names[1]) if process_id is None else process_id
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
+    listening: dict[str, Any] = {}
     try:
         if coordinator is not None and num_processes is not None and process_id is not None:
             host, port = _as_address(coordinator)
@@ -83,12 +89,16 @@ def initialize(
                     f"got {process_id}. Count processes from 0."
                 )
             meet(host, port, num_processes, process_id, initialization_timeout)
+            # JAX would listen on all interfaces, and its service obeys whoever calls it.
+            if process_id == 0 and _BIND not in os.environ and local_addresses(host):
+                listening = {"coordinator_bind_address": coordinator}
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
             initialization_timeout=math.ceil(initialization_timeout),
             heartbeat_timeout_seconds=math.ceil(heartbeat_timeout),
+            **listening,
         )
     except (PeerError, RuntimeError, KeyError, OSError) as error:
         raise DistributedError(str(error).splitlines()[0]) from error
@@ -105,12 +115,14 @@ def leave(code: int) -> None:
     """Exit at once, if this process is one of several that were joined.
 
     Use it in a process that fails alone. An orderly exit would wait for the other processes,
-    which wait for this one. They notice the exit within the heartbeat timeout.
+    which wait for this one. They notice the exit within the heartbeat timeout. After a failure in
+    ``swjko.solve``, process 0 first waits a few seconds, in which the others end by themselves.
 
     Args:
       code: Exit code of the process.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
+        linger()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,21 +1,24 @@
 """Several processes: how they find each other, and what they say when one does not come."""
 
 import contextlib
+import json
 import re
 import socket
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from swjko import distributed
-from swjko.running.rendezvous import PeerError, meet
+from swjko.running import rendezvous
+from swjko.running.rendezvous import PeerError, local_addresses, meet
 
 # How processes meet.
 
 
-def met(*processes, seconds=20.0, before=lambda port: None):
+def met(*processes, seconds=20.0, before=lambda port: None, host="localhost"):
     """Let these (number, id) meet in threads; return the error of each, or None."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -24,7 +27,7 @@ def met(*processes, seconds=20.0, before=lambda port: None):
 
     def one(index, number, process):
         try:
-            meet("localhost", port, number, process, seconds)
+            meet(host, port, number, process, seconds)
         except PeerError as error:
             errors[index] = str(error)
 
@@ -45,16 +48,80 @@ def test_all_continue_when_all_have_come():
     assert met((1, 0)) == [None]
 
 
-def test_strangers_are_not_counted():
-    def strangers(port):
-        for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n"):
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("localhost", port), timeout=5) as stranger,
-            ):
-                stranger.sendall(words)
+def call(port, words, host="localhost"):
+    """Send a line to process 0 as soon as it listens; return the open connection."""
+    deadline = time.monotonic() + 20.0
+    while True:
+        try:
+            stranger = socket.create_connection((host, port), timeout=5)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with contextlib.suppress(OSError):
+        stranger.sendall(words)
+    return stranger
 
-    assert met((2, 0), (2, 1), before=strangers) == [None, None]
+
+def hello(process, processes, **more):
+    return json.dumps({"process": process, "processes": processes, **more}).encode() + b"\n"
+
+
+STRANGERS = {
+    "silence": b"",
+    "another protocol": b"GET / HTTP/1.1\r\n\r\n",
+    "no message": b"[1]\n",
+    "no text": b"\xff\xfe\n",
+    "no end": b"x" * 10_000,
+    "too deep": b"[" * 4000 + b"\n",
+    "no token": hello(1, 2),
+    "no number": hello("one", 2),
+    "another number": hello(1, 7),
+    "another run": hello(1, 2, token="0" * 64),
+    "no text as a token": hello(1, 2, token=[1]),
+}
+
+
+@pytest.mark.parametrize("words", STRANGERS.values(), ids=STRANGERS)
+def test_strangers_are_ignored(words):
+    strangers = []
+
+    def first_a_stranger(port):
+        strangers.append(call(port, words))
+        meet("localhost", port, 2, 1, 20.0)
+
+    try:
+        assert met((2, 0), before=first_a_stranger) == [None]
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+@pytest.mark.parametrize("process", [0, -1, 2, 10**30, 1.0, "1", True, None])
+def test_an_id_that_no_process_can_have_is_ignored(process):
+    def first_a_stranger(port):
+        with call(port, hello(process, 2, token=rendezvous._token(port))):
+            meet("localhost", port, 2, 1, 20.0)
+
+    assert met((2, 0), before=first_a_stranger) == [None]
+
+
+def test_another_secret_is_another_run(monkeypatch):
+    tokens = {port: rendezvous._token(port) for port in (1234, 1235)}
+    monkeypatch.setenv("SWJKO_SECRET", "ours")
+    assert len({*tokens.values(), rendezvous._token(1234)}) == 3
+
+
+def test_silent_strangers_keep_nobody_waiting():
+    strangers = []
+
+    def many_strangers(port):
+        strangers.extend(call(port, b"") for _ in range(20))
+        meet("localhost", port, 2, 1, 20.0)
+
+    assert met((2, 0), before=many_strangers) == [None]
+    for stranger in strangers:
+        stranger.close()
 
 
 def test_missing_processes_are_named_to_all_who_wait():
@@ -90,6 +157,28 @@ def test_a_port_in_use_is_reported():
             meet("localhost", port, 2, 0, 0.2)
 
 
+def test_process_0_listens_where_it_is_asked_to():
+    assert {address for _, address in local_addresses("localhost")} <= {"127.0.0.1", "::1"}
+    assert [address for _, address in local_addresses("127.0.0.2")] == ["127.0.0.2"]
+    # An address of another machine, and a name that stands for nothing.
+    assert local_addresses("192.0.2.1") == []
+    assert local_addresses("nowhere.invalid") == []
+
+    def elsewhere(port):
+        with call(port, b"", "127.0.0.2"), pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port))
+        meet("127.0.0.2", port, 2, 1, 20.0)
+
+    assert met((2, 0), host="127.0.0.2", before=elsewhere) == [None]
+
+
+def test_jax_listens_where_process_0_does(initialized):
+    distributed.initialize("localhost:1234", 2, 0)
+    distributed.initialize("192.0.2.1:1234", 2, 0)
+    addresses = [options.get("coordinator_bind_address") for _, options in initialized]
+    assert addresses == ["localhost:1234", None]
+
+
 # Arguments and environments.
 
 
@@ -99,7 +188,7 @@ def initialized(monkeypatch):
     for name in (
         *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "OMPI_MCA_orte_hnp_uri"),
         *("OMPI_COMM_WORLD_RANK", "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"),
-        *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"),
+        *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT", "JAX_COORDINATOR_BIND_ADDRESS"),
     ):
         monkeypatch.delenv(name, raising=False)
     calls = []

@@ -52,11 +52,22 @@ def describe(**things: Any) -> dict[str, str]:
     return entries
 
 
-def differences(saved: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
-    """Return a phrase for each of the first values that differ, and the number of the others."""
+def differences(
+    saved: Mapping[str, str],
+    present: Mapping[str, str],
+    sides: tuple[str, str] = ("saved", "now"),
+) -> list[str]:
+    """Return a phrase for each of the first values that differ, and the number of the others.
+
+    Args:
+      saved: One fingerprint.
+      present: Another one.
+      sides: What to call the two.
+    """
     names = [name for name in {**saved, **present} if saved.get(name) != present.get(name)]
     phrases = [
-        f"{name}: {saved.get(name, 'nothing')} saved, {present.get(name, 'nothing')} now"
+        f"{name}: {saved.get(name, 'nothing')} {sides[0]}, "
+        f"{present.get(name, 'nothing')} {sides[1]}"
         for name in names[:_MOST_DIFFERENCES]
     ]
     more = len(names) - len(phrases)

@@ -21,6 +21,11 @@ from swjko.data.tables import DataError
 from swjko.running.solution import FlowError
 
 _BAD_INPUT = (UsageError, DataError, CheckpointError, distributed.DistributedError)
+# The arguments of ``distributed.initialize``.
+_JOINING = (
+    *("coordinator", "num_processes", "process_id"),
+    *("initialization_timeout", "heartbeat_timeout"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +96,9 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _asks_for_many(options: argparse.Namespace) -> bool:
+    for name in () if options.distributed else _JOINING:
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} needs --distributed")
     if not options.distributed and not options.flows:
         if options.checkpoint_dir is not None:
             raise UsageError("--checkpoint-dir needs --flows N")
@@ -100,9 +108,6 @@ def _asks_for_many(options: argparse.Namespace) -> bool:
             f"the seeds of {options.flows} flows must be at most {2**32 - 1}; "
             f"got --seed {options.seed}"
         )
-    for name in () if options.distributed else ("coordinator", "num_processes", "process_id"):
-        if getattr(options, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} needs --distributed")
     return True
 
 
@@ -111,12 +116,9 @@ def _run_many(options: argparse.Namespace) -> int:
     directory = _free_directory(Path(options.out or "runs"), "fokker-planck", options.overwrite)
     if options.distributed:
         try:
+            given = {name: getattr(options, name) for name in _JOINING}
             distributed.initialize(
-                options.coordinator,
-                options.num_processes,
-                options.process_id,
-                initialization_timeout=options.initialization_timeout,
-                heartbeat_timeout=options.heartbeat_timeout,
+                **{name: value for name, value in given.items() if value is not None}
             )
         except ValueError as error:
             raise UsageError(str(error)) from error

@@ -170,9 +170,9 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
     add("--process-id", type=_index, metavar="I", help="index of this process, from 0")
     seconds: dict[str, Any] = {"type": _positive, "metavar": "S"}
     text = "seconds to wait for all processes to join (default 60)"
-    add("--initialization-timeout", default=60.0, help=text, **seconds)
+    add("--initialization-timeout", help=text, **seconds)
     text = "seconds of silence after which a process counts as failed (default 20)"
-    add("--heartbeat-timeout", default=20.0, help=text, **seconds)
+    add("--heartbeat-timeout", help=text, **seconds)
     text = "save checkpoints here, and resume from them; all processes must see this directory"
     add("--checkpoint-dir", metavar="DIR", help=text)
 

@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import PyTree
 
 from swjko import validation
+from swjko.running.agreement import sharing
 from swjko.running.batching import FLOW, prepare, require_flow_axis
 from swjko.running.compiled import start_flow
 from swjko.schemes.base import (
@@ -77,6 +79,10 @@ def run_many(
       The final states, with the code of flow i in ``states.result[i]``, and what was recorded,
       [flows steps ...].
 
+    Raises:
+      DistributedError: The mesh spans several processes (``swjko.distributed``), and they differ
+        in their arguments or versions, or one has failed. Under ``jax.jit`` this is not checked.
+
     Example::
 
         sizes = (0.05, 0.1, 0.2, 0.4)
@@ -85,9 +91,13 @@ def run_many(
         keys = jax.random.split(key, 4)
         states, infos = run_many(keys, scheme, 30, axes=axes, mesh=flow_mesh())
     """
-    require_scheme(scheme)
-    num_steps = validation.as_count(num_steps, "num_steps")
-    record = as_record(record)
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((keys, scheme)))
+    with sharing(None if is_traced else mesh) as compare:
+        require_scheme(scheme)
+        num_steps = validation.as_count(num_steps, "num_steps")
+        record = as_record(record)
+        layout = {"axes": axes, "batch_size": batch_size}
+        compare(num_steps=num_steps, **layout, key=keys, scheme=scheme, record=record)
     keys, scheme, flows = prepare(keys, scheme, axes, mesh, batch_size)
     if flows.padding_notice:
         warnings.warn(flows.padding_notice, stacklevel=2)

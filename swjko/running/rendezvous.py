@@ -2,23 +2,30 @@
 
 ``jax.distributed.initialize`` waits as well, but it ends the process without an exception if a
 peer does not come. So the processes meet first: each sends one line of JSON over TCP to an
-address of process 0, which they then leave to JAX.
+address of process 0, which they then leave to JAX. Lines without the token of the run are
+ignored. The token depends on a secret if the environment variable SWJKO_SECRET is set.
 """
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
+import selectors
 import socket
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 _LINE_BYTES = 4096
 _PAUSE = 0.1
-# A stranger that connects and says nothing delays the others by no more than this.
+# Strangers that connect and say nothing are sent away after this time, or when there are more.
 _HELLO_SECONDS = 2.0
+_MOST_CALLERS = 128
 # Process 0 may have started to wait later, and it knows best who is missing.
 _GRACE_SECONDS = 3.0
 _ADVICE = "Start every process with the same coordinator, or wait longer."
+_LOOPBACK = ("127.", "::1")
 
 
 class PeerError(RuntimeError):
@@ -47,15 +54,37 @@ def meet(host: str, port: int, num_processes: int, process_id: int, seconds: flo
         _join(host, port, num_processes, process_id, seconds)
 
 
+def local_addresses(host: str) -> list[tuple[int, str]]:
+    """Return the addresses of this machine that a name has for other machines.
+
+    Args:
+      host: Name or address.
+
+    Returns:
+      Pairs of family and address. The list is empty if process 0 must listen on all interfaces,
+      because other machines know it by an address that it does not know itself.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for family, *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family) as probe:
+                probe.bind((address[0], 0))
+                found.append((int(family), str(address[0])))
+    is_loopback = host == "localhost" or host.startswith(_LOOPBACK)
+    # Some systems give the name of the machine a loopback address, which no other machine reaches.
+    if not is_loopback and all(address.startswith(_LOOPBACK) for _, address in found):
+        return []
+    return list(dict.fromkeys(found))
+
+
 def _gather(host: str, port: int, num_processes: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     missing, peers, answer = set(range(1, num_processes)), [], {"error": "process 0 has failed"}
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listen(port))
+        servers = _listen(stack, host, port)
         try:
-            while missing:
-                peer, process, processes = _next(server, stack, deadline)
-                peers.append(peer)
+            for peer, process, processes in _members(servers, _token(port), deadline):
+                peers.append(stack.enter_context(peer))
                 if processes != num_processes:
                     raise PeerError(
                         f"process {process} was started for {processes} processes and process 0 "
@@ -67,6 +96,8 @@ def _gather(host: str, port: int, num_processes: int, seconds: float) -> None:
                         "Give each its own."
                     )
                 missing.remove(process)
+                if not missing:
+                    break
             answer = {"go": True}
         except TimeoutError:
             names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
@@ -81,38 +112,102 @@ def _gather(host: str, port: int, num_processes: int, seconds: float) -> None:
         finally:
             for peer in peers:
                 with contextlib.suppress(OSError):
-                    peer.sendall(_line(answer))
+                    peer.settimeout(_HELLO_SECONDS)
+                    peer.sendall(_line(answer, _token(port)))
 
 
-def _next(
-    server: socket.socket, stack: contextlib.ExitStack, deadline: float
-) -> tuple[socket.socket, int, int]:
-    """Return the next process that comes, its id, and the number of processes it was told."""
-    while (left := deadline - time.monotonic()) > 0:
-        server.settimeout(left)
-        peer = stack.enter_context(server.accept()[0])
-        peer.settimeout(_HELLO_SECONDS)
-        hello = _read(peer)
-        peer.settimeout(None)
-        if {"process", "processes"} <= set(hello):
-            return peer, int(hello["process"]), int(hello["processes"])
+class _Caller(NamedTuple):
+    """What a connection has sent, and until when it must have sent a line."""
+
+    content: bytearray
+    deadline: float
+
+
+def _members(
+    servers: Sequence[socket.socket], token: str, deadline: float
+) -> Iterator[tuple[socket.socket, int, int]]:
+    """Yield each process that comes, its id, and the number of processes it was told.
+
+    Raises:
+      TimeoutError: The deadline has passed.
+    """
+    callers: dict[socket.socket, _Caller] = {}
+    with selectors.DefaultSelector() as selector:
+
+        def dismiss(caller):
+            selector.unregister(caller)
+            del callers[caller]
+            return caller
+
+        try:
+            for server in servers:
+                server.setblocking(False)
+                selector.register(server, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(min(left, _PAUSE)):
+                    ready: Any = key.fileobj
+                    if ready in servers:
+                        _accept(ready, selector, callers)
+                    elif _has_said_all(ready, callers):
+                        if member := _as_member(bytes(callers[ready].content), token):
+                            yield dismiss(ready), *member
+                        else:
+                            dismiss(ready).close()
+                now = time.monotonic()
+                late = [caller for caller, told in callers.items() if told.deadline < now]
+                for caller in {*late, *list(callers)[: max(0, len(callers) - _MOST_CALLERS)]}:
+                    dismiss(caller).close()
+        finally:
+            for caller in callers:
+                caller.close()
     raise TimeoutError
 
 
+def _accept(
+    server: Any, selector: selectors.BaseSelector, callers: dict[socket.socket, _Caller]
+) -> None:
+    # The caller may have hung up.
+    with contextlib.suppress(OSError):
+        caller, _ = server.accept()
+        caller.setblocking(False)
+        selector.register(caller, selectors.EVENT_READ)
+        callers[caller] = _Caller(bytearray(), time.monotonic() + _HELLO_SECONDS)
+
+
+def _has_said_all(caller: Any, callers: dict[socket.socket, _Caller]) -> bool:
+    """Read what a caller has sent; return whether this is a line, too much, or its end."""
+    content, part = callers[caller].content, b""
+    with contextlib.suppress(OSError):
+        part = caller.recv(_LINE_BYTES)
+    content += part
+    return not part or content.endswith(b"\n") or len(content) >= _LINE_BYTES
+
+
+def _as_member(content: bytes, token: str) -> tuple[int, int] | None:
+    """Return the id of a process and the number of processes; None for a stranger."""
+    hello = _parse(content, token)
+    process, processes = hello.get("process"), hello.get("processes")
+    if type(process) is not int or type(processes) is not int:
+        return None
+    return (process, processes) if 0 < process < processes else None
+
+
 def _join(host: str, port: int, num_processes: int, process_id: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    deadline, token = time.monotonic() + seconds, _token(port)
     reason = "nothing answers there"
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=left) as server:
-                server.sendall(_line({"process": process_id, "processes": num_processes}))
-                server.settimeout(max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS)
-                answer = _read(server)
+                hello = {"process": process_id, "processes": num_processes}
+                server.sendall(_line(hello, token))
+                answer = _parse(_read_line(server, deadline + _GRACE_SECONDS), token)
             if "go" in answer:
                 return
             if "error" in answer:
-                raise PeerError(str(answer["error"]))
+                raise PeerError(str(answer["error"]).splitlines()[0])
             reason = "it answers, but still waits for others"
+            if time.monotonic() < deadline:
+                reason = "what answers there is not process 0, or has another SWJKO_SECRET"
         except socket.gaierror:
             reason = f"the name {host} is not known"
         except OSError:
@@ -124,11 +219,18 @@ def _join(host: str, port: int, num_processes: int, process_id: int, seconds: fl
     )
 
 
-def _listen(port: int) -> socket.socket:
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
+def _listen(stack: contextlib.ExitStack, host: str, port: int) -> list[socket.socket]:
+    """Listen on the addresses of the host alone, as far as they are those of this machine."""
     try:
-        return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        if addresses := local_addresses(host):
+            return [
+                stack.enter_context(socket.create_server((address, port), family=family))
+                for family, address in addresses
+            ]
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        server = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        return [stack.enter_context(server)]
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise PeerError(
@@ -136,21 +238,35 @@ def _listen(port: int) -> socket.socket:
         ) from None
 
 
-def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+def _token(port: int) -> str:
+    """Return what the processes of one run know, and strangers may not know."""
+    secret = os.environ.get("SWJKO_SECRET", "").encode()
+    return hmac.new(secret, f"swjko run at port {port}".encode(), hashlib.sha256).hexdigest()
 
 
-def _read(connection: socket.socket) -> dict[str, Any]:
-    """Read one line of JSON; return an empty dictionary if it is not a message of ours."""
+def _line(message: dict[str, Any], token: str) -> bytes:
+    return json.dumps(message | {"token": token}).encode() + b"\n"
+
+
+def _parse(content: bytes, token: str) -> dict[str, Any]:
+    """Return a message; an empty one if the bytes are none of this run."""
+    try:
+        message = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(message, dict) or not isinstance(message.get("token"), str):
+        return {}
+    is_ours = hmac.compare_digest(message["token"].encode(errors="replace"), token.encode())
+    return message if is_ours else {}
+
+
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
     content = b""
     with contextlib.suppress(OSError):
         while not content.endswith(b"\n") and len(content) < _LINE_BYTES:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
             part = connection.recv(_LINE_BYTES)
             if not part:
                 break
             content += part
-    try:
-        message = json.loads(content)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
+    return content

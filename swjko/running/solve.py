@@ -19,9 +19,11 @@ from jaxtyping import PyTree
 
 from swjko import validation
 from swjko.checkpoints.fingerprint import describe
-from swjko.checkpoints.store import Saved, Store, open_store
+from swjko.checkpoints.store import CheckpointError, Saved, Store, open_store
+from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
+from swjko.running.failures import watching
 from swjko.running.plan import ChunkPlan, StopFn
 from swjko.running.progress import progress_bar
 from swjko.running.signals import Interrupts, Preemption, listening
@@ -104,7 +106,8 @@ def solve(
         ``swjko.checkpoints.read_history``). Call ``solve`` again to resume a run that was killed;
         the result is the same, bit for bit on one machine. None saves nothing. For flows on the
         devices of several processes (``swjko.distributed``), all processes must see the
-        directory; a SIGTERM to one process then ends all of them after the same step.
+        directory. SIGTERM, SIGHUP or Ctrl-C to one process ends all of them after the same step,
+        at most two chunks later.
       checkpoint_seconds: Save at the end of a chunk if so many seconds have passed since the last
         save. If saving is slow, wait at least fifty times as long as a save takes.
       checkpoint_steps: Save at the end of a chunk if so many steps have been taken since the last
@@ -121,6 +124,8 @@ def solve(
 
     Raises:
       FlowError: A flow failed and ``throw`` is True.
+      DistributedError: The processes differ in their arguments or versions, or one has failed.
+        After a failure during the run, the process should exit; it exits with code 1.
       CheckpointError: The directory holds another run (the message lists the differences), is in
         use by another process, cannot be written, or has only damaged checkpoints.
 
@@ -129,28 +134,35 @@ def solve(
         solve(key, scheme, 10_000, checkpoint_dir="runs/a")  # call again to resume
         solve(jax.random.split(key, 256), scheme, 200, mesh=flow_mesh(), stop=until_stationary())
     """
-    num_steps = validation.as_count(num_steps, "num_steps")
-    require_scheme(scheme)
-    record = as_record(record)
-    plan = ChunkPlan.of(
-        num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps
-    )
+    with sharing(mesh) as compare:
+        num_steps = validation.as_count(num_steps, "num_steps")
+        require_scheme(scheme)
+        record = as_record(record)
+        plan = ChunkPlan.of(
+            num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps
+        )
+        saving = {"checkpoint_dir": _as_text(checkpoint_dir), "resume": resume}
+        saving |= {"checkpoint_seconds": checkpoint_seconds, "checkpoint_steps": checkpoint_steps}
+        rules = {"stop": stop, "stop_steps": stop_steps, "record": record, "throw": throw}
+        layout = {"axes": axes, "batch_size": batch_size, "chunk_size": chunk_size}
+        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules)
     prepared = prepare_one_or_many(key, scheme, axes=axes, mesh=mesh, batch_size=batch_size)
     batching, runner = prepared[-1], ChunkRunner(*prepared[:2], record, prepared[-1])
     if batching.padding_notice:
         warnings.warn(batching.padding_notice, stacklevel=2)
     together = batching.spans_processes
     directory = _as_directory(checkpoint_dir, together)
-    padded = runner.start()
-    start = batching.unpad(padded)
+    with watching(together, directory):
+        padded = runner.start()
+        start = batching.unpad(padded)
     with contextlib.ExitStack() as stack:
         store: Store | _NoStore = _NoStore(start)
         if directory is None:
             plan.seconds = math.inf
         else:
             run = _fingerprint(key, scheme, record, start, plan, batching)
-            store = stack.enter_context(
-                open_store(
+            with watching(together, directory, alike=(CheckpointError,)):
+                store = open_store(
                     directory,
                     run,
                     start,
@@ -160,7 +172,8 @@ def solve(
                     every_steps=checkpoint_steps,
                     together=together,
                 )
-            )
+            stack.enter_context(store)
+        stack.enter_context(watching(together, directory))
         signals = stack.enter_context(listening(directory, together=together))
         shown = progress and not (together and jax.process_index())
         advance = stack.enter_context(progress_bar(num_steps, shown, store.saved.step))
@@ -237,13 +250,20 @@ def _fingerprint(
     )
 
 
-def _as_directory(checkpoint_dir: str | os.PathLike[str] | None, together: bool) -> Path | None:
+def _as_text(checkpoint_dir: str | os.PathLike[str] | None) -> str | None:
+    """Return the absolute path, which the processes compare."""
     if checkpoint_dir is None:
         return None
     if not isinstance(checkpoint_dir, (str, os.PathLike)) or not os.fspath(checkpoint_dir):
         raise TypeError(
             f"checkpoint_dir must be the path of a directory, or None; got {checkpoint_dir!r}."
         )
+    return str(Path(checkpoint_dir).absolute())
+
+
+def _as_directory(checkpoint_dir: str | os.PathLike[str] | None, together: bool) -> Path | None:
+    if checkpoint_dir is None:
+        return None
     if jax.process_count() > 1 and not together:
         raise ValueError(
             "checkpoint_dir must be None in a run of several processes whose flows are not spread "

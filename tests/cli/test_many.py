@@ -72,6 +72,11 @@ def test_a_failed_flow_is_told_and_is_code_1(tmp_path, capsys):
         (["--flows", "0"], "--flows: must be a whole number from 1"),
         (["--flows", "2", "--seed", str(2**32 - 1)], "must be at most 4294967295"),
         (["--flows", "2", "--process-id", "0"], "--process-id needs --distributed"),
+        (["--process-id", "0"], "--process-id needs --distributed"),
+        (["--num-processes", "2"], "--num-processes needs --distributed"),
+        (["--coordinator", "node0:1234"], "--coordinator needs --distributed"),
+        (["--initialization-timeout", "9"], "--initialization-timeout needs --distributed"),
+        (["--flows", "2", "--heartbeat-timeout", "9"], "--heartbeat-timeout needs --distributed"),
         (["--checkpoint-dir", "c"], "--checkpoint-dir needs --flows N"),
         (["--distributed", "--process-id", "-1"], "--process-id: must be a whole number from 0"),
         (

@@ -122,6 +122,40 @@ def peer(coordinator, processes, process, directory, path, heartbeat, num_steps,
     return {"digest": digest((end, found.history))}
 
 
+def shared_run(num_steps=1_000_000, num_inner_steps=0, many=False, fails=None, **options):
+    """A run of two flows on the devices of all processes; particles if there are no updates."""
+
+    def stop(state, history):
+        if jax.process_index() == fails and state.step[0] >= 20:
+            raise ZeroDivisionError("only here")
+        return False
+
+    keys, mesh = jax.random.split(jax.random.key(0), 2), swjko.flow_mesh()
+    scheme = swjko.langevin(jnp.zeros((4, 2)), bell, step_size=0.5)
+    if num_inner_steps:
+        scheme = small_scheme(num_inner_steps=num_inner_steps)
+    if many:
+        swjko.run_many(keys, scheme, num_steps, mesh=mesh)
+    else:
+        options = {"progress": False, "chunk_size": 10} | options
+        options |= {} if fails is None else {"stop": stop}
+        swjko.solve(keys, scheme, num_steps, mesh=mesh, **options)
+
+
+def together(coordinator, process, runs, heartbeat=10.0):
+    """One of two processes that share some runs; the errors of all but the last."""
+    distributed.initialize(coordinator, 2, process, heartbeat_timeout=heartbeat)
+    errors = []
+    for arguments in runs[:-1]:
+        try:
+            shared_run(**arguments)
+        except (distributed.DistributedError, ValueError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    if runs[-1]:
+        shared_run(**runs[-1])
+    return errors
+
+
 def on_devices(path, num_flows):
     """Flows over all devices in float64, and one flow whose directions are spread over them."""
     with jax.enable_x64(True):

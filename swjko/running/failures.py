@@ -1,0 +1,125 @@
+"""A failure of one process ends the others of a shared run with the package's error.
+
+JAX aborts a process that has lost process 0, and one that wants to exit while a peer is dead. A
+process whose peer has failed waits in an exchange that never ends. So a process that fails leaves
+a note in the key-value store that joined them. The others end by the error of their exchange, or
+by the note. A failed process exits without JAX's last meeting of all processes.
+"""
+
+import atexit
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from swjko.running.agreement import DistributedError, store_of_processes
+
+_NOTE = "swjko/failure"
+_PAUSE_SECONDS = 0.5
+# How long a process may take to end by an error of its own after a peer has left a note.
+_GRACE_SECONDS = 1.0
+# The others are aborted when process 0 exits, so it lets them go first.
+_LINGER_SECONDS = 3.0
+_OF_PEERS = re.compile(
+    r"\b(Gloo|NCCL|RCCL)\b|coordination service|Connection (closed|reset) by peer", re.IGNORECASE
+)
+_doomed = threading.Event()
+
+
+@contextlib.contextmanager
+def watching(
+    shared: bool, directory: Path | None, alike: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turn the loss of a peer into a DistributedError, and tell the peers of a failure.
+
+    Args:
+      shared: Whether several processes share what is done in the context.
+      directory: Directory of the run, for the message.
+      alike: Errors that all processes raise together. Nobody needs to be told of these.
+    """
+    if not shared or store_of_processes() is None:
+        yield
+        return
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(over, directory), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and _OF_PEERS.search(str(error)):
+            message = _failure_message(_note(), error, directory)
+            _doom("")
+            raise DistributedError(message) from error
+        # An interrupt with a message ends all processes after the same step (``signals``).
+        if not (isinstance(error, alike) or (isinstance(error, KeyboardInterrupt) and error.args)):
+            _doom(f"{type(error).__name__}: {_first_line(error)}")
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def linger() -> None:
+    """Let the other processes end first, if this is process 0 of a run that has failed."""
+    if _doomed.is_set() and jax.process_index() == 0:
+        time.sleep(_LINGER_SECONDS)
+
+
+def _watch(over: threading.Event, directory: Path | None) -> None:
+    """End the process if a peer has failed and the main thread waits for it in vain."""
+    while not over.wait(_PAUSE_SECONDS):
+        note = _note()
+        if note and not over.wait(_GRACE_SECONDS):
+            print(f"swjko: error: {_failure_message(note, None, directory)}", file=sys.stderr)
+            _exit(1)
+
+
+def _doom(reason: str) -> None:
+    """Leave a note with the reason, if there is one, and exit without the others."""
+    if reason:
+        # The first note stays: later failures follow from it.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            note = f"process {jax.process_index()} has failed: {reason}"
+            store_of_processes().key_value_set(_NOTE, note)
+    if not _doomed.is_set():
+        _doomed.set()
+        atexit.register(_exit_alone)
+
+
+def _exit_alone() -> None:
+    linger()
+    is_interrupt = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+    _exit(130 if is_interrupt else 1)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _note() -> str:
+    """Return the note of the first process that has failed; "" if there is none."""
+    try:
+        return str(store_of_processes().key_value_try_get(_NOTE))
+    except jax.errors.JaxRuntimeError:
+        return ""
+
+
+def _failure_message(note: str, error: Any, directory: Path | None) -> str:
+    reason = note or f"another process has ended or cannot be reached ({_first_line(error)})"
+    saved = f" What was saved in {directory} is intact." if directory else ""
+    return f"{reason}.{saved} Start all processes again."
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [""])[0].removesuffix(".")
