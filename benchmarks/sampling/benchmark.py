@@ -1,0 +1,197 @@
+"""Samplers on the field's targets, each with what shows whether its answer is right.
+
+For each target, method and seed, on fresh draws of the final measure: ELBO, and EUBO where exact
+draws exist; log Z by importance weights, and its error where log Z is known; effective draws and
+Pareto k-hat, which do not see modes that are missed; the modes that have at least a quarter of
+their mass; and the energy distance E|X - Y| - E|X - X'| / 2 - E|Y - Y'| / 2 to exact draws, as a
+V-statistic, of draws as they are and of draws resampled by their weights, beside its floor, that of
+two sets of exact draws. Seconds are with compilation.
+
+A row is *wrong* if |log Z error| > 0.3 or a mode is missed. It is *told* if the weights say so
+(k-hat above 0.7, or fewer than 10 % of the draws are effective), if the last correction did not
+reach the whole target, or if two runs from different seeds differ in log Z by more than 0.1.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import swjko
+from benchmarks import common
+from benchmarks.sampling import methods
+from benchmarks.sampling.targets import Target, make, names
+
+FLAGS = common.Flags(
+    quick="two targets, few updates",
+    full="five seeds",
+    seeds="seeds of each target and method (default 2)",
+    first_seed="first seed",
+)
+_BLOCK = 1000
+_WRONG_LOG_Z, _LEAST_EFFECTIVE, _LARGEST_K, _LARGEST_DISAGREEMENT = 0.3, 0.1, 0.7, 0.1
+_importance = jax.jit(swjko.importance, static_argnames="num_samples")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--targets", nargs="+", metavar="NAME", help="only these targets")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
+    text = "directory of german.data-numeric, ionosphere.csv, sonar.csv and the mixtures' means"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=text)
+
+
+def main(args: argparse.Namespace) -> None:
+    sizes = methods.QUICK if args.quick else methods.DEFAULT
+    num = 2000 if args.quick else 50_000 if args.full else 20_000
+    count = args.seeds or (1 if args.quick else 5 if args.full else 2)
+    chosen = args.targets or (["8 peaky", "eight schools"] if args.quick else names(args.data_dir))
+    rows: list[dict[str, Any]] = []
+    for name in chosen:
+        target = make(name, args.data_dir)
+        for method in args.methods or methods.METHODS:
+            runs = []
+            for seed in range(args.first_seed, args.first_seed + count):
+                run = methods.METHODS[method](target, seed, sizes)
+                runs.append({"seed": seed, **_measure(run, target, seed, num)})
+                common.show(f"{name}, {method}", runs[-1])
+            rows.append(_row(name, target, method, runs))
+    common.finish(args, {"quick": args.quick, "sizes": sizes, "rows": rows}, ("", _figure(rows)))
+
+
+def _measure(run: methods.Run, target: Target, seed: int, num: int) -> dict[str, Any]:
+    """The figures of one run."""
+    rng = np.random.default_rng([seed, 5])
+    reference = None
+    if target.draw is not None:
+        reference = jnp.asarray(target.draw(rng, num), float)
+    key, resample_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 9))
+    found = _importance(
+        key, run.distribution, target.log_prob, num_samples=num, reference=reference
+    )
+    measured: dict[str, Any] = {
+        "result": run.result,
+        "exponent": run.exponent,
+        "elbo": float(found.elbo.value),
+        "eubo": None if found.eubo is None else float(found.eubo.value),
+        "log_evidence": float(found.log_evidence),
+        "log_evidence_error": None
+        if target.log_evidence is None
+        else float(found.log_evidence) - target.log_evidence,
+        "effective_fraction": float(found.effective_fraction),
+        "pareto_k": float(found.pareto_k),
+        "seconds": run.compile_seconds + run.run_seconds,
+        "compile_seconds": run.compile_seconds,
+    }
+    points = np.asarray(found.cloud.points)
+    if target.centers is not None:
+        measured["modes"] = _modes(points, target.centers)
+    if target.draw is not None and reference is not None:
+        weighted = np.asarray(found.resample(resample_key, num))
+        other = target.draw(rng, num)
+        sets = {"": points, "_weighted": weighted, "_floor": np.asarray(other, np.float32)}
+        own = _mean_distance(reference, reference)
+        for kind, values in sets.items():
+            parts = _mean_distance(values, reference), _mean_distance(values, values)
+            measured[f"energy_distance{kind}"] = parts[0] - parts[1] / 2 - own / 2
+    return measured
+
+
+def _modes(points: np.ndarray, centers: np.ndarray) -> int:
+    """Number of modes that have at least a quarter of their mass."""
+    squares = np.sum(centers**2, axis=1)[None, :] - 2 * points @ centers.T
+    share = np.bincount(np.argmin(squares, axis=1), minlength=len(centers)) / len(points)
+    return int(np.sum(share >= 0.25 / len(centers)))
+
+
+def _mean_distance(x: Any, y: Any) -> float:
+    """Mean distance between points [n d] and [m d], with n and m multiples of the block."""
+    total = 0.0
+    for first in range(0, len(x), _BLOCK):
+        total += float(_sum_of_distances(jnp.asarray(x[first : first + _BLOCK]), jnp.asarray(y)))
+    return total / (len(x) * len(y))
+
+
+@jax.jit
+def _sum_of_distances(x, y):
+    def of_block(part):
+        if x.shape[1] > 2:
+            products = jnp.matmul(x, part.T, precision=jax.lax.Precision.HIGHEST)
+            norms = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(part**2, axis=1)[None, :]
+            squares = jnp.maximum(norms - 2 * products, 0.0)
+        else:
+            squares = sum((x[:, None, at] - part[None, :, at]) ** 2 for at in range(x.shape[1]))
+        return jnp.sum(jnp.sum(jnp.sqrt(squares), axis=1))
+
+    return jnp.sum(jax.lax.map(of_block, jnp.reshape(y, (-1, _BLOCK, y.shape[1]))))
+
+
+def _row(name: str, target: Target, method: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table: means, and whether wrong answers were told."""
+    values = [run["log_evidence"] for run in runs]
+    spread = max(values) - min(values)
+    for run in runs:
+        error, modes = run["log_evidence_error"], run.get("modes")
+        lost = modes is not None and target.centers is not None and modes < len(target.centers)
+        run["wrong"] = lost or (error is not None and not abs(error) <= _WRONG_LOG_Z)
+        run["told"] = bool(
+            not run["pareto_k"] <= _LARGEST_K
+            or not run["effective_fraction"] >= _LEAST_EFFECTIVE
+            or (run["exponent"] is not None and run["exponent"] < 1)
+            or not spread <= _LARGEST_DISAGREEMENT
+            or run["result"] != "OK"
+        )
+    keys = [key for key, value in runs[0].items() if isinstance(value, float)]
+    means = {key: float(np.mean([run[key] for run in runs])) for key in keys}
+    errors = [
+        abs(run["log_evidence_error"]) for run in runs if run["log_evidence_error"] is not None
+    ]
+    return {
+        "target": name,
+        "dim": target.dim,
+        "method": method,
+        "log_evidence_true": target.log_evidence,
+        "num_modes": None if target.centers is None else len(target.centers),
+        "published": target.published,
+        "start_scale": target.start_scale,
+        **means,
+        "modes": None if target.centers is None else min(run["modes"] for run in runs),
+        "log_evidence_spread": spread,
+        "mean_absolute_error": float(np.mean(errors)) if errors else None,
+        "wrong": sum(run["wrong"] for run in runs),
+        "silent": sum(run["wrong"] and not run["told"] for run in runs),
+        "runs": list(runs),
+    }
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """|log Z error| and effective draws by target and method."""
+    figure, (axes,) = common.new_figure(12.0, 4.5, columns=2)
+    order = list(dict.fromkeys(row["target"] for row in rows))
+    parts = (
+        ("log_evidence_error", "|log Z error|, nats", True),
+        ("effective_fraction", "effective draws, fraction of all", False),
+    )
+    for axis, (key, label, is_log) in zip(axes, parts, strict=True):
+        for index, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+            own = [row for row in rows if row["method"] == method]
+            points = [
+                (abs(run[key]), order.index(row["target"]))
+                for row in own
+                for run in row["runs"]
+                if run[key] is not None
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o", color=f"C{index}", label=method)
+        axis.set_yticks(range(len(order)), order)
+        axis.invert_yaxis()
+        if is_log:
+            axis.set_xscale("log")
+        axis.set(xlabel=label)
+        axis.grid(True, axis="x", alpha=0.3)
+        axis.legend(fontsize=7)
+    return figure
