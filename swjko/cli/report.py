@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from swjko._version import __version__
-from swjko.checkpoints.format import finite_json, write_atomically
+from swjko.checkpoints.files import write_atomically
+from swjko.checkpoints.format import finite_json
 from swjko.cli.verdict import Verdict
 from swjko.running.solution import Solution
 from swjko.schemes.base import Info

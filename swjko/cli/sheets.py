@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swjko.checkpoints.format import write_atomically
+from swjko.checkpoints.files import write_atomically
 from swjko.data.tables import require_extra
 
 # Pictures are enlarged by an integer factor to about this many pixels.
