@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import functools
 import hashlib
 import json
@@ -17,6 +18,7 @@ import pytest
 
 import swjko
 from swjko.checkpoints import format as checkpoint_format
+from swjko.checkpoints import read_history
 from swjko.checkpoints.files import InTheWay, write_atomically
 from swjko.checkpoints.format import checkpoint_name
 from swjko.checkpoints.lock import LOCK
@@ -413,3 +415,156 @@ def test_a_scheme_that_counts_otherwise_resumes(tmp_path):
     again = swjko.solve(key, Uncounted(scheme()), 3, **options)
     assert int(again.state.step) == 6
     assert_equal(first, again)
+
+
+# The history of reports.
+
+
+def lines_of(directory):
+    return (directory / "history.jsonl").read_bytes().splitlines(keepends=True)
+
+
+LINES = {
+    "lost": (lambda lines: [], "missing steps 1 to 6", []),
+    "gaps": (lambda lines: [lines[0], lines[3], lines[5]], "missing steps 2 to 3, 5", [1, 4, 6]),
+    "the end": (lambda lines: lines[:4], "missing steps 5 to 6", [1, 2, 3, 4]),
+    "the start": (lambda lines: lines[2:], "missing steps 1 to 2", [3, 4, 5, 6]),
+    "doubled": (lambda lines: 2 * lines, "repeated steps 1 to 6", [1, 2, 3, 4, 5, 6]),
+    "garbage": (
+        lambda lines: [*lines[:2], b"\0\0\n", b"[1]\n", *lines[2:]],
+        "lines that are no reports 3 to 4",
+        [1, 2, 3, 4, 5, 6],
+    ),
+    "deep": (
+        lambda lines: [*lines, b"[" * 100_000 + b"\n"],
+        "lines that are no reports 7",
+        [1, 2, 3, 4, 5, 6],
+    ),
+    "a step as text": (
+        lambda lines: [*lines[:5], b'{"step": "6"}\n'],
+        "missing steps 6; lines that are no reports 6",
+        [1, 2, 3, 4, 5],
+    ),
+    "a step as a bool": (
+        lambda lines: [b'{"step": true}\n', *lines],
+        "lines that are no reports 1",
+        [1, 2, 3, 4, 5, 6],
+    ),
+    "a step of long ago": (
+        lambda lines: [*lines, b'{"step": 1000000000000}\n'],
+        "missing steps 7 to 999999999999",
+        [1, 2, 3, 4, 5, 6, 10**12],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_faults_of_the_reports_are_told_with_their_steps(name, saved):
+    change, told, steps = LINES[name]
+    path = saved / "history.jsonl"
+    path.write_bytes(b"".join(change(lines_of(saved))))
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(f'{path}: {told}')}$"):
+        assert [report["step"] for report in read_history(saved)] == steps
+
+
+def test_lost_reports_are_told_when_the_run_resumes(saved, uninterrupted):
+    path = saved / "history.jsonl"
+    path.unlink()
+    with pytest.warns(RuntimeWarning, match=re.escape(f"{path}: missing steps 1 to 6")):
+        assert_equal(solved(saved), uninterrupted)
+
+
+def test_doubled_reports_are_repaired_when_the_run_resumes(saved, uninterrupted):
+    lines = lines_of(saved)
+    (saved / "history.jsonl").write_bytes(b"".join([*lines[3:], b"garbage\n", *lines]))
+    assert_equal(solved(saved), uninterrupted)
+    assert lines_of(saved) == lines
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_reports_are_read_from_a_regular_file(kind, saved, tmp_path):
+    occupy(saved / "history.jsonl", kind, tmp_path / "other")
+    with pytest.raises(swjko.CheckpointError, match=r"cannot read .*history\.jsonl is in the way"):
+        read_history(saved)
+
+
+def test_a_directory_without_a_run_has_no_reports(tmp_path):
+    assert read_history(tmp_path) == read_history(tmp_path / "nowhere") == []
+
+
+# System calls that fail.
+
+FIRST, LATER = checkpoint_name(0), checkpoint_name(4)
+CALLS = {
+    "the directory is made": ("mkdir", "run"),
+    "the lock is opened": ("open", LOCK),
+    "the lock is locked": ("flock", LOCK),
+    "the lock is emptied": ("ftruncate", LOCK),
+    "the lock is written": ("pwrite", LOCK),
+    "the first checkpoint is created": ("open", f"{FIRST}."),
+    "the first checkpoint is written": ("write", f"{FIRST}."),
+    "the first checkpoint is flushed": ("fsync", f"{FIRST}."),
+    "the first checkpoint is published": ("link", f"{FIRST}."),
+    "the reports are replaced": ("replace", "history.jsonl."),
+    "the history is created": ("open", "history.bin"),
+    "the history is cut": ("ftruncate", "history.bin"),
+    "the history is appended": ("write", "history.bin"),
+    "the reports are appended": ("write", "history.jsonl"),
+    "the history is flushed": ("fsync", "history.bin"),
+    "the reports are flushed": ("fsync", "history.jsonl"),
+    "a later checkpoint is created": ("open", f"{LATER}."),
+    "a later checkpoint is written": ("write", f"{LATER}."),
+    "a later checkpoint is flushed": ("fsync", f"{LATER}."),
+    "a later checkpoint is published": ("link", f"{LATER}."),
+    "a temporary name is removed": ("unlink", f"{LATER}."),
+    "an old checkpoint is removed": ("unlink", FIRST),
+    "the directory is flushed": ("fsync", "run"),
+    "the directory is listed": ("listdir", "run"),
+}
+CODES = [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ESTALE]
+# Each call fails in one way quickly, and in each way among the slow tests.
+FAILURES = [
+    pytest.param(call, code, marks=[] if index % 4 == number else pytest.mark.slow)
+    for index, call in enumerate(CALLS)
+    for number, code in enumerate(CODES)
+]
+
+
+def failing(function, name, code):
+    """The function, failing for files whose name starts so; a dot stands for the temporary ones."""
+
+    def call(target, *arguments, **options):
+        path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target
+        found = os.path.basename(os.fspath(path))
+        if found == name or (name.endswith(".") and found.startswith(name)):
+            raise OSError(code, os.strerror(code))
+        return function(target, *arguments, **options)
+
+    return call
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names of open files are needed")
+@pytest.mark.parametrize(("call", "code"), FAILURES)
+def test_a_system_call_that_fails_loses_nothing(call, code, uninterrupted, tmp_path, monkeypatch):
+    directory, (name, target) = tmp_path / "run", CALLS[call]
+    module = fcntl if name == "flock" else os
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing(getattr(module, name), target, code))
+        message = rf"checkpoint_dir {re.escape(str(directory))}.*{os.strerror(code)}"
+        with pytest.raises(swjko.CheckpointError, match=message):
+            solved(directory)
+    for path in directory.glob("*.ckpt") if directory.exists() else ():
+        assert checkpoint_format.load(path).step == checkpoint_format.step_of(path)
+    assert_equal(solved(directory), uninterrupted)
+    names = ["history.bin", "history.jsonl", checkpoint_name(4), checkpoint_name(STEPS)]
+    assert sorted(path.name for path in directory.iterdir()) == names
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_opened_is_not_set_aside(code, saved, monkeypatch):
+    before, newest = contents(saved), checkpoint_name(STEPS)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(os.open, newest, code))
+        with pytest.raises(swjko.CheckpointError, match=os.strerror(code)):
+            solved(saved)
+    assert contents(saved) == before
