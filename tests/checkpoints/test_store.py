@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import re
@@ -402,6 +403,36 @@ def test_signals_save_and_end(number, raised, uninterrupted, tmp_path, monkeypat
         assert str(tmp_path) in error
     else:
         assert message in str(caught.value)
+    assert (tmp_path / NAMES[2]).exists()
+    assert_equal(solved(tmp_path), uninterrupted)
+
+
+class Gone(io.StringIO):
+    """A terminal that has been closed."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def isatty(self):
+        return True
+
+
+class Broken(Gone):
+    """A pipe that nobody reads."""
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.usefixtures("default_handlers")
+@pytest.mark.parametrize("stderr", [Gone, Broken])
+def test_a_closed_terminal_saves_and_ends(stderr, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr())
+        after_append(patch, lambda chunk: signal.raise_signal(signal.SIGHUP))
+        with pytest.raises(SystemExit) as caught:
+            solved(tmp_path, progress=True)
+    assert caught.value.code == 129
     assert (tmp_path / NAMES[2]).exists()
     assert_equal(solved(tmp_path), uninterrupted)
 
