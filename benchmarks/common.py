@@ -41,7 +41,8 @@ from rich.markdown import Markdown
 import swjko
 from benchmarks.machine import first_value, machine, versions
 from benchmarks.tables import RESULTS, ROOT, TABLES, render
-from swjko.checkpoints.format import finite_json, write_atomically
+from swjko.checkpoints.files import write_atomically
+from swjko.checkpoints.format import finite_json
 
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 

@@ -48,7 +48,7 @@ from swjko.schemes.icnn_jko import icnn_jko
 from swjko.schemes.particles import langevin, sliced_flow
 from swjko.schemes.retry import guarded
 from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
-from swjko.checkpoints.store import CheckpointError
+from swjko.checkpoints.files import CheckpointError
 from swjko.running.solution import FlowError, Solution
 from swjko.running.solve import solve
 from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl

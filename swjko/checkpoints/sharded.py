@@ -12,6 +12,7 @@ compares the checksums. All processes must see the same directory.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from swjko.checkpoints.format import Damaged, flush, is_key
+from swjko.checkpoints.files import CheckpointError, flush, open_regular
+from swjko.checkpoints.format import Checkpoint, Damaged, is_key
 from swjko.schemes.base import State
 
 _SUFFIX = ".arrays"
+_NAME = re.compile(r"(step-[0-9]{10,})\.arrays(\.orbax-checkpoint-tmp.*)?")
+# A line for each file of the arrays.
+_LARGEST_CHECKSUMS = 2**26
 _MESSAGE_BYTES = 4096
 
 
@@ -55,23 +60,36 @@ class ShardedArrays:
         orbax.save(str(path.absolute()), _named_leaves(state))
         return [_as_array(_checksums(path, sync=True))] if self.is_writer else []
 
-    def check(self, step: int, leaves: Sequence[Any]) -> None:
+    def largest(self, start: State) -> int:
+        """Return the number of bytes that the checksums in a ``.ckpt`` may take."""
+        del start
+        return _LARGEST_CHECKSUMS
+
+    def counts(self, step: int, state: State) -> bool:
+        """Return False: process 0 may not hold ``state.step`` of all flows."""
+        del step, state
+        return False
+
+    def check(self, found: Checkpoint, start: State) -> None:
         """Compare the checksums in a ``.ckpt`` with the files of its arrays.
 
         Raises:
           Damaged: A file is missing, unreadable, changed or was not written by this run.
         """
-        expected = json.loads(bytes(leaves[0]))
-        if not expected:
+        del start
+        expected = _as_checksums(found.leaves)
+        if not expected and found.step == 0:
             return
-        arrays = self._arrays(step)
+        arrays = self._arrays(found.step)
         try:
-            found = _checksums(arrays)
+            present = _checksums(arrays)
         except OSError as error:
             raise Damaged(f"{arrays} cannot be read: {error.strerror}") from None
-        names = sorted(expected.keys() | found.keys())
-        if differing := [name for name in names if expected.get(name) != found.get(name)]:
+        names = sorted(expected.keys() | present.keys())
+        if differing := [name for name in names if expected.get(name) != present.get(name)]:
             raise Damaged(f"the checksum of {arrays / differing[0]} does not match")
+        if not expected:
+            raise Damaged("it has no checksums")
 
     def restore(self, step: int, leaves: Sequence[Any], start: State) -> State:
         """Read the arrays of a step, placed on the devices as the leaves of ``start`` are."""
@@ -84,7 +102,13 @@ class ShardedArrays:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in _named_leaves(start).items()
         }
-        saved = orbax.load(str(self._arrays(step).absolute()), like)
+        try:
+            saved = orbax.load(str(self._arrays(step).absolute()), like)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._arrays(step)} does not hold the state of this run: "
+                f"{str(error).splitlines()[0]}. Use another directory."
+            ) from error
         multihost_utils.sync_global_devices("swjko: all processes have restored")
         leaves, structure = jax.tree.flatten(start)
         values = [
@@ -97,8 +121,9 @@ class ShardedArrays:
 
     def prune(self, names: set[str]) -> None:
         """Remove arrays without a checkpoint among ``names``, and unfinished ones of orbax."""
-        for path in self._directory.glob(f"step-*{_SUFFIX}*"):
-            if path.name.removesuffix(_SUFFIX) not in names:
+        for path in self._directory.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and (match[2] or match[1] not in names) and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
 
     def agree(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,11 +161,23 @@ def _checksums(path: Path, *, sync: bool = False) -> dict[str, str]:
     for entry in sorted(path.rglob("*")):
         if sync:
             flush(entry)
-        if not entry.is_dir():
-            with entry.open("rb") as file:
+        if entry.is_symlink() or not entry.is_dir():
+            with os.fdopen(open_regular(entry, os.O_RDONLY), "rb") as file:
                 found[str(entry.relative_to(path))] = hashlib.file_digest(
                     file, "sha256"
                 ).hexdigest()
+    return found
+
+
+def _as_checksums(leaves: Sequence[Any]) -> dict[str, str]:
+    """Return the checksums that a ``.ckpt`` holds in place of leaves."""
+    try:
+        (leaf,) = leaves
+        found = json.loads(bytes(np.asarray(leaf)))
+    except (TypeError, ValueError, RecursionError):
+        raise Damaged("its checksums are no JSON") from None
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise Damaged("its checksums are no table of texts")
     return found
 
 

@@ -3,11 +3,15 @@
     step-0000000012.ckpt  the state after 12 steps and the run's fingerprint; the last two stay
     history.bin           what ``record`` kept of each chunk of steps
     history.jsonl         the reports, one line per step, readable at any time (``read_history``)
-    lock                  held while a process writes here; names that process
+    .swjko.lock           held while a process writes here; names that process
 
 Writes are atomic. A checkpoint gets its name when its bytes and those of the history are on the
 disk. It holds the SHA-256 of its own bytes and of the history up to it, and both are compared
-when it is read. A run that resumes cuts off the history beyond its checkpoint.
+when it is read. Its leaves are compared with the start of the run. A run that resumes cuts off
+the history beyond its checkpoint.
+
+Only regular files are opened, never through a link. A file that is not ours is neither changed
+nor removed: if it has the name of one of these files, the directory is refused.
 
 In a run of several processes, process 0 writes these files, and the state is in sharded arrays
 beside them (``swjko.checkpoints.sharded``).
@@ -15,41 +19,45 @@ beside them (``swjko.checkpoints.sharded``).
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from swjko.checkpoints.fingerprint import differences
+from swjko.checkpoints.files import (
+    CheckpointError,
+    explained,
+    open_regular,
+    remove_temporaries,
+    set_aside,
+    write_all,
+    write_atomically,
+)
 from swjko.checkpoints.format import (
     HISTORY,
     Checkpoint,
     Damaged,
-    SingleFile,
+    checkpoint_name,
     checkpoint_paths,
     encode,
+    is_checkpoint,
     load,
     pack,
     unpack_all,
-    write_all,
-    write_atomically,
 )
-from swjko.checkpoints.history import REPORTS, complete_lines, report_lines
+from swjko.checkpoints.history import REPORTS, kept_lines, report_lines
+from swjko.checkpoints.newest import newest_checkpoint, require_own_history
 from swjko.checkpoints.sharded import ShardedArrays
+from swjko.checkpoints.single import SingleFile
 from swjko.schemes.base import Info, State
 
 _KEPT = 2
 # However large the state, saving takes at most this fraction of the time between two saves.
 _LARGEST_COST = 0.02
-
-
-class CheckpointError(RuntimeError):
-    """A directory cannot be used or written. Existing checkpoints are never modified."""
 
 
 class Saved(NamedTuple):
@@ -103,7 +111,7 @@ def open_store(
         found, notices, failure = None, [], None
         try:
             if back_end.is_writer:
-                found, notices = store._open(start, resume)
+                found, notices = store._open(start, recorded, resume)
         except CheckpointError as error:
             failure = error
         told = back_end.agree({"error": str(failure)} if failure else {"step": store._saved_step})
@@ -160,7 +168,7 @@ class Store:
         """
         if self._back_end.is_writer:
             frame = pack(jax.tree.leaves(recorded))
-            with _explained(self._directory, "write the history in"):
+            with explained(self._directory, "write the history in"):
                 write_all(self._files[0], frame)
                 write_all(self._files[1], report_lines(first_step, infos))
             self._history_bytes += len(frame)
@@ -180,7 +188,7 @@ class Store:
         if step == self._saved_step:
             return
         began = time.monotonic()
-        with _explained(self._directory, f"save step {step} in"):
+        with explained(self._directory, f"save step {step} in"):
             self._publish(step, state)
         self._saved_step, self._saved_at = step, time.monotonic()
         self._cost = self._saved_at - began
@@ -192,90 +200,67 @@ class Store:
                 os.fsync(file)
             history = {"bytes": self._history_bytes, "sha256": self._history_hash.hexdigest()}
             header = {"step": step, "configuration": self._run, "history": history}
-            write_atomically(self._path(step), encode(header, leaves))
-            for path in checkpoint_paths(self._directory)[_KEPT:]:
-                path.unlink()
-            self._back_end.prune({path.stem for path in checkpoint_paths(self._directory)})
+            header["counted"] = self._back_end.counts(step, state)
+            # A file with this name appeared meanwhile, and is not ours.
+            write_atomically(self._path(step), encode(header, leaves), replace=False)
+            ours = [path for path in checkpoint_paths(self._directory) if is_checkpoint(path)]
+            for path in ours[_KEPT:]:
+                os.unlink(path)
+            self._back_end.prune({path.stem for path in ours[:_KEPT]})
 
-    def _open(self, start: State, resume: bool) -> tuple[Checkpoint | None, list[str]]:
+    def _open(
+        self, start: State, recorded: Any, resume: bool
+    ) -> tuple[Checkpoint | None, list[str]]:
         """Lock the directory and prepare its files; return what it holds, and warnings."""
         # The lock needs a POSIX system; the rest of the package does not.
-        from swjko.checkpoints.lock import Locked, lock
+        from swjko.checkpoints.lock import LOCK, Locked, lock
 
-        notices, path = [], self._directory / "lock"
-        with _explained(self._directory, "use"):
-            self._directory.mkdir(parents=True, exist_ok=True)
+        directory, notices, path = self._directory, [], self._directory / LOCK
+        with explained(directory, "use"):
+            os.makedirs(directory, exist_ok=True)
             try:
                 owner = self._resources.enter_context(lock(path))
             except Locked as error:
-                raise CheckpointError(f"checkpoint_dir {self._directory} {error}") from None
+                raise CheckpointError(f"checkpoint_dir {directory} {error}") from None
             if owner:
                 notices.append(f"{path} was left by {owner}, which has ended; it is taken over")
-            found, damaged = self._newest(resume)
-        with _explained(self._directory, "write in"):
+            found, damaged = newest_checkpoint(
+                directory, self._run, start, recorded, self._back_end, resume=resume
+            )
+            require_own_history(directory / HISTORY, found)
+        with explained(directory, "write in"):
             for path, reason in damaged.items():
                 notices.append(f"the checkpoint {path} is damaged ({reason}); using an older one")
-                path.replace(path.with_name(f"{path.name}.damaged"))
-            self._begin(found, start)
+                set_aside(path)
+            notices += self._begin(found, start)
         return found, notices
 
-    def _newest(self, resume: bool) -> tuple[Checkpoint | None, dict[Path, str]]:
-        """Return the newest intact checkpoint, and why newer ones are damaged."""
-        where, damaged = f"checkpoint_dir {self._directory}", {}
-        paths = checkpoint_paths(self._directory)
-        if not paths and any((self._directory / name).exists() for name in (HISTORY, REPORTS)):
-            raise CheckpointError(
-                f"{where} holds a history but no checkpoint. Remove it, or use another directory."
-            )
-        if paths and not resume:
-            raise CheckpointError(
-                f"{where} holds checkpoints. Pass resume=True, or use another directory."
-            )
-        for path in paths:
-            try:
-                found = load(path)
-                if listed := differences(found.run, self._run):
-                    raise CheckpointError(
-                        f"{where} holds another run ({'; '.join(listed)}). Use another directory, "
-                        "or what that run was started with. Nothing was changed."
-                    )
-                self._back_end.check(found.step, found.leaves)
-                return found, damaged
-            except (Damaged, OSError) as error:
-                damaged[path] = str(error)
-        if damaged:
-            reasons = "; ".join(f"{path}: {reason}" for path, reason in damaged.items())
-            raise CheckpointError(
-                f"{where} has no intact checkpoint: {reasons}. Nothing was changed."
-            )
-        return None, {}
-
-    def _begin(self, found: Checkpoint | None, start: State) -> None:
+    def _begin(self, found: Checkpoint | None, start: State) -> list[str]:
         """Write the first checkpoint, or cut the history to the one found, and open the history."""
-        for pattern in ("step-*.ckpt.tmp", f"{REPORTS}.tmp"):
-            for path in self._directory.glob(pattern):
-                path.unlink()
+        remove_temporaries(self._directory)
         if found is None:
             self._publish(0, start)
         else:
             self._saved_step = found.step
             self._history_bytes, self._history_hash = len(found.history), found.digest
             self._back_end.prune({path.stem for path in checkpoint_paths(self._directory)})
-        lines = complete_lines(self._directory)
-        lines = [line for line in lines if json.loads(line)["step"] <= self._saved_step]
+        lines, notices = kept_lines(self._directory, self._saved_step)
         write_atomically(self._directory / REPORTS, b"".join(lines))
         for name in (HISTORY, REPORTS):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._files.append(os.open(self._directory / name, flags, 0o666))
-            self._resources.callback(os.close, self._files[-1])
+            self._files.append(open_regular(self._directory / name, flags))
+            self._resources.callback(_close, self._files[-1])
         os.ftruncate(self._files[0], self._history_bytes)
+        return notices
 
     def _restore(self, step: int, found: Checkpoint | None, start: State, recorded: Any) -> None:
         """Set ``saved`` from the checkpoint that process 0 has found."""
         self._saved_step, self.saved = step, Saved(0, start, [])
-        with _explained(self._directory, f"restore step {step} from"):
-            if found is None and step:
-                found = load(self._path(step))
+        with explained(self._directory, f"restore step {step} from"):
+            try:
+                found = load(self._path(step)) if found is None and step else found
+            except Damaged as error:
+                raise CheckpointError(f"{self._path(step)} is damaged: {error}.") from None
             if found is not None:
                 structure = jax.tree.structure(recorded)
                 records = [structure.unflatten(leaves) for leaves in unpack_all(found.history)]
@@ -283,16 +268,10 @@ class Store:
                 self.saved = Saved(step, state, records)
 
     def _path(self, step: int) -> Path:
-        return self._directory / f"step-{step:010d}.ckpt"
+        return self._directory / checkpoint_name(step)
 
 
-@contextlib.contextmanager
-def _explained(directory: Path, what: str) -> Iterator[None]:
-    """Turn errors of the file system into a CheckpointError that says what failed."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot {what} checkpoint_dir {directory}: {error.strerror or error}. Checkpoints "
-            "saved before are intact. Fix the cause, then solve again with resume=True."
-        ) from error
+def _close(file: int) -> None:
+    """Close a file of the history. What a checkpoint needs of it is on the disk already."""
+    with contextlib.suppress(OSError):
+        os.close(file)

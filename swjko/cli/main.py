@@ -77,7 +77,7 @@ def _run_all(names: list[str], directories: list[Path], options: argparse.Namesp
     outcomes = []
     for name, directory in zip(names, directories, strict=True):
         outcome = _solve(PROBLEMS[name], options, *PROBLEMS[name].options)
-        report.write(outcome, directory)
+        report.write(outcome, directory, overwrite=options.overwrite)
         outcomes.append(outcome)
         print(report.summary(outcome, directory), end="\n\n", flush=True)
     print(report.table(outcomes))
@@ -90,8 +90,8 @@ def _generate(options: argparse.Namespace) -> None:
     out = _free_sheet(Path(options.out or "samples.png"), options.overwrite)
     outcome, sheet = _solve(GENERATE, options, *GENERATE.options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheets.save_sheet(sheet, out)
-    report.write(outcome, out.parent)
+    sheets.save_sheet(sheet, out, overwrite=options.overwrite)
+    report.write(outcome, out.parent, overwrite=options.overwrite)
     print(report.summary(outcome, out))
 
 
@@ -125,7 +125,7 @@ def _run_many(options: argparse.Namespace) -> int:
     problem = PROBLEMS["fokker-planck"]._replace(solve=many.fokker_planck)
     flows = _solve(problem, options, "dim", "checkpoint_dir", num_flows=options.flows)
     if jax.process_index() == 0:
-        many.write(flows, directory)
+        many.write(flows, directory, overwrite=options.overwrite)
         print(many.summary(flows))
         print(f"written to {directory}", flush=True)
     return int(np.any(flows.results))

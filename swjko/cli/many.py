@@ -139,8 +139,14 @@ def _exact_energy(problem: problems.GaussianTarget, settings: Settings) -> float
     return gaussian_kl(means[-1], covs[-1], problem.precision, problem.center)
 
 
-def write(flows: ManyFlows, directory: Path) -> None:
-    """Write ``report.json`` with the energies of each flow and their spread over the flows."""
+def write(flows: ManyFlows, directory: Path, *, overwrite: bool = True) -> None:
+    """Write ``report.json`` with the energies of each flow and their spread over the flows.
+
+    Args:
+      flows: The flows.
+      directory: Where to write; created if it does not exist.
+      overwrite: Whether to replace a file.
+    """
     infos = flows.solution.history
     columns = (flows.seeds, flows.results, *flows.energy_start, *flows.energy_end, flows.references)
     rows = [
@@ -165,7 +171,7 @@ def write(flows: ManyFlows, directory: Path) -> None:
         "flows": rows,
         "history": {"time": infos.time, "energy": infos.energy},
     }
-    write_json(content, directory)
+    write_json(content, directory, overwrite=overwrite)
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from swjko._version import __version__
-from swjko.checkpoints.format import finite_json, write_atomically
+from swjko.checkpoints.files import write_atomically
+from swjko.checkpoints.format import finite_json
 from swjko.cli.verdict import Verdict
 from swjko.running.solution import Solution
 from swjko.schemes.base import Info
@@ -63,21 +64,35 @@ class Outcome(NamedTuple):
         return float(self.energy_end.value) - self.reference
 
 
-def write(outcome: Outcome, directory: Path) -> None:
-    """Write the files and the plots as PNG files, then ``report.json``."""
+def write(outcome: Outcome, directory: Path, *, overwrite: bool = True) -> None:
+    """Write the files and the plots as PNG files, then ``report.json``; each atomically.
+
+    Args:
+      outcome: The result of one problem.
+      directory: Where to write; created if it does not exist.
+      overwrite: Whether to replace files, also those that appeared during the run.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in outcome.files.items():
-        write_atomically(directory / name, content)
+        write_atomically(directory / name, content, replace=overwrite)
     for name, figure in outcome.plots.items():
-        figure.savefig(directory / f"{name}.png")
-    write_json(as_dict(outcome), directory)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        write_atomically(directory / f"{name}.png", buffer.getvalue(), replace=overwrite)
+    write_json(as_dict(outcome), directory, overwrite=overwrite)
 
 
-def write_json(content: Mapping[str, object], directory: Path) -> None:
-    """Write ``report.json`` atomically, with None for numbers that are not finite."""
+def write_json(content: Mapping[str, object], directory: Path, *, overwrite: bool = True) -> None:
+    """Write ``report.json`` atomically, with None for numbers that are not finite.
+
+    Args:
+      content: What to write.
+      directory: Where to write; created if it does not exist.
+      overwrite: Whether to replace a file.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite_json(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(directory / "report.json", text.encode())
+    write_atomically(directory / "report.json", text.encode(), replace=overwrite)
 
 
 def as_dict(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swjko.checkpoints.format import write_atomically
+from swjko.checkpoints.files import write_atomically
 from swjko.data.tables import require_extra
 
 # Pictures are enlarged by an integer factor to about this many pixels.
@@ -39,8 +39,14 @@ def sheet(blocks: list[np.ndarray], shape: tuple[int, int, int], grid: int) -> n
     return whole[..., 0] if c == 1 else whole
 
 
-def save_sheet(picture: np.ndarray, path: Path) -> None:
-    """Write a sheet as a PNG file atomically."""
+def save_sheet(picture: np.ndarray, path: Path, *, overwrite: bool = True) -> None:
+    """Write a sheet as a PNG file atomically.
+
+    Args:
+      picture: The sheet as bytes.
+      path: Where to write.
+      overwrite: Whether to replace a file.
+    """
     buffer = io.BytesIO()
     require_extra("PIL.Image").fromarray(picture).save(buffer, format="PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), replace=overwrite)

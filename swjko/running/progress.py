@@ -1,8 +1,12 @@
-"""The progress bar of ``swjko.solve`` on stderr, and lines in its place without a terminal."""
+"""The progress bar of ``swjko.solve`` on stderr, and lines in its place without a terminal.
+
+A run does not fail because its terminal was closed or its pipe is broken.
+"""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +41,7 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         TimeElapsedColumn,
     )
 
-    console = Console(stderr=True)
+    console = Console(file=_Lenient(sys.stderr))
     if not console.is_terminal:
         with _lines(total, done) as printed:
             yield printed
@@ -61,7 +65,7 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
 @contextlib.contextmanager
 def _lines(total: int, done: int) -> Iterator[Callable[[int, Info], None]]:
     """Print a line before compilation, at every tenth of the steps and at the last step."""
-    print(f"compiling, {done}/{total} JKO steps", file=sys.stderr, flush=True)
+    _print(f"compiling, {done}/{total} JKO steps")
     step, pending = done, ""
 
     def advance(steps: int, info: Info) -> None:
@@ -69,12 +73,36 @@ def _lines(total: int, done: int) -> Iterator[Callable[[int, Info], None]]:
         before, step = step, step + steps
         pending = f"{step}/{total} JKO steps: {_summary(info)}"
         if step * _LINES // total > before * _LINES // total:
-            print(pending, file=sys.stderr, flush=True)
+            _print(pending)
             pending = ""
 
     yield advance
     if pending:
-        print(pending, file=sys.stderr, flush=True)
+        _print(pending)
+
+
+class _Lenient:
+    """A terminal that may be gone: what cannot be shown is left out."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _summary(info: Info) -> str:

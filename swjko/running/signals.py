@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during ``swjko.solve``: the run saves between two chunks, then ends."""
+"""SIGTERM, SIGHUP and Ctrl-C during ``swjko.solve``: the run saves between two chunks and ends."""
 
 import contextlib
 import itertools
@@ -14,12 +14,15 @@ import jax
 
 from swjko.schemes.base import State
 
+# Windows has no SIGHUP.
+_SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 # Saves a state after so many steps.
 Save = Callable[[int, State], None]
 
 
 class Interrupts:
-    """SIGTERM and Ctrl-C to one process."""
+    """SIGTERM, SIGHUP and Ctrl-C to one process."""
 
     def __init__(self, directory: Path | None):
         self._directory = directory
@@ -41,7 +44,9 @@ class Interrupts:
         message = f"stopped after step {step}, which is saved in {self._directory}"
         if number == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        print(f"swjko: {message}", file=sys.stderr)
+        # After SIGHUP the terminal is gone.
+        with contextlib.suppress(OSError):
+            print(f"swjko: {message}", file=sys.stderr)
         raise SystemExit(128 + number)
 
 
@@ -116,7 +121,7 @@ def listening(directory: Path | None, *, together: bool) -> Iterator[Interrupts 
         return
     interrupts, previous = Interrupts(directory), {}
     if directory is not None and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 previous[number] = signal.signal(number, interrupts.note)
     try:

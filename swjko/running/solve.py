@@ -77,8 +77,9 @@ def solve(
 ) -> Solution:
     """Run ``num_steps`` steps from ``scheme.init``, or fewer if ``stop`` ends the flow.
 
-    With a checkpoint directory, SIGTERM and Ctrl-C save before they end the run: SIGTERM with
-    exit code 143, Ctrl-C with KeyboardInterrupt. A second Ctrl-C does not wait for the chunk.
+    With a checkpoint directory, SIGTERM, SIGHUP and Ctrl-C save before they end the run: SIGTERM
+    with exit code 143, SIGHUP (a closed terminal) with 129, Ctrl-C with KeyboardInterrupt. A
+    second Ctrl-C does not wait for the chunk.
 
     Args:
       key: Random key. Equal keys give bit-identical runs on one machine, whatever the chunks.

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import swjko
 from swjko.checkpoints import read_history
+from swjko.checkpoints.lock import LOCK
 from swjko.checkpoints.sharded import from_process_0
 from swjko.checkpoints.store import open_store
 from swjko.running import batching
@@ -151,7 +152,7 @@ def test_another_run_and_one_of_a_single_process_are_refused(saved):
     message = r"state: in \.arrays of orbax saved, nothing now"
     with pytest.raises(swjko.CheckpointError, match=message):
         opened(saved, together=False)
-    assert not (saved / "lock").exists()
+    assert not (saved / LOCK).exists()
 
 
 # ``solve`` as several processes run it, here in one.

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from helpers import IndependentFlows, failing_scheme, tiny_scheme
 import swjko
 from swjko.checkpoints import format as checkpoint_format
 from swjko.checkpoints import read_history
-from swjko.checkpoints.lock import lock
+from swjko.checkpoints.lock import LOCK, lock
 from swjko.checkpoints.store import Store, open_store
 
 STEPS = 6
@@ -267,26 +268,26 @@ def test_a_history_of_unknown_origin_is_refused(tmp_path):
 
 def test_a_directory_in_use_is_refused(saved):
     before = contents(saved)
-    with lock(saved / "lock"):
+    with lock(saved / LOCK):
         owner = f"process {os.getpid()} on {socket.gethostname()}"
         with pytest.raises(swjko.CheckpointError, match=f"is in use by {owner}"):
             solved(saved)
-        assert (saved / "lock").exists()
+        assert (saved / LOCK).exists()
     assert contents(saved) == before
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(saved, uninterrupted):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (saved / "lock").write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
+    (saved / LOCK).write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
     message = f"was left by process {dead.pid} on .* is taken over"
     with pytest.warns(RuntimeWarning, match=message):
         assert_equal(solved(saved), uninterrupted)
-    assert not (saved / "lock").exists()
+    assert not (saved / LOCK).exists()
 
 
 def test_the_lock_of_another_host_is_left(saved):
-    (saved / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere.example"}))
+    (saved / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere.example"}))
     before = contents(saved)
     message = r"locked by process 1 on elsewhere\.example.*remove .*lock"
     with pytest.raises(swjko.CheckpointError, match=message):
@@ -329,7 +330,7 @@ def test_a_full_disk_loses_nothing_that_is_saved(writes, uninterrupted, tmp_path
         with pytest.raises(swjko.CheckpointError, match=message):
             solved(tmp_path, checkpoint_steps=2)
     assert not list(tmp_path.glob("*.tmp"))
-    assert not (tmp_path / "lock").exists()
+    assert not (tmp_path / LOCK).exists()
     assert_equal(solved(tmp_path), uninterrupted)
 
 
@@ -357,7 +358,7 @@ def test_a_kill_during_a_write_loses_nothing_that_is_saved(
             patch.setattr(os, name, cut(getattr(os, name)))
         with pytest.raises(Cut):
             solved(directory, checkpoint_steps=2)
-    (directory / "lock").unlink(missing_ok=True)
+    (directory / LOCK).unlink(missing_ok=True)
     assert_equal(solved(directory), uninterrupted)
     assert len(read_history(directory)) == STEPS
 
@@ -368,11 +369,14 @@ def test_a_kill_during_a_write_loses_nothing_that_is_saved(
 @pytest.fixture
 def default_handlers():
     """Handlers as in a foreground process; a background process ignores Ctrl-C from its start."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -380,7 +384,12 @@ def default_handlers():
 
 @pytest.mark.usefixtures("default_handlers")
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "raised"),
+    [
+        (signal.SIGTERM, SystemExit),
+        (signal.SIGHUP, SystemExit),
+        (signal.SIGINT, KeyboardInterrupt),
+    ],
 )
 def test_signals_save_and_end(number, raised, uninterrupted, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
@@ -389,11 +398,41 @@ def test_signals_save_and_end(number, raised, uninterrupted, tmp_path, monkeypat
             solved(tmp_path)
     error, message = capsys.readouterr().err, "stopped after step 2"
     if raised is SystemExit:
-        assert caught.value.code == 143
+        assert caught.value.code == {signal.SIGTERM: 143, signal.SIGHUP: 129}[number]
         assert message in error
         assert str(tmp_path) in error
     else:
         assert message in str(caught.value)
+    assert (tmp_path / NAMES[2]).exists()
+    assert_equal(solved(tmp_path), uninterrupted)
+
+
+class Gone(io.StringIO):
+    """A terminal that has been closed."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def isatty(self):
+        return True
+
+
+class Broken(Gone):
+    """A pipe that nobody reads."""
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.usefixtures("default_handlers")
+@pytest.mark.parametrize("stderr", [Gone, Broken])
+def test_a_closed_terminal_saves_and_ends(stderr, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr())
+        after_append(patch, lambda chunk: signal.raise_signal(signal.SIGHUP))
+        with pytest.raises(SystemExit) as caught:
+            solved(tmp_path, progress=True)
+    assert caught.value.code == 129
     assert (tmp_path / NAMES[2]).exists()
     assert_equal(solved(tmp_path), uninterrupted)
 

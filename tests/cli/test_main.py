@@ -14,7 +14,7 @@ from PIL import Image
 
 import swjko
 from swjko import problems
-from swjko.cli import generate, match, scores
+from swjko.cli import generate, match, report, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -111,6 +111,22 @@ def test_results_are_not_overwritten_in_silence(whole_run, capsys):
         assert main([*arguments, *_TINY, "--out", str(out)]) == 2
         _expect_one_line(capsys, "pass --overwrite or another --out")
     assert (out / "match" / "report.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_report_that_appears_during_the_run_is_left(flags, tmp_path, monkeypatch, capsys):
+    path, real = tmp_path / "match" / "report.json", report.provenance
+
+    def provenance(solution):
+        path.write_text("of another run")
+        return real(solution)
+
+    monkeypatch.setattr(report, "provenance", provenance)
+    assert main(["match", *_TINY, *flags, "--out", str(tmp_path)]) == (0 if flags else 2)
+    if not flags:
+        _expect_one_line(capsys, f"{path} is in the way: it is a file that was written meanwhile")
+    assert (path.read_text() == "of another run") == (not flags)
+    assert not list(path.parent.glob("*.tmp"))
 
 
 def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
