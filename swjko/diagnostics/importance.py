@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from swjko import validation
+from swjko.linalg import nan_where
 from swjko.types import Cloud, Estimate, Key, Scalar
 
 # Weights whose k-hat is larger are not to be used.
@@ -76,7 +77,7 @@ class Importance(NamedTuple):
         num = validation.as_count(num, "num")
         weights = jnp.asarray(self.cloud.weights)
         chosen = jax.random.choice(key, len(self.log_weights), (num,), p=weights)
-        return jnp.where(jnp.isnan(jnp.sum(weights)), jnp.nan, self.cloud.points[chosen])
+        return nan_where(jnp.isnan(jnp.sum(weights)), self.cloud.points[chosen])
 
     @property
     def verdict(self) -> str:
@@ -155,7 +156,7 @@ def weigh(
     count = log_weights.shape[0]
     invalid = jnp.isnan(log_weights) | (log_weights == jnp.inf)
     # One NaN makes every number NaN, since no finite one would be right.
-    checked = jnp.where(jnp.any(invalid), jnp.nan, log_weights)
+    checked = nan_where(jnp.any(invalid), log_weights)
     log_sum = jax.nn.logsumexp(checked)
     fraction = jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * checked)) / count
     error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)

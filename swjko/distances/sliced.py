@@ -26,6 +26,7 @@ from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.linalg import nan_where
 from swjko.types import Leaf, Scalar
 
 
@@ -187,7 +188,7 @@ def _sliced_pow_forward(p, block_size, *inputs):
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(value)
-    return value, jax.tree.map(lambda gradient: jnp.where(unknown, jnp.nan, gradient), gradients)
+    return value, jax.tree.map(lambda gradient: nan_where(unknown, gradient), gradients)
 
 
 def _sliced_pow_backward(p, block_size, gradients, cotangent):
