@@ -16,6 +16,8 @@ from swjko import flows
 KEY = jax.random.key(0)
 POINTS = jnp.linspace(-1.0, 1.0, 16).reshape(8, 2)
 SIZES = {"step_size": 0.1, "num_inner_steps": 2, "num_samples": 8}
+# Adam would enlarge the rounding of gradients that vanish.
+OPTIMIZER = optax.sgd(1e-3)
 MODES = {
     "debug_nans": {"jax_debug_nans": True},
     "disable_jit": {"jax_disable_jit": True},
@@ -24,13 +26,12 @@ MODES = {
 
 
 def kl():
-    # Away from the start: Adam would enlarge the rounding of gradients that vanish.
     return swjko.kl_divergence(lambda x: -jnp.sum((x - 1.0) ** 2) / 2)
 
 
 def sw_jko(family, functional=None, **options):
     sizes = SIZES | {"num_projections": 4} | options
-    return swjko.sw_jko(family, functional or kl(), optax.adam(1e-2), **sizes)
+    return swjko.sw_jko(family, functional or kl(), OPTIMIZER, **sizes)
 
 
 SCHEMES = {
@@ -46,15 +47,13 @@ SCHEMES = {
     "cnf": lambda: sw_jko(flows.cnf(2, width=4, num_layers=1, num_integration_steps=1)),
     "icnn": lambda: sw_jko(flows.icnn(2, width=4, rank=1)),
     "mlp": lambda: sw_jko(flows.mlp(2, 2, width=4), swjko.sw_to_target(POINTS, 3)),
-    "bdf2": lambda: swjko.sw_bdf2(
-        swjko.gaussian(2), kl(), optax.adam(1e-2), num_projections=4, **SIZES
-    ),
+    "bdf2": lambda: swjko.sw_bdf2(swjko.gaussian(2), kl(), OPTIMIZER, num_projections=4, **SIZES),
     "adaptive": lambda: swjko.adaptive(
         sw_jko(swjko.gaussian(2)), min_step_size=0.01, max_step_size=1.0
     ),
     "guarded": lambda: swjko.guarded(sw_jko(swjko.gaussian(2))),
     "direct": lambda: swjko.direct_minimization(
-        swjko.gaussian(2), kl(), optax.adam(1e-2), num_inner_steps=2, num_samples=8
+        swjko.gaussian(2), kl(), OPTIMIZER, num_inner_steps=2, num_samples=8
     ),
     "langevin": lambda: swjko.langevin(POINTS, lambda x: -jnp.sum(x**2) / 2, step_size=0.1),
     "sliced_flow": lambda: swjko.sliced_flow(
@@ -121,9 +120,7 @@ def distances():
         swjko.wasserstein_1d_plan(POINTS[:, 0], POINTS[:5, 1]),
         swjko.wasserstein_1d_potentials(POINTS[:, 0], POINTS[:5, 1]),
         swjko.sliced_wasserstein_estimate(KEY, POINTS, POINTS[:5], 4),
-        swjko.max_sliced_wasserstein(
-            KEY, POINTS, POINTS[:5] + 1.0, num_iterations=2, num_starts=2
-        ),
+        swjko.max_sliced_wasserstein(KEY, POINTS, POINTS[:5] + 1.0, num_iterations=2, num_starts=2),
     )
 
 

@@ -351,11 +351,13 @@ def test_the_error_says_what_is_not_finite_and_what_helps(name, key):
 
 
 def test_the_error_of_many_flows_is_about_the_one_that_failed(key):
-    def make(low):
-        bounded = Partial(lambda low, x: jnp.where(x[0] > low, -x[0], -jnp.inf), low)
-        return one_dimensional(swjko.kl_divergence(bounded))
+    def bounded(low, x):
+        return jnp.where(x[0] > low, -x[0], -jnp.inf)
 
-    scheme, axes = swjko.stack_flows([make(jnp.asarray(low)) for low in (-1e3, 0.0)])
+    functionals = [swjko.kl_divergence(Partial(bounded, jnp.asarray(low))) for low in (-1e3, 0.0)]
+    first = one_dimensional(functionals[0])
+    second = dataclasses.replace(first, functional=functionals[1])
+    scheme, axes = swjko.stack_flows([first, second])
     with pytest.raises(swjko.FlowError, match=f"1 of 2 flows .*-inf {COUNT}"):
         solved(jax.random.split(key, 2), scheme, 1, axes=axes)
 
