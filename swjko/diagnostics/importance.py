@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from swjko import validation
+from swjko.functionals.base import scalars
 from swjko.linalg import nan_where
-from swjko.types import Cloud, Estimate, Key, Scalar
+from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
 
 # Weights whose k-hat is larger are not to be used.
 LARGEST_PARETO_K = 0.7
@@ -128,13 +129,14 @@ def importance(
     """
     num_samples = validation.as_count(num_samples, "num_samples", _LEAST_DRAWS)
     validation.require_callable(target_log_prob, "target_log_prob", "[d] -> log-density")
+    target = as_partial(target_log_prob)
     cloud = distribution.sample(key, num_samples)
     eubo = None
     if reference is not None:
         reference = validation.as_points(reference, "reference")
         density = distribution.log_prob(reference)
-        eubo = Estimate.of_mean(jax.vmap(target_log_prob)(reference) - density)
-    return weigh(cloud, jax.vmap(target_log_prob)(cloud.points), eubo)
+        eubo = Estimate.of_mean(scalars(target, reference, "target_log_prob") - density)
+    return weigh(cloud, scalars(target, cloud.points, "target_log_prob"), eubo)
 
 
 def weigh(
