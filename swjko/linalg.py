@@ -1,4 +1,4 @@
-"""Inverses of triangular matrices, smooth functions of symmetric ones, random signs for traces.
+"""Inverses of triangular matrices, functions of symmetric ones, random signs for traces, NaN.
 
 JAX differentiates eigenvectors, and divides by differences of eigenvalues: NaN where two are equal.
 The functions of matrices here are smooth there, and so are their derivatives of any order.
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from swjko.types import Key, Scalar
 
@@ -120,3 +120,17 @@ def hadamard_signs(
     # those of D have no partner in j.
     parity = lax.population_count(number & jnp.arange(dim)[None, None, :]) % 2
     return signs[None, None, :] * (1 - 2 * parity).astype(dtype)
+
+
+def nan_where(condition: Bool[Array, "..."], values: Array) -> Array:
+    """Returns values, or NaN in all of them if the condition holds.
+
+    The NaN is made when the program runs: a constant one would be an alarm for ``jax_debug_nans``
+    whether the condition holds or not.
+
+    Args:
+      condition: Whether values are unknown; it broadcasts against them.
+      values: Array of floats.
+    """
+    nan = 0.0 * jnp.where(condition, jnp.inf, 0.0)
+    return jnp.where(condition, nan.astype(values.dtype), values)

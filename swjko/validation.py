@@ -19,6 +19,15 @@ from jaxtyping import Array
 
 _WEIGHT_SUM_TOLERANCE = 1e-3
 
+_MODEL_CURES = {
+    "flax.linen": "Pass lambda x: module.apply(variables, x). swjko.flows.from_linen(module, "
+    "dim=...) makes a family of it.",
+    "equinox": "Pass jax.tree_util.Partial(lambda model, x: model(x), model). For a family use "
+    "swjko.pushforward.",
+    "haiku": "Pass lambda x: transformed.apply(params, None, x). For a family use "
+    "swjko.pushforward(transformed.init, transformed.apply, ...).",
+}
+
 
 def as_points(points: object, name: str) -> Array:
     """Returns points as a float array [n d] with n, d >= 1, finite if concrete."""
@@ -199,9 +208,37 @@ def as_start(dim: int, init_mean: object, init_scale: object) -> tuple[Array, Ar
 
 def require_callable(function: object, name: str, signature: str) -> Callable[..., Any]:
     """Raises TypeError if ``function`` cannot be called; the message shows the signature."""
+    if cure := model_cure(function):
+        kind = type(function).__name__
+        raise TypeError(f"{name} must be a function {signature}; got the model {kind}. {cure}")
     if not callable(function):
         raise _wrong_type(name, f"be a function {signature}", function)
     return function
+
+
+def model_cure(value: object) -> str:
+    """Returns how to use a model of linen, equinox or haiku; empty for other values."""
+    for base in type(value).__mro__:
+        for package, cure in _MODEL_CURES.items():
+            if f"{base.__module__}.".startswith(f"{package}."):
+                return cure
+    return ""
+
+
+def require_scalars(values: Any, count: int, name: str, point: str) -> Any:
+    """Returns values [count] of a function, or raises an error if they are not scalars."""
+    requirement = f"must map one {point} to a scalar"
+    if not hasattr(values, "shape") or not hasattr(values, "dtype"):
+        raise TypeError(
+            f"`{name}` {requirement}; got a {type(values).__name__}. Return one array from it, "
+            "such as one entry of a dictionary or the first of a pair."
+        )
+    if values.shape != (count,):
+        raise ValueError(
+            f"`{name}` {requirement}; got shape {values.shape[1:]}. Write it for a single point; "
+            "the package maps it over the cloud."
+        )
+    return values
 
 
 def require_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -225,3 +225,34 @@ def test_data_are_leaves_and_not_constants():
 def _uniform_squares(inner: float, outer: float, num: int) -> np.ndarray:
     """Midpoints of equal cells of |x|^2, which is uniform under a uniform law in the plane."""
     return inner**2 + (outer**2 - inner**2) * (np.arange(num) + 0.5) / num
+
+
+FEATURES = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+LABELS = jnp.asarray([1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize("labels", [LABELS, np.asarray(LABELS), [1.0, -1.0, 1.0, 1.0]])
+def test_labels_may_be_constants_of_a_compiled_program(labels):
+    point = jnp.asarray([0.5, -0.2, 0.1])
+
+    def value(point):
+        return problems.logistic_regression(FEATURES, labels)(point)
+
+    np.testing.assert_allclose(jax.jit(value)(point), value(point), rtol=1e-6)
+    for wrong in (2.0 * np.asarray(labels), jnp.zeros(4)):
+        with pytest.raises(ValueError, match=r"labels must be -1 or \+1; got"):
+            jax.jit(
+                lambda point, wrong=wrong: problems.logistic_regression(FEATURES, wrong)(point)
+            )(point)
+
+
+def test_labels_may_be_traced():
+    point = jnp.asarray([0.5, -0.2, 0.1])
+
+    def value(labels):
+        return problems.logistic_regression_kl(FEATURES, labels)(
+            jax.random.key(0), swjko.Cloud(point[None], None, jnp.zeros(1))
+        )
+
+    np.testing.assert_allclose(jax.jit(value)(LABELS), value(LABELS), rtol=1e-6)

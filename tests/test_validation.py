@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from jax.sharding import AxisType
 
 import swjko
-from swjko import closed_form, flows, validation
+from swjko import closed_form, flows, plots, problems, validation
+from swjko.families import preprocessing
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
 
@@ -729,3 +730,110 @@ def test_a_traced_count_is_refused():
         jax.jit(lambda num: swjko.uniform_directions(KEY, num, 2))(3)
     with pytest.raises(TypeError, match="p must be a static number"):
         jax.jit(lambda p: swjko.wasserstein_1d_pow(ONES, ONES, p=p))(2.0)
+
+
+class _Equinox:
+    """Stands for a module of equinox, which need not be installed."""
+
+    __module__ = "equinox._module"
+
+    def __call__(self, x):
+        return x
+
+
+class _Haiku(tuple):
+    __module__ = "haiku._src.transform"
+
+
+@pytest.mark.parametrize(
+    ("model", "cure"),
+    [
+        (linen.Dense(1), r"lambda x: module\.apply\(variables, x\).*swjko\.flows\.from_linen"),
+        (_Equinox(), r"jax\.tree_util\.Partial\(lambda model, x: model\(x\), model\)"),
+        (_Haiku(), r"lambda x: transformed\.apply\(params, None, x\)"),
+    ],
+)
+def test_models_in_place_of_functions_are_told_what_to_use(model, cure):
+    kind = type(model).__name__
+    for call in (
+        lambda: swjko.potential(model),
+        lambda: swjko.kl_divergence(model),
+        lambda: swjko.langevin(GOOD_X, model, step_size=0.1),
+        lambda: swjko.sw_jko(**(JKO | {"functional": model}), **STEPS),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"must be a function .*; got the model {kind}\. Pass {cure}"
+        ):
+            call()
+    with pytest.raises(TypeError, match=r"`family` must be.*swjko\.flows\.from_nnx"):
+        swjko.sw_jko(**(JKO | {"family": model}), **STEPS)
+
+
+def test_models_of_nnx_are_told_how_to_become_families():
+    model = nnx.Linear(D, D, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"`family` must be.*swjko\.flows\.from_nnx"):
+        swjko.sample(model, PARAMS, KEY, 3)
+    with pytest.raises(
+        TypeError, match=r"make_model must be.*lambda rngs: Linear\(\.\.\., rngs=rngs\)"
+    ):
+        flows.from_nnx(model, dim=D)
+    with pytest.raises(TypeError, match=r"module must be a flax\.linen\.Module.*Use from_nnx"):
+        flows.from_linen(model, dim=D)
+
+
+def test_a_function_that_returns_a_dictionary_is_named():
+    def named(x):
+        return {"log_prob": -jnp.sum(x**2)}
+
+    message = r"must map one point of shape \(2,\) to a scalar; got a dict\. .*one entry"
+    distribution = swjko.FlowDistribution(GAUSSIAN, PARAMS)
+    for call, name in (
+        (lambda: swjko.sw_jko(**(JKO | {"functional": swjko.kl_divergence(named)}), **STEPS), "v"),
+        (lambda: swjko.sw_jko(**(JKO | {"functional": swjko.interaction(named)}), **STEPS), "w"),
+        (lambda: swjko.langevin(GOOD_X, named, step_size=0.1), "log_prob"),
+        (lambda: swjko.importance(KEY, distribution, named, 32), "target_log_prob"),
+        (
+            lambda: swjko.symmetric_kl(KEY, GAUSSIAN, PARAMS, named, GOOD_X, num_samples=4),
+            "target_log_prob",
+        ),
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` {message}"):
+            call()
+
+
+def test_lists_are_arrays():
+    points, others, directions = GOOD_X.tolist(), GOOD_Y.tolist(), GOOD_DIRECTIONS.tolist()
+    halves = [0.5, 0.5]
+    np.testing.assert_allclose(
+        swjko.sliced_displacement(points, others, directions, x_weights=[0.25] * N),
+        swjko.sliced_displacement(jnp.asarray(GOOD_X), GOOD_Y, GOOD_DIRECTIONS),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        swjko.wasserstein_1d_potentials([0.0, 1.0], [1.0, 3.0], u_weights=halves)[0],
+        swjko.wasserstein_1d_potentials(np.arange(2.0), np.array([1.0, 3.0]))[0],
+    )
+    assert swjko.langevin(points, log_prob, step_size=0.1).family.points.shape == (N, D)
+    coef_and_functional = [2.0, swjko.potential(jnp.sum)]
+    value = swjko.weighted_sum(coef_and_functional)(KEY, swjko.Cloud(jnp.asarray(GOOD_X)))
+    np.testing.assert_allclose(value, 2.0 * GOOD_X.sum(axis=1).mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: problems.gaussian([0.0, 0.0], [[1.0, 0.0], [0.0]]), "cov"),
+        (lambda: problems.gaussian(0.0, 1.0), "mean"),
+        (lambda: problems.gaussian([0.0, np.nan], np.eye(2)), "mean"),
+        (lambda: problems.gaussian({}, np.eye(2)), "mean"),
+        (lambda: jax.jit(lambda mean: problems.gaussian(mean, EYE).dim)(ONES), "mean"),
+        (lambda: preprocessing.scale([0.0, [1.0]], 2.0), "`low`"),
+        (lambda: preprocessing.interval({}, 2.0), "`low`"),
+        (lambda: plots.cloud([0.0, 1.0]), "points"),
+        (lambda: plots.cloud(GOOD_X, target=[[0.0], [1.0, 2.0]]), "target"),
+        (lambda: plots.clouds([[[0.0, 1.0], [1.0, 2.0]], [[0.0, 1.0]]], [0.0, 1.0]), "points"),
+    ],
+)
+def test_what_is_no_array_of_the_right_shape_is_named(call, name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be|^{name} must have"):
+        call()

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, require_family, sample
-from swjko.functionals.base import needs_density, value_at
-from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar
+from swjko.functionals.base import needs_density, scalars, value_at
+from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar, as_partial
 
 # Enough for float64 from any width.
 _BISECTIONS = 64
@@ -108,8 +108,9 @@ def symmetric_kl(
             "at its own points only. Evaluate a KL divergence with swjko.evaluate."
         )
     cloud = sample(family, params, family_key, num_samples)
-    own = jnp.asarray(cloud.log_density) - jax.vmap(target_log_prob)(cloud.points)
-    other = jnp.asarray(log_prob) - jax.vmap(target_log_prob)(points)
+    target = as_partial(target_log_prob)
+    own = jnp.asarray(cloud.log_density) - scalars(target, cloud.points, "target_log_prob")
+    other = jnp.asarray(log_prob) - scalars(target, points, "target_log_prob")
     constant = _log_ratio_of_constants(own, other)
     sides = [
         Estimate.of_mean((ratio - constant) * jnp.tanh((ratio - constant) / 2.0))

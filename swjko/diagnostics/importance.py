@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from swjko import validation
-from swjko.types import Cloud, Estimate, Key, Scalar
+from swjko.functionals.base import scalars
+from swjko.linalg import nan_where
+from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
 
 # Weights whose k-hat is larger are not to be used.
 LARGEST_PARETO_K = 0.7
@@ -76,7 +78,7 @@ class Importance(NamedTuple):
         num = validation.as_count(num, "num")
         weights = jnp.asarray(self.cloud.weights)
         chosen = jax.random.choice(key, len(self.log_weights), (num,), p=weights)
-        return jnp.where(jnp.isnan(jnp.sum(weights)), jnp.nan, self.cloud.points[chosen])
+        return nan_where(jnp.isnan(jnp.sum(weights)), self.cloud.points[chosen])
 
     @property
     def verdict(self) -> str:
@@ -127,13 +129,14 @@ def importance(
     """
     num_samples = validation.as_count(num_samples, "num_samples", _LEAST_DRAWS)
     validation.require_callable(target_log_prob, "target_log_prob", "[d] -> log-density")
+    target = as_partial(target_log_prob)
     cloud = distribution.sample(key, num_samples)
     eubo = None
     if reference is not None:
         reference = validation.as_points(reference, "reference")
         density = distribution.log_prob(reference)
-        eubo = Estimate.of_mean(jax.vmap(target_log_prob)(reference) - density)
-    return weigh(cloud, jax.vmap(target_log_prob)(cloud.points), eubo)
+        eubo = Estimate.of_mean(scalars(target, reference, "target_log_prob") - density)
+    return weigh(cloud, scalars(target, cloud.points, "target_log_prob"), eubo)
 
 
 def weigh(
@@ -155,7 +158,7 @@ def weigh(
     count = log_weights.shape[0]
     invalid = jnp.isnan(log_weights) | (log_weights == jnp.inf)
     # One NaN makes every number NaN, since no finite one would be right.
-    checked = jnp.where(jnp.any(invalid), jnp.nan, log_weights)
+    checked = nan_where(jnp.any(invalid), log_weights)
     log_sum = jax.nn.logsumexp(checked)
     fraction = jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * checked)) / count
     error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)

@@ -53,7 +53,7 @@ def largest_displacement(
     best = jnp.argmax(lengths)
     value = jnp.abs(jnp.sum((x[i[best]] - y[j[best]]) * directions[best]))
     # A zero whose derivative is NaN if the value is not finite: all gradients are then unknown.
-    unknown = jnp.where(jnp.isfinite(lax.stop_gradient(value)), 0.0, jnp.nan)
+    unknown = 0.0 * jnp.where(jnp.isfinite(lax.stop_gradient(value)), 0.0, jnp.inf)
     return value + unknown * (jnp.sum(x - fixed_x) + jnp.sum(y - fixed_y))
 
 

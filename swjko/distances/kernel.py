@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.linalg import nan_where
 from swjko.types import Leaf, Scalar
 
 
@@ -112,9 +113,7 @@ def _sliced_power_forward(setting, *inputs):
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)
-    gradients = jax.tree.map(
-        lambda gradient: jnp.where(unknown, jnp.nan, gradient), total.gradients
-    )
+    gradients = jax.tree.map(lambda gradient: nan_where(unknown, gradient), total.gradients)
     return (total.value, _scale_or_one(total)), (gradients, total.scale)
 
 

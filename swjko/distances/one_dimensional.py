@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from swjko.distances.scales import scale_of_powers
 from swjko.distances.sorting import sort_rows_of_integers
+from swjko.linalg import nan_where
 from swjko.types import Leaf
 
 _LEVEL_BITS = 62
@@ -173,7 +174,7 @@ def _masses(u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]) -> t
         mass = (steps.astype(jnp.float64) * 2.0**-bits).astype(dtype)
         source = source.astype(jnp.int32)
     total = jnp.sum(u_weights, axis=-1) + jnp.sum(v_weights, axis=-1)
-    return jnp.where(jnp.isfinite(total)[:, None], mass, jnp.nan), source
+    return nan_where(~jnp.isfinite(total)[:, None], mass), source
 
 
 @_masses.defjvp

@@ -74,6 +74,8 @@ def sliced_displacement(
             x, y, directions, x_weights=x_weights, y_weights=y_weights
         )
 
+    x = validation.as_points(x, "x")
+    x_weights = validation.as_weights(x_weights, x.shape[0], "x_weights")
     gradient, scale = jax.grad(power, has_aux=True)(x)
     # In this order no product leaves the range of the points.
     gradient = gradient * scale * scale
@@ -104,7 +106,8 @@ def wasserstein_1d_potentials(
       v_weights: Weights [m] that sum to one; None is uniform.
     """
     u, v = validation.as_values(u, "u"), validation.as_values(v, "v")
-    u_weights, v_weights = _or_uniform(u_weights, u), _or_uniform(v_weights, v)
+    u_weights = _or_uniform(validation.as_weights(u_weights, u.shape[0], "u_weights"), u)
+    v_weights = _or_uniform(validation.as_weights(v_weights, v.shape[0], "v_weights"), v)
 
     def cost(u_weights, v_weights):
         return wasserstein_1d_pow(u, v, p=p, u_weights=u_weights, v_weights=v_weights)

@@ -39,6 +39,12 @@ def from_nnx(
       ValueError: If the model keeps other state, such as batch statistics or random streams. It
         would be lost between steps.
     """
+    if isinstance(make_model, nnx.Module):
+        kind = type(make_model).__name__
+        raise TypeError(
+            f"make_model must be a function from nnx.Rngs to an nnx.Module; got a model {kind}. "
+            f"Pass lambda rngs: {kind}(..., rngs=rngs)."
+        )
     validation.require_callable(make_model, "make_model", "from nnx.Rngs to an nnx.Module")
     model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
     graph, _, rest = nnx.split(model, nnx.Param, ...)
@@ -82,6 +88,7 @@ def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None)
     if not isinstance(module, linen.Module):
         raise TypeError(
             f"module must be a flax.linen.Module, such as nn.Dense(2); got {type(module).__name__}."
+            " Use from_nnx for nnx models, and swjko.pushforward for functions."
         )
     name, size = ("dim", dim) if latent_dim is None else ("latent_dim", latent_dim)
     size = validation.as_count(size, name)

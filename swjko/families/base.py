@@ -103,9 +103,17 @@ def sample(family: Family, params: Params, key: Key, num: int) -> Cloud:
 def require_family(family: object) -> None:
     """Raises TypeError if ``family`` is not a family."""
     if not isinstance(family, Family):
+        names = [base.__module__ for base in type(family).__mro__]
+        model = validation.model_cure(family) or any(name.startswith("flax.nnx") for name in names)
         raise TypeError(
             f"`family` must be a swjko Family, such as swjko.gaussian(2); "
             f"got {type(family).__name__}."
+            + (
+                " Make a family of a model: swjko.flows.from_nnx, swjko.flows.from_linen, or "
+                "swjko.pushforward for equinox and haiku."
+                if model
+                else ""
+            )
         )
 
 

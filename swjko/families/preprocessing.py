@@ -1,7 +1,8 @@
 """Invertible maps of data with their log-determinants, and noise that makes bytes continuous.
 
 If rho is a density of the preprocessed rows y = forward(x), then log p(x) = log rho(y) +
-log |det dy/dx| is that of the rows x. Images as ``swjko.images.Images.rows`` gives them, in
+log |det dy/dx| is that of the rows x. ``interval`` does this for targets of bounded support,
+such as positive scales, under any family. Images as ``swjko.images.Images.rows`` gives them, in
 [0, 1], take ``dequantize`` first and then ``logit``: a density over bytes alone is unbounded.
 """
 
@@ -9,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -46,10 +48,33 @@ def scale(low: ArrayLike, high: ArrayLike) -> Preprocessing:
       ``scale(-1.0, 1.0)``
     """
     low, high = _as_row(low, "low"), _as_row(high, "high")
-    is_concrete = validation.is_concrete(low) and validation.is_concrete(high)
-    if is_concrete and not bool(jnp.all(high > low)):
-        raise ValueError(f"`high` must be above low in each coordinate; got {high} above {low}.")
+    _require_above(low, high)
     return Preprocessing(Partial(_scale, low, high - low), Partial(_unscale, low, high - low))
+
+
+def interval(low: ArrayLike, high: ArrayLike) -> Preprocessing:
+    """Makes the map from the open interval (low, high) to the line; either end may be infinite.
+
+    Its inverse is x = low + (high - low) sigmoid(y), or x = low + softplus(y) if ``high`` is
+    infinite, or x = high - softplus(-y) if ``low`` is; y itself if both are. Points that are mapped
+    back lie inside the interval, to the last digit, so a density with this support is finite there.
+    Outside it and at its ends the log-density of a ``preprocessed`` family is -inf.
+
+    Args:
+      low: Lower end, a number or one for each coordinate [d]; -inf for none.
+      high: Upper end, above ``low`` in each coordinate; inf for none.
+
+    Example::
+
+        positive = preprocessed(gaussian(1), interval(0.0, jnp.inf))
+        box = preprocessed(flows.coupling(2), interval(jnp.array([0.0, -1.0]), 1.0))
+    """
+    low, high = (
+        _as_row(low, "low", may_be_infinite=True),
+        _as_row(high, "high", may_be_infinite=True),
+    )
+    _require_above(low, high)
+    return Preprocessing(Partial(_to_line, low, high), Partial(_from_line, low, high))
 
 
 def logit(alpha: float = 0.05) -> Preprocessing:
@@ -150,18 +175,37 @@ def preprocessed(family: Family, preprocessing: Preprocessing) -> Family:
             f"`preprocessing` must be a Preprocessing, such as logit(); "
             f"got {type(preprocessing).__name__}."
         )
+    shape = (3, family.dim)
+    image, _ = jax.eval_shape(preprocessing.inverse, jax.ShapeDtypeStruct(shape, float))
+    if image.shape != shape:
+        raise ValueError(
+            f"`preprocessing` must keep the {family.dim} coordinates of the family; "
+            f"got {image.shape[-1]}. Give its ends one value for each coordinate."
+        )
     return Mapped(family, preprocessing.inverse, preprocessing.forward, family.dim)
 
 
-def _as_row(value: ArrayLike, name: str) -> Float[Array, "1 d"]:
+def _as_row(value: ArrayLike, name: str, *, may_be_infinite: bool = False) -> Float[Array, "1 d"]:
     """Returns one row of d values, or of 1, which goes with rows [n d] without a change of rank."""
-    array = jnp.asarray(value, float)
+    try:
+        array = jnp.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a number or one for each coordinate; got {value!r}."
+        ) from error
     if array.ndim > 1 or array.size == 0:
         raise ValueError(
             f"`{name}` must be a number or one for each coordinate; got shape {array.shape}."
         )
-    validation.require_finite(array, name)
+    if not may_be_infinite:
+        validation.require_finite(array, name)
     return array.reshape(1, -1)
+
+
+def _require_above(low, high):
+    is_concrete = validation.is_concrete(low) and validation.is_concrete(high)
+    if is_concrete and not bool(jnp.all(high > low)):
+        raise ValueError(f"`high` must be above low in each coordinate; got {high} above {low}.")
 
 
 def _scale(low, width, rows):
@@ -174,6 +218,60 @@ def _unscale(low, width, rows):
 
 def _log_width(width, rows):
     return jnp.sum(jnp.broadcast_to(jnp.log(width), rows.shape), axis=1)
+
+
+def _to_line(low, high, rows):
+    low, high = low.astype(rows.dtype), high.astype(rows.dtype)
+    is_inside = jnp.all((rows > low) & (rows < high), axis=1)
+    inside = _inside(low, high, rows)
+    # Distances to infinite ends are replaced, since `where` around an infinite value has NaN
+    # gradients.
+    above = jnp.where(jnp.isfinite(low), inside - low, 1.0)
+    below = jnp.where(jnp.isfinite(high), high - inside, 1.0)
+    image = jnp.where(
+        jnp.isfinite(low),
+        jnp.where(jnp.isfinite(high), jnp.log(above) - jnp.log(below), _unsoftplus(above)),
+        jnp.where(jnp.isfinite(high), -_unsoftplus(below), inside),
+    )
+    return image, jnp.where(is_inside, -_log_slope(low, high, image), -jnp.inf)
+
+
+def _from_line(low, high, rows):
+    low, high = low.astype(rows.dtype), high.astype(rows.dtype)
+    start, end = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
+    image = jnp.where(
+        jnp.isfinite(low),
+        start
+        + jnp.where(
+            jnp.isfinite(high), (end - start) * jax.nn.sigmoid(rows), jax.nn.softplus(rows)
+        ),
+        jnp.where(jnp.isfinite(high), end - jax.nn.softplus(-rows), rows),
+    )
+    return _inside(low, high, image), _log_slope(low, high, rows)
+
+
+def _log_slope(low, high, image):
+    """Returns the sum over coordinates of log d row / d image."""
+    width = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, 1.0)
+    slope = jnp.log(width) + jnp.where(jnp.isfinite(low), jax.nn.log_sigmoid(image), 0.0)
+    return jnp.sum(slope + jnp.where(jnp.isfinite(high), jax.nn.log_sigmoid(-image), 0.0), axis=1)
+
+
+def _inside(low, high, rows):
+    """Returns the nearest rows in the open interval."""
+    low, high = lax.stop_gradient((low, high))  # nextafter has no derivative
+    tiny = jnp.finfo(rows.dtype).tiny  # smaller numbers are flushed to zero
+    lowest = jnp.maximum(jnp.nextafter(low, high), low + tiny)
+    highest = jnp.minimum(jnp.nextafter(high, low), high - tiny)
+    return jnp.clip(
+        rows,
+        jnp.where(jnp.isfinite(low), lowest, low),
+        jnp.where(jnp.isfinite(high), highest, high),
+    )
+
+
+def _unsoftplus(values):
+    return values + jnp.log(-jnp.expm1(-values))
 
 
 def _logit(alpha, rows):

@@ -17,6 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from swjko import validation
 from swjko.types import Cloud, Functional, Key, Scalar
 
 
@@ -110,13 +111,9 @@ def log_density(cloud: Cloud, name: str) -> Float[Array, " n"]:
 def scalars(function: Partial, points: Float[Array, "n ..."], name: str) -> Float[Array, " n"]:
     """Returns a function of one point at each point, or raises ValueError if it is not scalar."""
     values = jax.vmap(function)(points)
-    if jnp.shape(values) != (points.shape[0],):
-        raise ValueError(
-            f"`{name}` must map one point of shape {points.shape[1:]} to a scalar; "
-            f"got shape {jnp.shape(values)[1:]}. Write it for a single point; the package maps it "
-            "over the cloud."
-        )
-    return values
+    return validation.require_scalars(
+        values, points.shape[0], name, f"point of shape {points.shape[1:]}"
+    )
 
 
 def kernel_values(

@@ -25,7 +25,7 @@ def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
     if not terms:
         raise ValueError("`weighted_sum` needs at least one (coef, functional) pair; got none.")
     for term in terms:
-        if not isinstance(term, tuple) or len(term) != 2 or not callable(term[1]):
+        if not isinstance(term, (tuple, list)) or len(term) != 2 or not callable(term[1]):
             raise TypeError(f"`weighted_sum` takes (coef, functional) pairs; got {term!r}.")
         if isinstance(term[0], str) or jnp.shape(term[0]) != ():
             raise TypeError(

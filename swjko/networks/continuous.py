@@ -22,7 +22,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko.linalg import hadamard_signs
+from swjko.linalg import hadamard_signs, nan_where
 from swjko.networks.affine import affine_gain
 from swjko.types import Scalar
 
@@ -163,8 +163,8 @@ class Diffrax:
             stepsize_controller=controller,
             throw=False,
         )
-        finished = solution.result == diffrax.RESULTS.successful
-        return jax.tree.map(lambda values: jnp.where(finished, values[-1], jnp.nan), solution.ys)
+        failed = solution.result != diffrax.RESULTS.successful
+        return jax.tree.map(lambda values: nan_where(failed, values[-1]), solution.ys)
 
 
 class VelocityField(nnx.Module):

@@ -90,7 +90,9 @@ class CouplingFlow(nnx.Module):
                 x = x @ matrix.T + bias[None, :]
             return (x, log_det + second_log_det + first_log_det + mixing_log_det), None
 
-        (x, log_det), _ = lax.scan(pair, (z, jnp.zeros_like(z[:, 0])), (*self._weights(), mixings))
+        x, log_det = z, jnp.zeros_like(z[:, 0])
+        if self.num_pairs:  # a loop over none cannot run without jit
+            (x, log_det), _ = lax.scan(pair, (x, log_det), (*self._weights(), mixings))
         x, log_det = self._couple_last(self.bijection.forward, x, fixed, log_det)
         for _ in range(self.num_pairs):
             x = jnp.concatenate(_deal(x), axis=1)
@@ -120,8 +122,10 @@ class CouplingFlow(nnx.Module):
         for _ in range(self.num_pairs):
             x = _interleave(*_halves(x))
         x, log_det = self._couple_last(self.bijection.inverse, x, fixed, log_det)
-        (z, log_det), _ = lax.scan(pair, (x, log_det), (*self._weights(), mixings), reverse=True)
-        return jnp.concatenate((z, fixed), axis=1), log_det
+        if self.num_pairs:
+            stacked = (*self._weights(), mixings)
+            (x, log_det), _ = lax.scan(pair, (x, log_det), stacked, reverse=True)
+        return jnp.concatenate((x, fixed), axis=1), log_det
 
     def _parts(self, points):
         return points[:, : self.num_moved], points[:, self.num_moved :]

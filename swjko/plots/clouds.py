@@ -44,8 +44,8 @@ def cloud(
       axis: Axes to draw into; None makes a figure.
     """
     axis = new_axes(1, (4.4, 4.0))[0] if axis is None else axis
-    points = np.asarray(points)
-    target = None if target is None else np.asarray(target)
+    points = _as_cloud(points, "points")
+    target = None if target is None else _as_cloud(target, "target")
     if points.shape[1] == 1:
         line = None if target is None else target[:, 0]
         return _histogram(axis, points[:, 0], line, log_prob, target_name, names[0])
@@ -152,8 +152,25 @@ def movie(
     return figure
 
 
+def _as_numbers(values: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a rectangular array of numbers.") from error
+
+
+def _as_cloud(points: Any, name: str) -> np.ndarray:
+    points = _as_numbers(points, name)
+    if points.ndim != 2 or 0 in points.shape:
+        raise ValueError(
+            f"{name} must have rank 2, [points, dimension], none of them 0; "
+            f"got shape {points.shape}. For points on a line use {name}[:, None]."
+        )
+    return points
+
+
 def _as_trajectory(points: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
-    points, times = (np.asarray(points), np.asarray(times))
+    points, times = _as_numbers(points, "points"), _as_numbers(times, "times")
     if points.ndim != 3 or 0 in points.shape:
         raise ValueError(
             "points must have rank 3, [times, points, dimension], none of them 0; "

@@ -85,15 +85,19 @@ def _model(
     Its rows are y_i (x_i, 1), or y_i x_i without an intercept; the scale is then None.
     """
     features = validation.as_points(features, "features")
-    labels = validation.as_values(labels, "labels")
+    given, labels = labels, validation.as_values(labels, "labels")
     if labels.shape[0] != features.shape[0]:
         raise ValueError(
             f"labels must have one value for each of {features.shape[0]} rows; "
             f"got {labels.shape[0]}."
         )
-    if validation.is_concrete(labels) and not bool(jnp.all(jnp.abs(labels) == 1)):
-        found = np.unique(np.asarray(labels))[:5].tolist()
-        raise ValueError(f"labels must be -1 or +1; got {found}.")
+    # NumPy, because jnp would stage the check of concrete labels inside a trace.
+    found = np.unique(np.asarray(given)) if validation.is_concrete(given) else np.ones(1)
+    if not np.all(np.abs(found) == 1):
+        raise ValueError(
+            f"labels must be -1 or +1; got {found[:5].tolist()}. "
+            "Use 2.0 * labels - 1.0 if they are 0 and 1."
+        )
     if intercept_scale is None:
         return features * labels[:, None], None
     features = jnp.concatenate([features, jnp.ones_like(features[:, :1])], axis=1)

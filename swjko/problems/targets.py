@@ -50,7 +50,9 @@ def gaussian(mean: Any, cov: Any) -> Target:
       mean: Mean [d].
       cov: Positive definite covariance [d d].
     """
-    mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
+    mean, cov = _on_host(mean, "mean"), _on_host(cov, "cov")
+    if mean.ndim != 1 or mean.size == 0:
+        raise ValueError(f"mean must have rank 1 and at least one value; got shape {mean.shape}.")
     dim = mean.shape[0]
     if cov.shape != (dim, dim):
         raise ValueError(
@@ -156,6 +158,22 @@ def random_mixture(seed: int, dim: int, *, num: int = 5) -> Target:
     dim, num = validation.as_count(dim, "dim"), validation.as_count(num, "num")
     centers = np.random.default_rng(seed).uniform(-5.0, 5.0, (num, dim))
     return gaussian_mixture(jnp.asarray(centers, float))
+
+
+def _on_host(values: Any, name: str) -> np.ndarray:
+    """Returns finite float64 numbers, or raises an error that names the argument."""
+    if not all(map(validation.is_concrete, jax.tree.leaves(values))):
+        raise TypeError(
+            f"{name} must be known, since it is factored in float64 on the host; got a traced "
+            "value. Call swjko.problems.gaussian outside of jit, vmap and grad."
+        )
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers; got {values!r}.") from error
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite; got NaN or infinity. Remove or replace them.")
+    return array
 
 
 def _gaussian_log_prob(center, whitening, log_normaliser, x: Float[Array, " d"]) -> Scalar:

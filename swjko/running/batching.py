@@ -93,7 +93,7 @@ class Batching:
             num = jax.tree.leaves(values)[0].shape[0]
             if self.batch_size >= num > 1:
                 return jax.vmap(flow)((stacked, values))
-            batch_size = None if self.batch_size == 1 else self.batch_size
+            batch_size = None if 1 in (self.batch_size, num) else self.batch_size
             return lax.map(flow, (stacked, values), batch_size=batch_size)
 
         if self.mesh is not None:

@@ -128,6 +128,11 @@ def _compile(
 ) -> Any:
     """Return the executable for arguments of these kinds."""
     del settings
+    if jax.config.jax_disable_jit:
+        # There is nothing to compile ahead of time: the steps run one operation after another.
+        return functools.partial(
+            advance_flows, num_steps=num_steps, batching=batching, record=record
+        )
     arguments = jax.tree.unflatten(structure, kinds)
     return advance_flows.lower(
         *arguments, num_steps=num_steps, batching=batching, record=record

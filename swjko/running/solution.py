@@ -2,14 +2,17 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, PyTree
 
+from swjko.diagnostics.causes import non_finite_cause
 from swjko.families.distribution import FlowDistribution
-from swjko.running.batching import on_host
+from swjko.running.batching import Batching, on_host
 from swjko.running.compiled import Timing
 from swjko.schemes.base import Result, Scheme, State
+from swjko.types import Key
 
 # Number of failed flows that an error message names.
 _MAX_NAMED = 8
@@ -42,15 +45,26 @@ class Solution(NamedTuple):
 
 
 class FlowError(RuntimeError):
-    """At least one flow failed. ``solution`` holds the last good states and the history."""
+    """At least one flow failed. ``solution`` holds the last good states and the history.
 
-    def __init__(self, solution: Solution):
-        super().__init__(_failure_message(solution))
+    Args:
+      solution: Outcome of the run.
+      cause: What is not finite in the first flow with the code NON_FINITE, and the cure.
+    """
+
+    def __init__(self, solution: Solution, cause: str = ""):
+        super().__init__(_failure_message(solution, cause))
         self.solution = solution
 
 
 def make_solution(
-    scheme: Scheme, state: State, history: PyTree, timing: Timing, throw: bool
+    key: Key,
+    scheme: Scheme,
+    batching: Batching,
+    state: State,
+    history: PyTree,
+    timing: Timing,
+    throw: bool,
 ) -> Solution:
     """Return the solution with STOPPED replaced by OK; raise FlowError for other codes."""
     codes = on_host(state.result)
@@ -64,17 +78,40 @@ def make_solution(
     stopped = stopped if many else bool(stopped)
     solution = Solution(state, history, result, timing, stopped, distribution)
     if throw and result != Result.OK:
-        raise FlowError(solution)
+        raise FlowError(solution, _cause(key, scheme, batching, state))
     return solution
 
 
-def _failure_message(solution: Solution) -> str:
+def _cause(key: Key, scheme: Scheme, batching: Batching, state: State) -> str:
+    """Return the cause of the first NON_FINITE, empty if there is none or it is not seen."""
+    failed = np.flatnonzero(on_host(state.result) == Result.NON_FINITE)
+    if failed.size == 0 or batching.spans_processes:
+        return ""
+    params = state.params
+    if batching.num_flows is not None:
+        flow = int(failed[0])
+        leaves, structure = jax.tree.flatten(scheme)
+        stacked = zip(leaves, batching.leaf_axes, strict=True)
+        scheme = structure.unflatten(leaf if axis is None else leaf[flow] for leaf, axis in stacked)
+        key, params = key[flow], jax.tree.map(lambda leaf: leaf[flow], params)
+    elif jnp.ndim(state.result):
+        return ""  # a scheme of the user's whose state has axes of its own
+    return non_finite_cause(key, scheme, params)
+
+
+def _failure_message(solution: Solution, cause: str) -> str:
     """Return which flows failed, and what may help."""
+
+    def advice(result: Result) -> str:
+        if cause and result == Result.NON_FINITE:
+            return f"a value became NaN or infinite: {cause}"
+        return result.advice
+
     codes, steps = on_host((solution.state.result, solution.state.step))
     if codes.ndim == 0 or codes.shape != steps.shape:
         return (
             f"the flow stopped after step {np.max(steps)} with {solution.result.name}: "
-            f"{solution.result.advice}."
+            f"{advice(solution.result)}."
         )
     failed = np.flatnonzero(codes)
     named = [
@@ -83,5 +120,5 @@ def _failure_message(solution: Solution) -> str:
     ]
     more = f" and {len(failed) - _MAX_NAMED} more" if len(failed) > _MAX_NAMED else ""
     results = map(Result, sorted(set(codes[failed].tolist())))
-    advice = "; ".join(f"{result.name}: {result.advice}" for result in results)
-    return f"{len(failed)} of {len(codes)} flows stopped: {', '.join(named)}{more}. {advice}."
+    advised = "; ".join(f"{result.name}: {advice(result)}" for result in results)
+    return f"{len(failed)} of {len(codes)} flows stopped: {', '.join(named)}{more}. {advised}."

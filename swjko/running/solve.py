@@ -179,7 +179,8 @@ def solve(
         shown = progress and not (together and jax.process_index())
         advance = stack.enter_context(progress_bar(num_steps, shown, store.saved.step))
         state, records = _run_chunks(runner, plan, batching, store, signals, advance)
-    return make_solution(scheme, state, batching.concatenate(records), runner.timing, throw)
+    history = batching.concatenate(records)
+    return make_solution(key, scheme, batching, state, history, runner.timing, throw)
 
 
 def _run_chunks(

@@ -61,7 +61,8 @@ def langevin(
       Roberts, Tweedie (1996), "Exponential convergence of Langevin distributions and their
       discrete approximations"; Jordan, Kinderlehrer, Otto (1998).
     """
-    family = particles(validation.as_points(points_init, "points_init"))
+    points_init = validation.as_points(points_init, "points_init")
+    family = particles(points_init)
     validation.require_callable(log_prob, "log_prob", "from one point [d] to a scalar")
     scheme = Langevin(
         family,
@@ -69,13 +70,9 @@ def langevin(
         validation.as_positive(step_size, "step_size"),
         validation.as_count(num_inner_steps, "num_inner_steps"),
     )
-    point = jax.ShapeDtypeStruct((family.dim,), jnp.result_type(points_init))
-    shape = jnp.shape(jax.eval_shape(scheme.log_prob, point))
-    if shape != ():
-        raise ValueError(
-            f"log_prob must map one point of shape ({family.dim},) to a scalar; got shape "
-            f"{shape}. Write it for a single point; the package maps it over the particles."
-        )
+    values = jax.eval_shape(jax.vmap(scheme.log_prob), points_init)
+    point = f"point of shape ({family.dim},)"
+    validation.require_scalars(values, points_init.shape[0], "log_prob", point)
     return scheme
 
 

@@ -275,3 +275,94 @@ def test_a_flow_that_its_inner_solves_do_not_move_has_not_converged(key):
     assert np.ptp(solution.history[1].energy) < 2.0
     lenient = certified(check, scheme, gradient_tolerance=2.0)
     assert lenient(at_index(solution.history[0], -1), solution.history)
+
+
+def one_dimensional(functional):
+    return swjko.sw_jko(
+        swjko.gaussian(1),
+        functional,
+        optax.adam(1e-3),
+        step_size=0.1,
+        num_inner_steps=2,
+        num_samples=64,
+        num_projections=1,
+    )
+
+
+def exponential(x):
+    return jnp.where(x[0] > 0, -x[0], -jnp.inf)
+
+
+def without_gradient(x):
+    return -(jnp.where(x[0] > 0, x[0], jnp.sqrt(jnp.minimum(x[0], 0.0)) ** 2) ** 2)
+
+
+def on_a_line(make):
+    return lambda: one_dimensional(make())
+
+
+COUNT = r"on \d\d of 64 points"
+BAD_TARGETS = {
+    "bounded support": (
+        on_a_line(lambda: swjko.kl_divergence(exponential)),
+        rf"log-densities are -inf {COUNT}.*interval\(low, high\)",
+    ),
+    "a bounded potential": (
+        on_a_line(lambda: swjko.potential(lambda x: -exponential(x))),
+        rf"potentials are \+inf {COUNT}.*interval\(low, high\)",
+    ),
+    "log of a negative number": (
+        on_a_line(lambda: swjko.kl_divergence(lambda x: jnp.log(x[0]) - x[0])),
+        rf"log-densities are NaN {COUNT}.*Define",
+    ),
+    "a pole": (
+        on_a_line(lambda: swjko.kl_divergence(lambda x: jnp.where(x[0] > 0, jnp.inf, 0.0))),
+        rf"log-densities are \+inf {COUNT}.*pole",
+    ),
+    "no gradient": (
+        on_a_line(lambda: swjko.kl_divergence(without_gradient)),
+        "log-densities are NaN on|gradients of the log-densities are NaN on",
+    ),
+    "a function of densities": (
+        on_a_line(lambda: swjko.internal_energy(lambda r: jnp.log(r - 0.2))),
+        "values of f at the densities are NaN on",
+    ),
+    "a function of the user": (
+        on_a_line(lambda: lambda key, cloud: jnp.mean(jnp.log(cloud.points))),
+        "the functional is nan on a sample of 64 points",
+    ),
+    "inside of a guard": (
+        lambda: swjko.guarded(one_dimensional(swjko.kl_divergence(exponential)), max_retries=1),
+        f"log-densities are -inf {COUNT}",
+    ),
+    "particles": (
+        lambda: swjko.langevin(jnp.linspace(-1.0, 1.0, 8)[:, None], exponential, step_size=0.1),
+        "log-densities are -inf on 4 of 8 points",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_the_error_says_what_is_not_finite_and_what_helps(name, key):
+    make, message = BAD_TARGETS[name]
+    with pytest.raises(swjko.FlowError, match=message) as caught:
+        solved(key, make(), 1)
+    assert "lower the learning rate" not in str(caught.value)
+
+
+def test_the_error_of_many_flows_is_about_the_one_that_failed(key):
+    def bounded(low, x):
+        return jnp.where(x[0] > low, -x[0], -jnp.inf)
+
+    functionals = [swjko.kl_divergence(Partial(bounded, jnp.asarray(low))) for low in (-1e3, 0.0)]
+    first = one_dimensional(functionals[0])
+    second = dataclasses.replace(first, functional=functionals[1])
+    scheme, axes = swjko.stack_flows([first, second])
+    with pytest.raises(swjko.FlowError, match=f"1 of 2 flows .*-inf {COUNT}"):
+        solved(jax.random.split(key, 2), scheme, 1, axes=axes)
+
+
+def test_a_failure_that_the_functional_does_not_explain_has_the_usual_advice(key):
+    scheme = dataclasses.replace(tiny_scheme(), optimizer=optax.sgd(jnp.inf))
+    with pytest.raises(swjko.FlowError, match="lower the learning rate"):
+        solved(key, scheme, 1)
