@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from swjko import problems
-from swjko.cli.flow import Settings, adam, make_scheme
+from swjko.cli.flow import adam, make_scheme
 from swjko.cli.report import provenance, write_json
 from swjko.cli.scores import gaussian_kl
+from swjko.cli.settings import Settings
 from swjko.diagnostics.evaluate import evaluate
 from swjko.families.gaussians import gaussian
 from swjko.flows import coupling
