@@ -41,7 +41,11 @@ def update(
       gradient: Its gradient there.
       value_fn: The objective as a function of the parameters.
     """
+    updates, state = _updates(optimizer, state, params, value, gradient, value_fn)
+    return optax.apply_updates(params, updates), state
 
+
+def _updates(optimizer, state, params, value, gradient, value_fn):
     def searched(params, obj_fn=None, grad_fn=None):
         # Line searches insist that value_fn takes all arguments that are not their own.
         del obj_fn, grad_fn
@@ -55,8 +59,7 @@ def update(
         "grad_fn": lambda params, _=0: jax.grad(value_fn)(params),
     }
     extra = _accepted(optimizer.update, offered)
-    updates, state = optimizer.update(gradient, state, params, **extra)
-    return optax.apply_updates(params, updates), state
+    return optimizer.update(gradient, state, params, **extra)
 
 
 def require_updates(optimizer: optax.GradientTransformation, params: PyTree) -> None:
@@ -72,10 +75,14 @@ def require_updates(optimizer: optax.GradientTransformation, params: PyTree) -> 
 
     def updated(params):
         value, gradient = jax.value_and_grad(objective)(params)
-        return update(optimizer, optimizer.init(params), params, value, gradient, objective)
+        return _updates(optimizer, optimizer.init(params), params, value, gradient, objective)[0]
 
     try:
-        jax.eval_shape(updated, params)
+        updates = jax.eval_shape(updated, params)
+        shapes = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (params, updates))
+        if len({tuple(one) for one in shapes}) > 1:
+            # Otherwise they might be broadcast to the parameters in silence.
+            raise ValueError("the updates do not have the shapes of the parameters")
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TypeError(
@@ -104,7 +111,19 @@ def _name(optimizer: optax.GradientTransformation, error: BaseException) -> str:
         if maker and not name:
             name = f"optax's {maker}"
         trace = trace.tb_next
-    return name or repr(optimizer)
+    return name or f"optax's {_first_maker(optimizer.update)}"
+
+
+def _first_maker(function: Callable[..., Any]) -> str:
+    """Returns the function that made a function, or the first of those inside it for a chain."""
+    maker = getattr(function, "__qualname__", "").partition(".<locals>.")[0]
+    if maker in _WRAPPERS:
+        for cell in getattr(function, "__closure__", None) or ():
+            inside = cell.cell_contents
+            for one in inside if isinstance(inside, (tuple, list)) else (inside,):
+                if callable(one) and getattr(one, "__module__", "").startswith("optax."):
+                    return _first_maker(one)
+    return maker
 
 
 def _maker(frame: FrameType) -> str:
