@@ -21,7 +21,7 @@ def use_compilation_cache() -> Path | None:
     Returns:
       The directory that JAX will use; None if it will use none.
     """
-    if _DIRECTORY in os.environ or "jax" in sys.modules:
+    if _DIRECTORY in os.environ or jax_is_imported():
         chosen = os.environ.get(_DIRECTORY)
         return Path(chosen) if chosen else None
     directory = _own_directory()
@@ -30,6 +30,11 @@ def use_compilation_cache() -> Path | None:
     os.environ[_DIRECTORY] = str(directory)
     os.environ.setdefault(*_LEAST_SECONDS)
     return directory
+
+
+def jax_is_imported() -> bool:
+    """Return whether JAX is imported, so that it reads its environment no more."""
+    return "jax" in sys.modules
 
 
 def _own_directory() -> Path | None:

@@ -13,7 +13,7 @@ from swjko import plots
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.settings import Settings
-from swjko.cli.terminal import say
+from swjko.cli.terminal import say, say_compiling
 from swjko.diagnostics.evaluate import evaluate, replay
 from swjko.distances.directions import uniform_directions
 from swjko.families.base import Family, sample
@@ -112,6 +112,7 @@ def solve_and_measure(
     """Solve the flow, evaluate its energies anew and replay it at a few times."""
     solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
     require_memory(family, settings)
+    say_compiling(progress)
     scheme = make_scheme(family, functional, settings, adam(settings))
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     say("evaluating the energies of all steps on fresh draws", progress)

@@ -15,11 +15,12 @@ from scipy.spatial.distance import cdist
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
 from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
+from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
 from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_SPACES, Settings
 from swjko.cli.sheets import sheet
-from swjko.cli.terminal import say
+from swjko.cli.terminal import say, say_compiling
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.image_files import as_text
 from swjko.data.images import Images, load_images
@@ -97,6 +98,7 @@ def generate(
     images = load_images(data) if loaded is None else loaded
     space = chosen_space(space, family, images.shape)
     target, held_out = _split(images, seed, data, batch_size)
+    say_compiling(progress)
     batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
@@ -148,6 +150,7 @@ def _solve(
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
+    require_memory(space.family, settings)
     scheme = make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
     return solve(key, scheme, settings.steps, progress=progress, checkpoint_dir=checkpoint_dir)
 

@@ -17,7 +17,10 @@ Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).
 Without a subcommand, the three problems run with their defaults and end in one table. This takes
 under three minutes on two cores. Each run writes report.json with a verdict (fit: good, poor
 or unknown), draws.npz, parameters.npz and two figures to its own directory, runs/<problem>.
-Existing results are overwritten only with --overwrite."""
+Existing results are overwritten only with --overwrite.
+
+Compiled programs are kept for the next run in $XDG_CACHE_HOME/swjko, or ~/.cache/swjko, which can
+be deleted at any time. --no-cache keeps none. JAX_COMPILATION_CACHE_DIR names another directory."""
 
 _EPILOG = """\
 examples:

@@ -32,6 +32,13 @@ def say(text: str, progress: bool = True) -> None:
         _write(sys.stderr, f"swjko: {text}\n")
 
 
+def say_compiling(progress: bool) -> None:
+    """Print that compilation starts, and where its programs are kept for the next run."""
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    where = f", kept in {kept} for the next run" if kept else ""
+    say(f"compiling (once for each shape{where}) ...", progress)
+
+
 def say_error(error: BaseException | str) -> None:
     """Print an error on stderr; only the problems of a data file take more than one line."""
     whole = isinstance(error, DataError) and str(error).strip()
