@@ -1,12 +1,15 @@
 """The ranks of the packages, what importing loads, and what the code never does."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import swjko
 
 PACKAGE = Path(__file__).resolve().parents[1] / "swjko"
 MODULES = sorted(
@@ -155,23 +158,77 @@ def in_a_fresh_process(code: str) -> str:
     return done.stdout
 
 
+HEAVY = [
+    "distrax",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "flax",
+    "diffrax",
+    "orbax",
+    "rich",
+    "ot",
+    "tensorflow_probability",
+]
+
+
 def test_importing_loads_nothing_heavy():
-    heavy = [
-        "distrax",
-        "sklearn",
-        "matplotlib",
-        "pandas",
-        "flax",
-        "diffrax",
-        "orbax",
-        "rich",
-        "ot",
-        "tensorflow_probability",
-    ]
+    heavy = [*HEAVY, "jax", "jaxlib", "scipy", "optax", "numpy"]
     loaded = in_a_fresh_process(
         f"import sys, swjko; print([name for name in {heavy} if name in sys.modules])"
     )
     assert loaded.strip() == "[]"
+
+
+def test_using_every_public_name_loads_nothing_heavy():
+    loaded = in_a_fresh_process(
+        "import sys, swjko\n"
+        "for name in swjko.__all__:\n    getattr(swjko, name)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert loaded.strip() == "[]"
+
+
+def test_type_checkers_see_the_names_that_are_imported_lazily():
+    init = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (guarded,) = [
+        node
+        for node in init.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    seen = {
+        alias.name: node.module for node in guarded.body for alias in getattr(node, "names", ())
+    }
+    assert set(swjko.__all__) <= {*seen, "__version__"}
+    for name, module in seen.items():
+        expected = importlib.import_module(module)
+        if module == "swjko":
+            expected = importlib.import_module(f"swjko.{name}")
+            assert getattr(swjko, name) is expected
+        else:
+            assert getattr(swjko, name) is getattr(expected, name)
+
+
+def test_lazy_names_behave_like_imported_ones():
+    code = """
+import pickle, sys, typing
+import swjko
+assert set(swjko.__all__) <= set(dir(swjko))
+assert "flows" in dir(swjko)
+modules = [swjko.flows, swjko.plots, swjko.problems, swjko.datasets, swjko.images]
+assert all(module is sys.modules[module.__name__] for module in modules)
+assert pickle.loads(pickle.dumps(swjko.solve)) is swjko.solve
+assert pickle.loads(pickle.dumps(swjko.Result.OK)) is swjko.Result.OK
+assert typing.get_type_hints(swjko.solve)["return"] is swjko.Solution
+assert not hasattr(swjko, "wings")
+from swjko import *
+assert solve is swjko.solve
+try:
+    from swjko import wings
+except ImportError:
+    print("refused")
+"""
+    assert in_a_fresh_process(code).strip() == "refused"
 
 
 def test_importing_changes_no_configuration():

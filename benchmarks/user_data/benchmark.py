@@ -36,7 +36,7 @@ from benchmarks.user_data.posterior_truth import judge_posterior
 from benchmarks.user_data.samples import SAMPLES
 from benchmarks.user_data.tables import TABLES, rng_of
 from swjko.cli import match, posterior
-from swjko.data.tables import DataError, load_table
+from swjko.data.tables import DataError, load_named_points, load_table
 from swjko.types import Cloud
 
 FLAGS = common.Flags(
@@ -81,11 +81,11 @@ def _table(name: str, seed: int, directory: Path, quick: bool) -> dict[str, Any]
     if quick:
         settings = settings._replace(steps=3, inner_steps=20)
     start = time.perf_counter()
+    loaded = load_table(path, "outcome", **table.options)
     found = posterior.posterior(
-        settings, seed=seed, progress=False, data=str(path), label="outcome", **table.options
+        settings, seed=seed, progress=False, data=name, label="outcome", loaded=loaded
     )
     seconds = time.perf_counter() - start
-    loaded = load_table(path, "outcome", **table.options)
     fresh = load_table(fresh_path, "outcome", **table.options)
     truth = judge_posterior(found, loaded, fresh, seed, quick)
     own, reference = (
@@ -130,7 +130,8 @@ def _sample(name: str, seed: int, directory: Path, quick: bool) -> dict[str, Any
     if quick:
         settings = settings._replace(steps=3, inner_steps=20)
     start = time.perf_counter()
-    found = match.match(settings, seed=seed, progress=False, data=str(path))
+    loaded = load_named_points(path)
+    found = match.match(settings, seed=seed, progress=False, data=name, loaded=loaded)
     seconds = time.perf_counter() - start
     draws = np.load(io.BytesIO(found.files["draws.npz"]))["points"]
     deviation = data.std(0)

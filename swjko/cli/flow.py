@@ -2,7 +2,6 @@
 
 import functools
 import io
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,10 @@ import optax
 from jax import lax
 
 from swjko import plots
+from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
+from swjko.cli.settings import Settings
+from swjko.cli.terminal import say, say_compiling
 from swjko.diagnostics.evaluate import evaluate, replay
 from swjko.distances.directions import uniform_directions
 from swjko.families.base import Family, sample
@@ -26,17 +28,6 @@ _PLOTTED_POINTS = 1000
 _PLOTTED_FRACTIONS = (0.0, 0.5, 0.9, 0.99)
 _replay = jax.jit(replay, static_argnames=("num",))
 sample_cloud = jax.jit(sample, static_argnames=("num",))
-
-
-class Settings(NamedTuple):
-    """Numbers of a run. Adam starts at learning_rate, and falls to zero within each JKO step."""
-
-    steps: int
-    step_size: float
-    inner_steps: int
-    samples: int
-    projections: int
-    learning_rate: float = 3e-3
 
 
 class Flow(NamedTuple):
@@ -85,12 +76,6 @@ class Flow(NamedTuple):
         return "the energy no longer falls: use more --inner-steps or --samples"
 
 
-def say(text: str, progress: bool) -> None:
-    """Print one line on stderr about what is done now, unless progress is not wanted."""
-    if progress:
-        print(f"swjko: {text}", file=sys.stderr, flush=True)
-
-
 def adam(settings: Settings) -> optax.GradientTransformation:
     """Return Adam with a cosine schedule over the updates of one JKO step."""
     return optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.inner_steps))
@@ -126,6 +111,8 @@ def solve_and_measure(
 ) -> Flow:
     """Solve the flow, evaluate its energies anew and replay it at a few times."""
     solve_key, start_key, energy_key, replay_key = jax.random.split(key, 4)
+    require_memory(family, settings)
+    say_compiling(progress)
     scheme = make_scheme(family, functional, settings, adam(settings))
     solution = solve(solve_key, scheme, settings.steps, progress=progress, record=both)
     say("evaluating the energies of all steps on fresh draws", progress)

@@ -8,8 +8,10 @@ import numpy as np
 
 from swjko import flows, problems
 from swjko.cli import scores
-from swjko.cli.flow import Settings, as_npz, draw, parameters_npz, sample_cloud, solve_and_measure
+from swjko.cli.flow import as_npz, draw, parameters_npz, sample_cloud, solve_and_measure
+from swjko.cli.memory import require_memory_for_matrices
 from swjko.cli.report import Outcome
+from swjko.cli.settings import Settings
 from swjko.cli.verdict import Check, judge
 from swjko.diagnostics.evaluate import symmetric_kl
 from swjko.families.gaussians import gaussian
@@ -19,8 +21,6 @@ _SYMMETRIC_KL_SAMPLES = 10_000
 _symmetric_kl = jax.jit(symmetric_kl, static_argnames=("num_samples",))
 
 
-# SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
-FOKKER_PLANCK = Settings(steps=20, step_size=0.4, inner_steps=150, samples=512, projections=64)
 # Largest symmetric KL divergence to the exact iterate that counts as a good fit, in nats.
 _LARGEST_DIVERGENCE, _DRAWS = 0.05, 4096
 
@@ -34,6 +34,7 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
       progress: Whether to show a progress bar.
       dim: Dimension.
     """
+    require_memory_for_matrices(dim, settings.steps)
     problem = problems.gaussian_target(seed, dim)
     target = problem.target
     # A coupling needs two coordinates; in one dimension Gaussians hold all exact iterates.

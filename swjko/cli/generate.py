@@ -14,10 +14,13 @@ from scipy.spatial.distance import cdist
 
 from swjko import flows, validation
 from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
-from swjko.cli.flow import Settings, adam, as_npz, make_scheme, sample_cloud, say
+from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
+from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
+from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_SPACES, Settings
 from swjko.cli.sheets import sheet
+from swjko.cli.terminal import say, say_compiling
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.image_files import as_text
 from swjko.data.images import Images, load_images
@@ -31,10 +34,6 @@ from swjko.running.solution import Solution
 from swjko.running.solve import solve
 from swjko.types import Cloud, Estimate, Key
 
-# With 512 samples, sampling noise hides what is left to learn of 64 pixels.
-GENERATE = Settings(steps=6, step_size=5.0, inner_steps=250, samples=1024, projections=256)
-FAMILIES = ("coupling", "convolutional")
-SPACES = ("auto", "pixels", "latent")
 _DEFAULT_BATCH = 2000
 _FEWEST_IMAGES = 10
 # Largest clouds in the final measurements; distances between more would take longer than the flow.
@@ -69,7 +68,7 @@ def generate(
     *,
     seed: int,
     data: str = "digits",
-    data_dir: str | None = None,
+    loaded: Images | None = None,
     family: str = "coupling",
     space: str = "auto",
     batch_size: int | None = None,
@@ -83,7 +82,7 @@ def generate(
       settings: Numbers of the run.
       seed: Seed of the split of the data and of the flow.
       data: A named set or a path, see ``load_images``.
-      data_dir: Directory of the named sets, see ``load_images``.
+      loaded: The images, if they are loaded already.
       family: "coupling", a coupling flow; or "convolutional", a generator without a density.
       space: "pixels"; "latent", the codes of an autoencoder that is fitted to the images first;
         or "auto", see ``chosen_space``.
@@ -95,10 +94,11 @@ def generate(
     Raises:
       DataError: If the data cannot be used, or hold fewer than ten images or than a batch.
     """
-    family = validation.as_choice(family, "family", FAMILIES)
-    images = load_images(data, data_dir)
+    family = validation.as_choice(family, "family", GENERATE_FAMILIES)
+    images = load_images(data) if loaded is None else loaded
     space = chosen_space(space, family, images.shape)
     target, held_out = _split(images, seed, data, batch_size)
+    say_compiling(progress)
     batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
@@ -150,6 +150,7 @@ def _solve(
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
+    require_memory(space.family, settings)
     scheme = make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
     return solve(key, scheme, settings.steps, progress=progress, checkpoint_dir=checkpoint_dir)
 
@@ -177,7 +178,7 @@ def _verdict(figures: dict[str, Any]) -> Verdict:
 
 def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
     """Return "pixels" or "latent"; "auto" means latent for couplings beyond 16 x 16 pixels."""
-    space = validation.as_choice(space, "space", SPACES)
+    space = validation.as_choice(space, "space", GENERATE_SPACES)
     if space == "latent" and family == "convolutional":
         raise DataError("--family convolutional draws pixels. Use it with --space pixels.")
     if space != "auto":

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 
 from swjko import problems
-from swjko.cli.flow import Settings, adam, make_scheme
+from swjko.cli.flow import adam, make_scheme
+from swjko.cli.memory import require_memory, require_memory_for_matrices
 from swjko.cli.report import provenance, write_json
 from swjko.cli.scores import gaussian_kl
+from swjko.cli.settings import Settings
+from swjko.cli.terminal import say_compiling
 from swjko.diagnostics.evaluate import evaluate
 from swjko.families.gaussians import gaussian
 from swjko.flows import coupling
@@ -72,12 +75,15 @@ def fokker_planck(
     """
     mesh = flow_mesh()
     seeds = seed + np.arange(mesh.size if num_flows is None else num_flows)
+    require_memory_for_matrices(dim, settings.steps)
     targets = [problems.gaussian_target(int(one), dim) for one in seeds]
     family = gaussian(1) if dim == 1 else coupling(dim)
     optimizer = adam(settings)
     functionals = [kl_divergence(one.target.log_prob) for one in targets]
     schemes = [make_scheme(family, one, settings, optimizer) for one in functionals]
     scheme, axes = stack_flows(schemes)
+    require_memory(family, settings)
+    say_compiling(progress and jax.process_index() == 0)
     solve_keys, start_keys, energy_keys = _keys(seeds)
     solution = solve(
         solve_keys,

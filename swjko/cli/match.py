@@ -11,23 +11,21 @@ from swjko import flows, problems, validation
 from swjko.cli import scores
 from swjko.cli.flow import (
     Flow,
-    Settings,
     as_npz,
     draw,
     parameters_npz,
     sample_cloud,
-    say,
     solve_and_measure,
 )
 from swjko.cli.report import Outcome
+from swjko.cli.settings import MATCH_SCALES as SCALES
+from swjko.cli.settings import Settings
+from swjko.cli.terminal import say
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.tables import DataError, Points
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
-MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projections=64)
-SCALES = ("columns", "whiten", "common")
-FAMILIES = ("mlp", "coupling")
 _DRAWS, _MOST_DRAWS = 4096, 50_000
 # Larger targets are drawn in batches of this size, and distances measured between as many points.
 _BATCH, _MEASURED_POINTS, _REPEATS = 4096, 2000, 32
@@ -61,6 +59,7 @@ def match(
     dim: int | None = None,
     scale: str = "columns",
     family: str = "mlp",
+    loaded: Points | None = None,
     **columns: Any,
 ) -> Outcome:
     """Flow from N(0, I) to a sample of points by F = SW_2^2 / 2.
@@ -71,17 +70,16 @@ def match(
       settings: Numbers of the run.
       seed: Seed of the split of the data and of the flow.
       progress: Whether to show what is done.
-      data: A .npy or .csv file of points; None takes scikit-learn's digits.
+      data: Name of the points, for messages and the report; None for scikit-learn's digits.
       dim: Number of principal components; None takes 2 for the digits and all for ``data``.
       scale: "columns" divides each column, or component, by its standard deviation; "whiten" makes
         the covariance the identity; "common" divides all by one number.
       family: "mlp", a network without a density; or "coupling", a coupling flow with one.
-      columns: Options of ``load_named_points``.
+      loaded: The points; None takes scikit-learn's digits.
+      columns: Options by which the points were loaded, for the report.
     """
     scale = validation.as_choice(scale, "scale", SCALES)
-    if data is None and columns:
-        raise DataError(f"{', '.join(columns)} need --data FILE.")
-    table = _digits() if data is None else problems.load_named_points(data, **columns)
+    table = _digits() if loaded is None else loaded
     dim = 2 if dim is None and data is None else dim
     scaled = scaled_points(table.values, dim, scale, data or "the digits")
     held_out, target = _split(scaled.points, seed, data or "the digits")

@@ -1,15 +1,15 @@
 """The options of the command line and their checks."""
 
 import argparse
-import csv
-import math
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
-
-from swjko.cli import fokker_planck, generate, match, posterior
-from swjko.cli.flow import Settings
+from swjko.cli import settings
+from swjko.cli.arguments import as_names, as_path, as_positive, as_seconds, as_whole
+from swjko.cli.settings import Settings
+from swjko.cli.terminal import UsageError, tell
 
 _DESCRIPTION = """\
 Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).
@@ -17,7 +17,10 @@ Gradient flows of probability measures in sliced-Wasserstein space (SW-JKO).
 Without a subcommand, the three problems run with their defaults and end in one table. This takes
 under three minutes on two cores. Each run writes report.json with a verdict (fit: good, poor
 or unknown), draws.npz, parameters.npz and two figures to its own directory, runs/<problem>.
-Existing results are overwritten only with --overwrite."""
+Existing results are overwritten only with --overwrite.
+
+Compiled programs are kept for the next run in $XDG_CACHE_HOME/swjko, or ~/.cache/swjko, which can
+be deleted at any time. --no-cache keeps none. JAX_COMPILATION_CACHE_DIR names another directory."""
 
 _EPILOG = """\
 examples:
@@ -28,6 +31,15 @@ examples:
   python -m swjko generate --data photos --out samples.png    images like those in a folder"""
 
 
+# Largest whole numbers. A run near several of them at once is refused for its memory.
+_MOST = {
+    "steps": 10**6,
+    "inner_steps": 10**6,
+    "samples": 10**7,
+    "projections": 10**6,
+    "dim": 10**4,
+    "flows": 10**5,
+}
 # How help tells defaults that depend on the data.
 _DEFAULTS = {
     ("step_size", 0.0): "default 1 / dimension",
@@ -35,27 +47,24 @@ _DEFAULTS = {
 }
 
 
-class UsageError(Exception):
-    """A command line that cannot be run. The message is one line."""
-
-
 class Problem(NamedTuple):
-    """A subcommand: its texts, the function that it runs, and the default settings."""
+    """A subcommand: its texts, its default settings, and the options that its function takes."""
 
     help: str
     description: str
-    solve: Callable[..., Any]
     defaults: Settings
     options: tuple[str, ...]
 
 
+# Options that say what to read of a table.
+_COLUMNS = ("columns", "drop_columns", "drop_missing")
+USES_COLUMNS = {"posterior": (*_COLUMNS, "one_hot"), "match": _COLUMNS}
 PROBLEMS = {
     "fokker-planck": Problem(
         "flow to a random Gaussian with a known answer",
         "Solve the Fokker-Planck equation towards a random Gaussian, F = KL(mu | target), by a "
         "coupling flow. Compare with the stationary law and with the exact SW-JKO iterates.",
-        fokker_planck.fokker_planck,
-        fokker_planck.FOKKER_PLANCK,
+        settings.FOKKER_PLANCK,
         ("dim",),
     ),
     "posterior": Problem(
@@ -67,18 +76,16 @@ PROBLEMS = {
         "last in sorted order is +1. The flow starts at the Laplace approximation. draws.npz holds "
         "draws in units of the file's columns. The default table is scikit-learn's breast cancer "
         "data.",
-        posterior.posterior,
-        posterior.POSTERIOR,
-        ("data", "label", "intercept", "columns", "drop_columns", "drop_missing", "one_hot"),
+        settings.POSTERIOR,
+        ("data", "label", "intercept", *USES_COLUMNS["posterior"]),
     ),
     "match": Problem(
         "flow from noise to a sample of points",
         "Flow from N(0, I) to a sample, F = SW_2^2(mu, sample) / 2, in scaled coordinates. Compare "
         "with held-out points of the sample. draws.npz holds draws in units of the file's columns. "
         "The default sample is scikit-learn's digits on their first two principal components.",
-        match.match,
-        match.MATCH,
-        ("data", "dim", "scale", "family", "columns", "drop_columns", "drop_missing"),
+        settings.MATCH,
+        ("data", "dim", "scale", "family", *USES_COLUMNS["match"]),
     ),
 }
 GENERATE = Problem(
@@ -87,13 +94,28 @@ GENERATE = Problem(
     "and, in the same places at the right, the images nearest to them. Write report.json beside "
     "it. A fifth of the images is held out for comparison. The default images are scikit-learn's "
     "digits of 8 x 8 pixels.",
-    generate.generate,
-    generate.GENERATE,
-    ("data", "data_dir", "family", "space", "batch_size", "grid", "checkpoint_dir"),
+    settings.GENERATE,
+    ("data", "family", "space", "batch_size", "grid", "checkpoint_dir"),
 )
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):
+        args = list(sys.argv[1:] if args is None else args)
+        for one in args:
+            flag, equals, value = one.partition("=")
+            # argparse drops this value, and the option becomes an empty list.
+            if flag.startswith("-") and equals and value == "--":
+                self.error(f"argument {flag}: must have a value; got '--'")
+        return super().parse_known_args(args, namespace)
+
+    def print_help(self, file=None):
+        # argparse ignores a pipe that is closed and a disk that is full.
+        if file is None:
+            tell(self.format_help(), end="")
+        else:
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
@@ -117,38 +139,44 @@ def parser() -> argparse.ArgumentParser:
         )
         _add_common(commands[name], problem.defaults)
     add = commands["fokker-planck"].add_argument
-    add("--dim", type=_count, metavar="D", help="dimension (default 2)")
+    add("--dim", type=as_whole(1, _MOST["dim"]), metavar="D", help="dimension (default 2)")
     add = commands["posterior"].add_argument
-    add("--data", metavar="FILE.csv", help="table with a header; numbers besides the labels")
+    add(
+        "--data",
+        type=as_path,
+        metavar="FILE.csv",
+        help="table with a header; numbers besides the labels",
+    )
     add("--label", metavar="COLUMN", help="column of the labels, which have two classes")
     _add_columns(add)
     text = "columns of categories: k - 1 indicators each"
-    add("--one-hot", type=_names, metavar="A,B", help=text)
+    add("--one-hot", type=as_names, metavar="A,B", help=text)
     text = "leave out the intercept, as in the published experiments"
     add("--no-intercept", action="store_false", dest="intercept", help=text)
     add = commands["match"].add_argument
-    add("--data", metavar="FILE", help="points, one in each row of a .npy array or a .csv table")
+    add(
+        "--data",
+        type=as_path,
+        metavar="FILE",
+        help="points, one in each row of a .npy array or a .csv table",
+    )
     text = "number of principal components (default 2 for the digits, all for --data)"
-    add("--dim", type=_count, metavar="D", help=text)
+    add("--dim", type=as_whole(1, _MOST["dim"]), metavar="D", help=text)
     _add_columns(add)
     text = "divide each column by its deviation (default), whiten, or divide all by one number"
-    add("--scale", choices=match.SCALES, help=text)
+    add("--scale", choices=settings.MATCH_SCALES, help=text)
     text = "network without a density (default), or coupling flow, whose draws have log-densities"
-    add("--family", choices=match.FAMILIES, help=text)
+    add("--family", choices=settings.MATCH_FAMILIES, help=text)
     _add_many(commands["fokker-planck"])
     _add_generate(commands["generate"])
     return top
 
 
 def _add_columns(add: Callable[..., Any]) -> None:
-    add("--columns", type=_names, metavar="A,B", help="columns of --data to use (default all)")
-    add("--drop-columns", type=_names, metavar="A,B", help="columns of --data to leave out")
+    add("--columns", type=as_names, metavar="A,B", help="columns of --data to use (default all)")
+    add("--drop-columns", type=as_names, metavar="A,B", help="columns of --data to leave out")
     text = "leave out rows of --data with a missing value"
     add("--drop-missing", action="store_const", const=True, help=text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in next(csv.reader([text])))
 
 
 def _add_many(parser: argparse.ArgumentParser) -> None:
@@ -161,20 +189,27 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     text = "number of flows (default with --distributed: one for each device)"
-    add("--flows", type=_count, metavar="N", help=text)
+    add("--flows", type=as_whole(1, _MOST["flows"]), metavar="N", help=text)
     text = "join the other processes of this run; process 0 writes the report"
     add("--distributed", action="store_true", help=text)
     text = "address of process 0, with a port that all processes can reach"
     add("--coordinator", metavar="HOST:PORT", help=text)
-    add("--num-processes", type=_count, metavar="N", help="number of processes")
-    add("--process-id", type=_index, metavar="I", help="index of this process, from 0")
-    seconds: dict[str, Any] = {"type": _positive, "metavar": "S"}
+    add(
+        "--num-processes", type=as_whole(1, _MOST["flows"]), metavar="N", help="number of processes"
+    )
+    add(
+        "--process-id",
+        type=as_whole(0, _MOST["flows"] - 1),
+        metavar="I",
+        help="index of this process, from 0",
+    )
+    seconds: dict[str, Any] = {"type": as_seconds, "metavar": "S"}
     text = "seconds to wait for all processes to join (default 60)"
     add("--initialization-timeout", help=text, **seconds)
     text = "seconds of silence after which a process counts as failed (default 20)"
     add("--heartbeat-timeout", help=text, **seconds)
     text = "save checkpoints here, and resume from them; all processes must see this directory"
-    add("--checkpoint-dir", metavar="DIR", help=text)
+    add("--checkpoint-dir", type=as_path, metavar="DIR", help=text)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -183,21 +218,30 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "digits (default), mnist, fashion or cifar10; or a folder of pictures, an IDX file, or a "
         ".npy or .npz array [n h w] or [n h w c]"
     )
-    add("--data", metavar="DATA", help=text)
+    add("--data", type=as_path, metavar="DATA", help=text)
     text = "directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)"
-    add("--data-dir", metavar="DIR", help=text)
+    add("--data-dir", type=as_path, metavar="DIR", help=text)
     text = "coupling flow with a density (default), or convolutional generator"
-    add("--family", choices=generate.FAMILIES, help=text)
+    add("--family", choices=settings.GENERATE_FAMILIES, help=text)
     text = (
         "space of the flow: pixels, or latent codes of an autoencoder that is fitted first "
         "(default auto: latent for coupling flows beyond 16 x 16 pixels)"
     )
-    add("--space", choices=generate.SPACES, help=text)
+    add("--space", choices=settings.GENERATE_SPACES, help=text)
     text = "images for each update (default 2000, or all if there are fewer)"
-    add("--batch-size", type=_count, metavar="N", help=text)
-    add("--grid", type=_side, metavar="N", help="N x N samples on the sheet (default 10)")
+    add("--batch-size", type=as_whole(1, _MOST["samples"]), metavar="N", help=text)
+    add(
+        "--grid", type=as_whole(1, 100), metavar="N", help="N x N samples on the sheet (default 10)"
+    )
     text = "save checkpoints here, and resume from them"
-    add("--checkpoint-dir", metavar="DIR", help=text)
+    add("--checkpoint-dir", type=as_path, metavar="DIR", help=text)
+
+
+def _add_common_option(
+    parser: argparse.ArgumentParser, after: bool, flag: str, default: Any, text: str, **kind: Any
+) -> None:
+    default = argparse.SUPPRESS if after else default
+    parser.add_argument(flag, default=default, help=text, **kind)
 
 
 def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:
@@ -206,67 +250,35 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
     After it they have no default, which would replace a value given before it.
     """
 
-    def add(flag: str, default: Any, text: str, **kind: Any) -> None:
-        default = argparse.SUPPRESS if defaults else default
-        parser.add_argument(flag, default=default, help=text, **kind)
-
+    add = functools.partial(_add_common_option, parser, defaults is not None)
     text = "seed of the problem, the split of the data and the flow (default 0)"
-    add("--seed", 0, text, type=_seed, metavar="N")
-    for field, kind, metavar, text in (
-        ("steps", _count, "N", "number of JKO steps"),
-        ("step_size", _positive, "T", "SW time of one JKO step"),
-        ("inner_steps", _count, "N", "optimiser updates in each JKO step"),
-        ("samples", _count, "N", "points drawn for each update"),
-        ("projections", _count, "N", "directions drawn for each update"),
+    add("--seed", 0, text, type=as_whole(0, 2**32 - 1), metavar="N")
+    for field, text in (
+        ("steps", "number of JKO steps"),
+        ("step_size", "SW time of one JKO step"),
+        ("inner_steps", "optimiser updates in each JKO step"),
+        ("samples", "points drawn for each update"),
+        ("projections", "directions drawn for each update"),
     ):
+        kind = as_whole(1, _MOST[field]) if field in _MOST else as_positive
         default = "each problem has a default"
         if defaults:
             value = getattr(defaults, field)
             default = _DEFAULTS.get((field, value), f"default {value}")
+        metavar = "N"
+        if field in _MOST:
+            default = f"{default}, at most {_MOST[field]:,}"
+        else:
+            metavar = "T"
         flag = f"--{field.replace('_', '-')}"
         add(flag, None, f"{text} ({default})", type=kind, metavar=metavar)
-    if defaults is generate.GENERATE:
-        add("--out", None, "the sheet, a PNG file (default samples.png)", metavar="FILE.png")
+    if defaults is settings.GENERATE:
+        text = "the sheet, a PNG file (default samples.png)"
+        add("--out", None, text, type=as_path, metavar="FILE.png")
     else:
-        add("--out", None, "directory for the results (default runs)", metavar="DIR")
+        text = "directory for the results (default runs)"
+        add("--out", None, text, type=as_path, metavar="DIR")
     add("--overwrite", False, "replace existing results", action="store_true")
     add("--no-progress", False, "show no progress bar", action="store_true")
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number from {low} to {high}; got {text!r}"
-        )
-    return value
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1, 10**9)
-
-
-def _side(text: str) -> int:
-    return _whole(text, 1, 100)
-
-
-def _index(text: str) -> int:
-    return _whole(text, 0, 10**9)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**32 - 1)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    # Outside this range float32 rounds to zero or infinity.
-    if not float(np.finfo(np.float32).tiny) <= value <= float(np.finfo(np.float32).max):
-        raise argparse.ArgumentTypeError(f"must be a positive number; got {text!r}")
-    return value
+    text = "do not keep compiled programs in the user's cache directory for the next run"
+    add("--no-cache", False, text, action="store_true")

@@ -10,17 +10,17 @@ from jaxtyping import Array, Float
 
 from swjko import flows, problems
 from swjko.cli import posterior_report, scores
-from swjko.cli.flow import Settings, say, solve_and_measure
+from swjko.cli.flow import solve_and_measure
 from swjko.cli.posterior_report import INTERCEPT_SCALE, Coordinates, Fit
 from swjko.cli.report import Outcome
-from swjko.data.tables import DataError, Table
+from swjko.cli.settings import Settings
+from swjko.cli.terminal import say
+from swjko.data.tables import Table
 from swjko.diagnostics.importance import importance
 from swjko.families.distribution import FlowDistribution
 from swjko.functionals.entropies import kl_divergence
 from swjko.types import Scalar
 
-# A step of 1 / dimension has the length of a Wasserstein step of 1 in coordinates near N(0, I).
-POSTERIOR = Settings(steps=20, step_size=0.0, inner_steps=100, samples=0, projections=64)
 _SAMPLES, _LEAST_SAMPLES, _FULL_COST_ROWS = 256, 64, 16_000
 _DRAWS, _LEAST_DRAWS, _DRAWS_BYTES = 4096, 1024, 2**30
 _importance = jax.jit(importance, static_argnames="num_samples")
@@ -34,6 +34,7 @@ def posterior(
     data: str | None = None,
     label: str | None = None,
     intercept: bool = True,
+    loaded: Table | None = None,
     **columns: Any,
 ) -> Outcome:
     """Sample the posterior of a Bayesian logistic regression.
@@ -45,18 +46,13 @@ def posterior(
       settings: Numbers of the run; a zero step size or number of samples means the default.
       seed: Seed of the split of the data and of the flow.
       progress: Whether to show what is done.
-      data: A CSV file; None takes scikit-learn's breast cancer data.
-      label: The column of labels; given exactly if ``data`` is given.
+      data: Name of the table, for messages and the report.
+      label: The column of labels, for the report.
       intercept: Whether the model has an intercept.
-      columns: Options of ``load_table``.
+      loaded: The table; None takes scikit-learn's breast cancer data.
+      columns: Options by which the table was loaded, for the report.
     """
-    if (data is None) != (label is None):
-        raise DataError("--data FILE.csv and --label COLUMN must be given together.")
-    if data is None and columns:
-        raise DataError(f"{', '.join(columns)} need --data FILE.csv.")
-    table = problems.breast_cancer()
-    if data is not None and label is not None:
-        table = problems.load_table(data, label, **columns)
+    table = problems.breast_cancer() if loaded is None else loaded
     train, test, scaling = scores.split(table, seed, data or "the default table")
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
     say("fitting the Laplace approximation, where the flow starts", progress)

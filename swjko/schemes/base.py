@@ -223,6 +223,11 @@ def require_scalar_objective(objective: Callable[[Key], Scalar]) -> None:
         )
 
 
+def start_shapes(family: Family) -> PyTree:
+    """Returns the shapes and dtypes of the parameters at mu_0."""
+    return jax.eval_shape(family.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+
 def start_state(params: Params, step_size: Array, extra: PyTree = ()) -> State:
     """Returns the state at mu_0, time 0, with a time of the step size's dtype."""
     zero = jnp.zeros((), jnp.int32)

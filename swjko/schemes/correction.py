@@ -42,8 +42,10 @@ from swjko.schemes.base import (
     State,
     accept,
     require_scheme,
+    start_shapes,
     step_result,
 )
+from swjko.schemes.optimizers import require_updates
 from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field
 
 # Halvings of the interval [0, 1] of the exponent.
@@ -99,11 +101,13 @@ def corrected(
         )
     if step_size is not None:
         step_size = validation.as_positive(step_size, "step_size")
+    validation.require_optimizer(optimizer)
+    require_updates(optimizer, start_shapes(scheme.family))
     return Corrected(
         scheme,
         as_partial(target_log_prob),
         step_size,
-        validation.require_optimizer(optimizer),
+        optimizer,
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_draws, "num_draws", 25),
         validation.as_count(batch_size, "batch_size"),

@@ -51,6 +51,7 @@ from swjko.schemes.base import (
 )
 from swjko.schemes.estimators import reads_entropy_alone
 from swjko.schemes.icnn_family import Frame, MapChain
+from swjko.schemes.optimizers import require_updates
 from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field
 
 
@@ -159,6 +160,7 @@ def icnn_jko(
     )
 
     require_scalar_objective(lambda key: _objective_at_start(key, scheme))
+    require_updates(optimizer, jax.eval_shape(maps.init, jax.eval_shape(lambda: jax.random.key(0))))
     return scheme
 
 

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from swjko.schemes.optimizers import update
 from swjko.types import Params, Scalar
 
 Objective: TypeAlias = Callable[[Params, PyTree], tuple[Scalar, PyTree]]
@@ -58,8 +59,6 @@ def minimize(
       tolerance: Fraction of the first gradient's norm. Updates stop once the running mean of the
         gradients has fallen to it. None makes all updates.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
-
     start_carry = (start, optimizer.init(start))
 
     def step(carry, draw):
@@ -71,11 +70,11 @@ def minimize(
         return params
 
     def step_unless_solved(carry, draw):
-        def update(carry):
+        def updated_carry(carry):
             updated, found = _update(objective, optimizer, carry[0], draw)
             return updated, carry[1].after(found.gradient)
 
-        return lax.cond(carry[1].solved(tolerance), lambda carry: carry, update, carry), None
+        return lax.cond(carry[1].solved(tolerance), lambda carry: carry, updated_carry, carry), None
 
     carry = (start_carry, _GradientWatch.at(start))
     ((params, _), _), _ = lax.scan(step_unless_solved, carry, draws)
@@ -95,7 +94,6 @@ def minimize_and_report(
       start: Parameters before the first update.
       draws: Draws stacked along a leading axis.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
     num_updates = jax.tree.leaves(draws)[0].shape[0] - 1
 
     def step(carry, numbered_draw):
@@ -114,15 +112,15 @@ def _update(objective, optimizer, carry, draw):
     """Returns (params, optimizer state) after one update, and the evaluation before it."""
     params, optimizer_state = carry
     found = evaluate(objective, params, draw)
-    updates, optimizer_state = optimizer.update(
-        found.gradient,
+    moved = update(
+        optimizer,
         optimizer_state,
         params,
-        value=found.value,
-        grad=found.gradient,
-        value_fn=lambda params: objective(params, draw)[0],
+        found.value,
+        found.gradient,
+        lambda params: objective(params, draw)[0],
     )
-    return (optax.apply_updates(params, updates), optimizer_state), found
+    return moved, found
 
 
 class _GradientWatch(NamedTuple):

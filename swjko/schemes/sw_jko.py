@@ -30,10 +30,12 @@ from swjko.schemes.base import (
     accept,
     as_functional,
     require_scalar_objective,
+    start_shapes,
     start_state,
     step_result,
 )
 from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
+from swjko.schemes.optimizers import require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
@@ -82,7 +84,9 @@ def sw_jko(
 
     Raises:
       ValueError: If the functional needs a density and the family has none, or if the shapes of
-        the objective do not fit. Everything is checked before anything is compiled.
+        the objective do not fit.
+      TypeError: If the optimizer cannot update the parameters, such as ``optax.lookahead``.
+        Everything is checked before anything is compiled.
 
     Example::
 
@@ -120,6 +124,7 @@ def sw_jko(
         inner_tolerance,
     )
     require_scalar_objective(lambda key: scheme.objective(key, *2 * [family.init(key)])[0])
+    require_updates(optimizer, start_shapes(family))
     return scheme
 
 

@@ -1,0 +1,30 @@
+"""Settings and choices of the problems of the command line, without what solves them."""
+
+from typing import NamedTuple
+
+
+class Settings(NamedTuple):
+    """Numbers of a run. Adam starts at learning_rate, and falls to zero within each JKO step."""
+
+    steps: int
+    step_size: float
+    inner_steps: int
+    samples: int
+    projections: int
+    learning_rate: float = 3e-3
+
+
+# SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
+FOKKER_PLANCK = Settings(steps=20, step_size=0.4, inner_steps=150, samples=512, projections=64)
+
+# A step of 1 / dimension has the length of a Wasserstein step of 1 in coordinates near N(0, I).
+POSTERIOR = Settings(steps=20, step_size=0.0, inner_steps=100, samples=0, projections=64)
+
+MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projections=64)
+MATCH_SCALES = ("columns", "whiten", "common")
+MATCH_FAMILIES = ("mlp", "coupling")
+
+# With 512 samples, sampling noise hides what is left to learn of 64 pixels.
+GENERATE = Settings(steps=6, step_size=5.0, inner_steps=250, samples=1024, projections=256)
+GENERATE_FAMILIES = ("coupling", "convolutional")
+GENERATE_SPACES = ("auto", "pixels", "latent")
