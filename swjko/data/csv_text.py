@@ -26,6 +26,8 @@ _INTEGER = re.compile(r"[-+]?\d{16,}")
 LARGEST_NUMBER = 1e100
 # A block has at least so many rows, or at least so many fields.
 _BLOCK_ROWS, _BLOCK_FIELDS = 32, 2**18
+# Unusable fields of a column after which its further blocks are not searched.
+_MOST_BAD = 10_000
 
 
 class Column:
@@ -43,8 +45,10 @@ class Column:
     def append(self, fields: Sequence[str]) -> None:
         """Append a block of fields."""
         numbers = None if self._keep_text else usable_numbers(fields)
-        packed = (len(fields), "\0".join(fields).encode())
-        self._blocks.append(packed if numbers is None else numbers)
+        if numbers is None:
+            self._blocks.append((len(fields), "\0".join(fields).encode()))
+        else:
+            self._blocks.append(numbers)
 
     def missing(self) -> Bool[np.ndarray, " n"]:
         """Return whether each field is a missing value."""
@@ -64,19 +68,24 @@ class Column:
     def numbers(
         self, kept: Bool[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " k"], list[tuple[int, str]]]:
-        """Return the numbers of the kept rows, and the row and text of what is not usable."""
+        """Return the numbers of the kept rows, and the row and text of what is not usable.
+
+        The search for unusable fields ends when there are many.
+        """
         values, bad, start = [np.zeros(0)], [], 0
         for block in self._blocks:
             size = len(block) if isinstance(block, np.ndarray) else block[0]
             chosen = kept[start : start + size]
             if isinstance(block, np.ndarray):
                 values.append(block[chosen])
+            elif len(bad) >= _MOST_BAD:
+                values.append(np.zeros(int(np.sum(chosen))))
             else:
                 fields = list(itertools.compress(_unpacked(block), chosen))
                 parsed = usable_numbers(fields)
                 if parsed is None:
                     rows = start + np.flatnonzero(chosen)
-                    unusable = [usable_numbers([field]) is None for field in fields]
+                    unusable = [not _is_usable(field) for field in fields]
                     bad += itertools.compress(zip(rows.tolist(), fields, strict=True), unusable)
                 values.append(np.zeros(len(fields)) if parsed is None else parsed)
             start += size
@@ -200,7 +209,7 @@ def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
     Python reads "1_000" as a number, which is refused. So is an integer that float64 cannot hold.
     """
     try:
-        if any("_" in field for field in fields):
+        if "_" in "".join(fields):
             return None
         values = np.fromiter(map(float, fields), np.float64, len(fields))
     except ValueError:
@@ -209,6 +218,13 @@ def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
         return None
     large = np.flatnonzero(np.abs(values) >= 2.0**53)
     return None if any(loses_digits(fields[int(at)]) for at in large) else values
+
+
+def _is_usable(field: str) -> bool:
+    """Say of one field what ``usable_numbers`` says of many."""
+    if not is_number(field) or not abs(float(field)) < LARGEST_NUMBER:
+        return False
+    return abs(float(field)) < 2.0**53 or not loses_digits(field)
 
 
 def loses_digits(field: str) -> bool:

@@ -109,6 +109,20 @@ def test_blocks_of_numbers_and_of_text_give_the_same_table(tmp_path, monkeypatch
     expect_error("missing values in 'b' .1 rows., first in line 6", tables.load_table, path, "y")
 
 
+def test_the_search_for_unusable_fields_ends(tmp_path, monkeypatch):
+    """Blocks of three rows: of the 30 texts, those of the first two blocks are shown."""
+    for name in ("_MOST_BAD", "_BLOCK_ROWS", "_BLOCK_FIELDS"):
+        monkeypatch.setattr(csv_text, name, 3)
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n1,1\n" + "".join(f"x{at},2\n" for at in range(30)))
+    expect_error(
+        "line 3, column 'a': 'x0' is not a number. The column has text "
+        r"\('x0', 'x1', 'x2', 'x3', 'x4'\). Use one_hot",
+        tables.load_points,
+        path,
+    )
+
+
 @pytest.mark.parametrize("field", ["9007199254740993", "-9007199254740993", "12345678901234567890"])
 def test_integers_that_float64_cannot_hold_are_refused(tmp_path, field):
     path = tmp_path / "x.csv"
