@@ -17,6 +17,7 @@ import optax
 import swjko
 from swjko import flows, plots, problems
 from swjko.cli import fokker_planck as experiment
+from swjko.cli.settings import FOKKER_PLANCK
 
 FOLDER = Path(__file__).parent
 MAX_BYTES = 390_000
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 def fokker_planck() -> None:
-    outcome = experiment.fokker_planck(experiment.FOKKER_PLANCK, seed=0, progress=False)
+    outcome = experiment.fokker_planck(FOKKER_PLANCK, seed=0, progress=False)
     target = problems.gaussian_target(0, outcome.dim).target
     # The latents of the command line's own figure.
     replay_key = jax.random.split(jax.random.split(jax.random.key(0), 3)[0], 4)[3]

@@ -139,7 +139,12 @@ def parser() -> argparse.ArgumentParser:
         )
         _add_common(commands[name], problem.defaults)
     add = commands["fokker-planck"].add_argument
-    add("--dim", type=as_whole(1, _MOST["dim"]), metavar="D", help="dimension (default 2)")
+    add(
+        "--dim",
+        type=as_whole(1, _MOST["dim"]),
+        metavar="D",
+        help="dimension (default 2, at most 10,000)",
+    )
     add = commands["posterior"].add_argument
     add(
         "--data",
@@ -188,7 +193,7 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
         "Kubernetes).",
     )
     add = group.add_argument
-    text = "number of flows (default with --distributed: one for each device)"
+    text = "number of flows, at most 100,000 (default with --distributed: one for each device)"
     add("--flows", type=as_whole(1, _MOST["flows"]), metavar="N", help=text)
     text = "join the other processes of this run; process 0 writes the report"
     add("--distributed", action="store_true", help=text)

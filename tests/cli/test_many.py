@@ -13,8 +13,9 @@ import pytest
 from helpers import run_cli
 
 from swjko.cli import many
-from swjko.cli.fokker_planck import FOKKER_PLANCK, fokker_planck
+from swjko.cli.fokker_planck import fokker_planck
 from swjko.cli.main import main
+from swjko.cli.settings import FOKKER_PLANCK
 
 _TINY = ["--dim", "1", "--steps", "2", "--inner-steps", "2", "--samples", "16"]
 _TINY += ["--projections", "4", "--no-progress"]
