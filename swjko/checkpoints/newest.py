@@ -46,17 +46,8 @@ def newest_checkpoint(
       CheckpointError: There is another run, a history without a checkpoint, or no intact one.
     """
     where, damaged = f"checkpoint_dir {directory}", {}
-    paths, histories = checkpoint_paths(directory), [directory / HISTORY, directory / REPORTS]
-    if not paths and any(map(os.path.lexists, histories)):
-        raise CheckpointError(
-            f"{where} holds a history but no checkpoint. Remove it, or use another directory."
-        )
-    if paths and not resume:
-        raise CheckpointError(
-            f"{where} holds checkpoints. Pass resume=True, or use another directory."
-        )
-    for path in histories:
-        require_regular(path)
+    paths = checkpoint_paths(directory)
+    _require_usable(directory, where, bool(paths), resume)
     for path in paths:
         try:
             found = load(path, back_end.largest(start))
@@ -98,6 +89,20 @@ def require_own_history(path: Path, found: Checkpoint | None) -> None:
             raise InTheWay(path, "not the history of a run")
     finally:
         os.close(file)
+
+
+def _require_usable(directory: Path, where: str, has_checkpoints: bool, resume: bool) -> None:
+    histories = [directory / HISTORY, directory / REPORTS]
+    if not has_checkpoints and any(map(os.path.lexists, histories)):
+        raise CheckpointError(
+            f"{where} holds a history but no checkpoint. Remove it, or use another directory."
+        )
+    if has_checkpoints and not resume:
+        raise CheckpointError(
+            f"{where} holds checkpoints. Pass resume=True, or use another directory."
+        )
+    for path in histories:
+        require_regular(path)
 
 
 def _require_same(where: str, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
