@@ -21,7 +21,7 @@ from swjko.cli.flow import (
 )
 from swjko.cli.report import Outcome
 from swjko.cli.verdict import Check, Verdict, judge
-from swjko.data.tables import DataError, Points
+from swjko.data.tables import DataError, Points, require_narrow
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
@@ -148,7 +148,7 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
       source: Name of the points, for messages.
 
     Raises:
-      DataError: If ``dim`` is larger than the number of components.
+      DataError: If ``dim`` is larger than the number of components, or there are too many columns.
     """
     if dim is not None and dim > min(values.shape):
         raise DataError(
@@ -156,7 +156,6 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
             f"dimension {values.shape[1]}; got {dim}."
         )
     mean = values.mean(axis=0)
-    axes = np.eye(values.shape[1])
     if dim is not None or scale == "whiten":
         spread = np.ones_like(mean) if dim is not None else values.std(axis=0)
         _, singular, rows = np.linalg.svd((values - mean) / spread, full_matrices=False)
@@ -168,7 +167,8 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
         points = (values - mean) / spread @ axes.T
         axes = axes * spread
     else:
-        points = values - mean
+        require_narrow(source, len(mean), "Use --dim, or --drop-columns.")
+        axes, points = np.eye(len(mean)), values - mean
     width = points.std(axis=0)
     if scale == "common":
         width = np.full_like(width, np.sqrt(np.mean(points**2)))

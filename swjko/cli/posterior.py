@@ -13,7 +13,7 @@ from swjko.cli import posterior_report, scores
 from swjko.cli.flow import Settings, say, solve_and_measure
 from swjko.cli.posterior_report import INTERCEPT_SCALE, Coordinates, Fit
 from swjko.cli.report import Outcome
-from swjko.data.tables import DataError, Table
+from swjko.data.tables import DataError, Table, require_narrow
 from swjko.diagnostics.importance import importance
 from swjko.families.distribution import FlowDistribution
 from swjko.functionals.entropies import kl_divergence
@@ -57,6 +57,7 @@ def posterior(
     table = problems.breast_cancer()
     if data is not None and label is not None:
         table = problems.load_table(data, label, **columns)
+    require_narrow(data or "the default table", len(table.names), "Use --drop-columns.")
     train, test, scaling = scores.split(table, seed, data or "the default table")
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
     say("fitting the Laplace approximation, where the flow starts", progress)
