@@ -22,7 +22,7 @@ from swjko.cli.settings import MATCH_SCALES as SCALES
 from swjko.cli.settings import Settings
 from swjko.cli.terminal import say
 from swjko.cli.verdict import Check, Verdict, judge
-from swjko.data.tables import DataError, Points
+from swjko.data.tables import DataError, Points, require_narrow
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
@@ -146,7 +146,7 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
       source: Name of the points, for messages.
 
     Raises:
-      DataError: If ``dim`` is larger than the number of components.
+      DataError: If ``dim`` is larger than the number of components, or there are too many columns.
     """
     if dim is not None and dim > min(values.shape):
         raise DataError(
@@ -154,7 +154,6 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
             f"dimension {values.shape[1]}; got {dim}."
         )
     mean = values.mean(axis=0)
-    axes = np.eye(values.shape[1])
     if dim is not None or scale == "whiten":
         spread = np.ones_like(mean) if dim is not None else values.std(axis=0)
         _, singular, rows = np.linalg.svd((values - mean) / spread, full_matrices=False)
@@ -166,7 +165,8 @@ def scaled_points(values: np.ndarray, dim: int | None, scale: str, source: str) 
         points = (values - mean) / spread @ axes.T
         axes = axes * spread
     else:
-        points = values - mean
+        require_narrow(source, len(mean), "Use --dim, or --drop-columns.")
+        axes, points = np.eye(len(mean)), values - mean
     width = points.std(axis=0)
     if scale == "common":
         width = np.full_like(width, np.sqrt(np.mean(points**2)))

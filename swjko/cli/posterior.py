@@ -15,7 +15,7 @@ from swjko.cli.posterior_report import INTERCEPT_SCALE, Coordinates, Fit
 from swjko.cli.report import Outcome
 from swjko.cli.settings import Settings
 from swjko.cli.terminal import say
-from swjko.data.tables import Table
+from swjko.data.tables import Table, require_narrow
 from swjko.diagnostics.importance import importance
 from swjko.families.distribution import FlowDistribution
 from swjko.functionals.entropies import kl_divergence
@@ -53,6 +53,7 @@ def posterior(
       columns: Options by which the table was loaded, for the report.
     """
     table = problems.breast_cancer() if loaded is None else loaded
+    require_narrow(data or "the default table", len(table.names), "Use --drop-columns.")
     train, test, scaling = scores.split(table, seed, data or "the default table")
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
     say("fitting the Laplace approximation, where the flow starts", progress)

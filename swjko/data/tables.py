@@ -224,6 +224,20 @@ def as_float64(path: str | Path, array: ArrayFile) -> np.ndarray:
     return array.read(np.float64, convert)
 
 
+def require_narrow(source: str, columns: int, cure: str) -> None:
+    """Raise DataError if a table is too wide for a square matrix of its columns.
+
+    Args:
+      source: The table, for the message.
+      columns: Its number of columns.
+      cure: What to do, a sentence.
+    """
+    if columns > gate.MAX_SQUARE_COLUMNS:
+        raise DataError(
+            f"{source}: must have at most {gate.MAX_SQUARE_COLUMNS} columns; got {columns}. {cure}"
+        )
+
+
 def require_usable(path: str | Path, values: Float[np.ndarray, "n p"]) -> None:
     """Raise DataError on fewer than two rows, on unusable numbers and on constant columns.
 

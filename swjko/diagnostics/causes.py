@@ -1,5 +1,6 @@
 """Why a flow became NON_FINITE: its functional on samples of the last good measure."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from swjko.families.base import sample
+from swjko.functionals.base import value_at
 from swjko.functionals.energies import InternalEnergy, Potential
 from swjko.functionals.entropies import NegativeEntropy
 from swjko.functionals.sums import WeightedSum
@@ -49,10 +51,15 @@ def non_finite_cause(key: Key, scheme: Scheme, params: Params) -> str:
     if functional is None:
         return ""
     num = getattr(inner, "num_samples", None) or jax.tree.leaves(params)[0].shape[0]
+    log_prob = inner.family.log_prob
+    law = None if log_prob is None else functools.partial(log_prob, params)
     for number in range(1 if inner.family.is_finite else _NUM_SAMPLES):
         sample_key, functional_key = jax.random.split(jax.random.fold_in(key, number))
         cloud = sample(inner.family, params, sample_key, num)
-        for found in _of_family(cloud) + _of_functional(functional_key, functional, cloud):
+        findings = _of_family(cloud) + _of_functional(functional_key, functional, cloud, law)
+        if (target := getattr(scheme, "target_log_prob", None)) is not None:
+            findings += _of_potential(Potential(target), cloud, is_log_density=True)
+        for found in findings:
             if found:
                 return found
     return ""
@@ -72,7 +79,9 @@ def _of_family(cloud: Cloud) -> list[str]:
     return found
 
 
-def _of_functional(key: Key, functional: Functional, cloud: Cloud, sign: float = 1.0) -> list[str]:
+def _of_functional(
+    key: Key, functional: Functional, cloud: Cloud, log_prob: Any, sign: float = 1.0
+) -> list[str]:
     """Returns what is wrong with each term, and empty strings."""
     if isinstance(functional, WeightedSum):
         keys = jax.random.split(key, len(functional.functionals))
@@ -80,16 +89,16 @@ def _of_functional(key: Key, functional: Functional, cloud: Cloud, sign: float =
         return [
             found
             for key, coef, term in terms
-            for found in _of_functional(key, term, cloud, sign * float(coef))
+            for found in _of_functional(key, term, cloud, log_prob, sign * float(coef))
         ]
     if isinstance(functional, NegativeEntropy):
         return []
     if isinstance(functional, Potential):
         return _of_potential(functional, cloud, is_log_density=sign < 0)
     if isinstance(functional, InternalEnergy):
-        values = jax.vmap(functional.f)(jnp.exp(cloud.log_density))
+        values = jax.vmap(functional.f)(jnp.exp(jnp.asarray(cloud.log_density)))
         return [_finding("values of f at the densities", values, cloud, _FUNCTIONAL)]
-    value = float(functional(key, cloud))
+    value = float(value_at(functional, key, cloud, log_prob))
     if np.isfinite(value):
         return []
     return [f"the functional is {value} on a sample of {len(cloud.points)} points. {_FUNCTIONAL}"]

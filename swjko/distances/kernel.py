@@ -6,7 +6,7 @@ the Kantorovich potentials of the 1-D problems.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def _sliced_power(setting, *inputs):
 
 
 def _sliced_power_forward(setting, *inputs):
-    values = [None if entry is None else entry.value for entry in inputs]
+    values: Any = [None if entry is None else entry.value for entry in inputs]
     wanted = _Wanted(*(entry is not None and entry.perturbed for entry in inputs))
     total = _over_blocks(setting, *values, wanted=wanted)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
@@ -188,13 +188,13 @@ def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
     if first.scale is None:
         return jax.tree.map(jnp.add, first, second)
     scale = jnp.maximum(first.scale, second.scale)
-    exponents = _Sum(p, _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p), None)
+    exponents = (p - 1.0, p - 1.0, p - 1.0, p, p)  # in the order of the gradients
     parts = []
     for part in (first, second):
         gradients = _Gradients(
             *(
                 None if gradient is None else _rescaled(exponent, gradient, part.scale, scale)
-                for exponent, gradient in zip(exponents.gradients, part.gradients, strict=True)
+                for exponent, gradient in zip(exponents, part.gradients, strict=True)
             )
         )
         parts.append(_Sum(_rescaled(p, part.value, part.scale, scale), gradients, None))

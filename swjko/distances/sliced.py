@@ -9,6 +9,7 @@ are formed from differences, so a small displacement of distant clouds keeps its
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -140,7 +141,7 @@ def sliced_wasserstein_scaled_pow(
     return _power(*_checked(x, y, directions, x_weights, y_weights), p, scaled=True)
 
 
-def _checked(x, y, directions, x_weights, y_weights) -> tuple:
+def _checked(x, y, directions, x_weights, y_weights) -> tuple[Any, ...]:
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
     directions = validation.as_directions(directions, x.shape[1])
@@ -156,7 +157,7 @@ def _power(
     return sliced_power(*inputs, p=p, block_size=block_size, scaled=scaled)
 
 
-def _prepared(x, y, directions, x_weights, y_weights, block_size) -> tuple:
+def _prepared(x, y, directions, x_weights, y_weights, block_size) -> tuple[Any, ...]:
     """Returns inputs of one dtype, centred and of total weight one, and the size of a block."""
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     x, y, directions = x.astype(dtype), y.astype(dtype), directions.astype(dtype)

@@ -145,7 +145,9 @@ def forward_kl(
     *,
     batch_size: int | None = None,
 ) -> "ForwardKL":
-    """Makes -sum_j w_j log rho(y_j), which is KL(nu || mu) up to a constant for a sample y of nu.
+    """Makes -sum_j w_j log rho(y_j), for maximum likelihood.
+
+    For a sample y of nu it is KL(nu || mu) up to a constant.
 
     Its minimum over a family is the maximum-likelihood fit, or the weighted one. Unlike
     KL(mu || nu) it covers all modes of nu. It needs a family with ``log_prob``.
@@ -183,7 +185,7 @@ class ForwardKL:
         points, weights = self.points, self.weights
         if self.batch_size is not None and weights is None:
             points = jax.random.choice(key, points, (self.batch_size,), replace=False)
-        elif self.batch_size is not None:
+        elif self.batch_size is not None and weights is not None:
             points = points[stratified_indices(key, weights, self.batch_size)]
             weights = None
         return -expectation(Cloud(points, weights), log_prob(points))

@@ -41,7 +41,8 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         TimeElapsedColumn,
     )
 
-    console = Console(file=_Lenient(sys.stderr))
+    lenient: Any = _Lenient(sys.stderr)
+    console = Console(file=lenient)
     if not console.is_terminal:
         with _lines(total, done) as printed:
             yield printed

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers import expect_data_error as expect_error
 
+from swjko.cli import match, posterior
+from swjko.cli.flow import Settings
 from swjko.data import csv_text, gate, tables
 from swjko.data.tables import DataError
 
@@ -158,3 +160,22 @@ def test_packed_content_is_the_same_by_gzip_and_by_the_gate(tmp_path, cut):
         content, packed = gate.inflated_if_packed(file)
         assert packed
         assert content.read() == b"abc" * 999 + b"def"
+
+
+def test_no_square_matrix_of_a_wide_table_is_formed(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 5000))
+    expect_error(
+        "x.npy: must have at most 4096 columns; got 5000. Use --dim",
+        match.scaled_points,
+        values,
+        None,
+        "columns",
+        "x.npy",
+        peak=MEBIBYTE,
+    )
+    assert match.scaled_points(values, 2, "columns", "x.npy").points.shape == (3, 2)
+    path, line = tmp_path / "x.csv", ",".join(f"c{at}" for at in range(5000))
+    ones, twos = ",".join("1" * 5000), ",".join("2" * 5000)
+    path.write_text(f"{line},y\n{ones},0\n{twos},1\n")
+    with pytest.raises(DataError, match="at most 4096 columns; got 5000"):
+        posterior.posterior(Settings(1, 0.0, 1, 1, 1), seed=0, data=str(path), label="y")
