@@ -36,6 +36,7 @@ from benchmarks.user_data.posterior_truth import judge_posterior
 from benchmarks.user_data.samples import SAMPLES
 from benchmarks.user_data.tables import TABLES, rng_of
 from swjko.cli import match, posterior
+from swjko.cli.settings import MATCH, POSTERIOR
 from swjko.data.tables import DataError, load_named_points, load_table
 from swjko.types import Cloud
 
@@ -77,7 +78,7 @@ def _table(name: str, seed: int, directory: Path, quick: bool) -> dict[str, Any]
         _write(one, columns | {"outcome": np.where(labels, "yes", "no")})
     if table.refused:
         _require_refusal(path, table.refused)
-    settings = posterior.POSTERIOR
+    settings = POSTERIOR
     if quick:
         settings = settings._replace(steps=3, inner_steps=20)
     start = time.perf_counter()
@@ -126,7 +127,7 @@ def _sample(name: str, seed: int, directory: Path, quick: bool) -> dict[str, Any
     rng = rng_of("sample", name, seed)
     data, fresh = sample.draw(rng, sample.count), sample.draw(rng, FRESH)
     np.save(path, data)
-    settings = match.MATCH
+    settings = MATCH
     if quick:
         settings = settings._replace(steps=3, inner_steps=20)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from swjko.families.base import sample
-from swjko.functionals.base import value_at
+from swjko.functionals.base import log_density, value_at
 from swjko.functionals.energies import InternalEnergy, Potential
 from swjko.functionals.entropies import NegativeEntropy
 from swjko.functionals.sums import WeightedSum
@@ -96,7 +96,7 @@ def _of_functional(
     if isinstance(functional, Potential):
         return _of_potential(functional, cloud, is_log_density=sign < 0)
     if isinstance(functional, InternalEnergy):
-        values = jax.vmap(functional.f)(jnp.exp(jnp.asarray(cloud.log_density)))
+        values = jax.vmap(functional.f)(jnp.exp(log_density(cloud, "internal_energy")))
         return [_finding("values of f at the densities", values, cloud, _FUNCTIONAL)]
     value = float(value_at(functional, key, cloud, log_prob))
     if np.isfinite(value):

@@ -141,7 +141,7 @@ def sliced_wasserstein_scaled_pow(
     return _power(*_checked(x, y, directions, x_weights, y_weights), p, scaled=True)
 
 
-def _checked(x, y, directions, x_weights, y_weights) -> tuple[Any, ...]:
+def _checked(x, y, directions, x_weights, y_weights) -> Any:
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
     directions = validation.as_directions(directions, x.shape[1])
@@ -157,7 +157,7 @@ def _power(
     return sliced_power(*inputs, p=p, block_size=block_size, scaled=scaled)
 
 
-def _prepared(x, y, directions, x_weights, y_weights, block_size) -> tuple[Any, ...]:
+def _prepared(x, y, directions, x_weights, y_weights, block_size) -> Any:
     """Returns inputs of one dtype, centred and of total weight one, and the size of a block."""
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     x, y, directions = x.astype(dtype), y.astype(dtype), directions.astype(dtype)

@@ -64,6 +64,11 @@ def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "
     Args:
       params: Params of that family.
     """
+    if not isinstance(params, dict) or not {"mean", "log_diagonal", "lower"} <= set(params):
+        raise TypeError(
+            "params must be those of the gaussian family, with mean, log_diagonal and lower; "
+            f"got {type(params).__name__}. Use solution.state.params."
+        )
     factor = _factor(params)
     return params["mean"], factor @ factor.T
 

@@ -47,6 +47,7 @@ def energy(
       color: Colour of the curve and its band.
       axis: Axes to draw into; None makes a figure.
     """
+    _require_history(history)
     axis = new_axes(1, (5.2, 3.6))[0] if axis is None else axis
     times, (values, errors) = _rows(history.time), _with_errors(estimate, history.energy)
     if values.shape != times.shape or errors.shape != times.shape:
@@ -96,6 +97,7 @@ def proximity(history: Info, *, unit: str = "", axis: Any = None) -> Any:
       unit: Unit of the proximity axis.
       axis: Axes to draw into; None makes a figure.
     """
+    _require_history(history)
     axis = new_axes(1, (5.2, 3.6))[0] if axis is None else axis
     times, values = _rows(history.time), _rows(history.proximity)
     style = {"linewidth": 0.8, "alpha": 0.6} if len(times) > 1 else {"linewidth": 1.4}
@@ -115,10 +117,20 @@ def progress(history: Info, *, unit: str = "", **energy_options: Any) -> Any:
       unit: Unit of both axes.
       energy_options: Further options of ``energy``.
     """
+    _require_history(history)
     axes = new_axes(2, (9.6, 3.6))
     energy(history, unit=unit, axis=axes[0], **energy_options)
     proximity(history, unit=unit, axis=axes[1])
     return axes[0].figure
+
+
+def _require_history(history: object) -> None:
+    if not all(hasattr(history, name) for name in ("time", "energy")):
+        raise TypeError(
+            "history must be the infos of a run, with time and energy; "
+            f"got {type(history).__name__}. Use solution.history, or its second part if "
+            "record='trajectory'."
+        )
 
 
 def _set_log_scale(axis: Any, values: np.ndarray) -> None:

@@ -128,7 +128,7 @@ def _compile(
 ) -> Any:
     """Return the executable for arguments of these kinds."""
     del settings
-    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+    if getattr(jax.config, "jax_disable_jit", False):
         # There is nothing to compile ahead of time: the steps run one operation after another.
         return functools.partial(
             advance_flows, num_steps=num_steps, batching=batching, record=record
