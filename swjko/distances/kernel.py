@@ -6,7 +6,7 @@ the Kantorovich potentials of the 1-D problems.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,8 @@ def sliced_power(
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
     """
     setting = _Setting(p, block_size, scaled)
-    value, scale = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
 
 
@@ -189,13 +190,13 @@ def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
     if first.scale is None:
         return jax.tree.map(jnp.add, first, second)
     scale = jnp.maximum(first.scale, second.scale)
-    exponents = _Sum(p, _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p), None)
+    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p)
     parts = []
     for part in (first, second):
         gradients = _Gradients(
             *(
                 None if gradient is None else _rescaled(exponent, gradient, part.scale, scale)
-                for exponent, gradient in zip(exponents.gradients, part.gradients, strict=True)
+                for exponent, gradient in zip(exponents, part.gradients, strict=True)
             )
         )
         parts.append(_Sum(_rescaled(p, part.value, part.scale, scale), gradients, None))
