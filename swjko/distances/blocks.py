@@ -11,7 +11,7 @@ WEIGHTED_BLOCK_BUDGET_BYTES = 2**26
 # Bytes of compiled programs with all gradients, for each projected point: sort keys, permutation,
 # sorted values, residuals, copies; with weights the merged levels, ranks and potentials as well.
 _BYTES_PER_PROJECTION = 32
-_BYTES_PER_WEIGHTED_PROJECTION = 116
+_BYTES_PER_WEIGHTED_PROJECTION = 168
 
 
 def sliced_wasserstein_bytes(

@@ -96,7 +96,8 @@ def sliced_power(
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
     """
     setting = _Setting(p, block_size, scaled)
-    value, scale = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
 
 
@@ -188,7 +189,7 @@ def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
     if first.scale is None:
         return jax.tree.map(jnp.add, first, second)
     scale = jnp.maximum(first.scale, second.scale)
-    exponents = (p - 1.0, p - 1.0, p - 1.0, p, p)  # in the order of the gradients
+    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p)
     parts = []
     for part in (first, second):
         gradients = _Gradients(

@@ -121,7 +121,10 @@ def couple_weighted(u, v, u_weights, v_weights, p, *, scaled: bool = False) -> R
     difference, scale = _divided(difference, p, scaled)
     cost = jnp.sum(mass * _power(difference, p), axis=-1)
     slope = mass * _slope(difference, p)
-    u_potential, v_potential = _staircase_potentials(u, v, i, j, from_u, p, scale)
+    fill_u, fill_v = _filled(u, u_weights), _filled(v, v_weights)
+    u_potential, v_potential = _staircase_potentials(fill_u, fill_v, i, j, from_u, p, scale)
+    u_potential += _potentials_of_padding(u, fill_u, v, i, j, from_u, p, scale)
+    v_potential += _potentials_of_padding(v, fill_v, u, j, i, ~from_u, p, scale)
     return Rows(
         cost,
         _sum_by_index(slope, i, n),
@@ -220,6 +223,39 @@ def _staircase_potentials(
     step_u = _sum_by_index(step_u, jnp.minimum(i + 1, n), n + 1)[:, :n]
     step_v = _sum_by_index(step_v, jnp.minimum(j + 1, m), m + 1)[:, :m]
     return jnp.cumsum(step_u, axis=-1), jnp.cumsum(step_v, axis=-1)
+
+
+def _filled(positions: Float[Array, "l n"], weights: Float[Array, "l n"]) -> Float[Array, "l n"]:
+    """Returns positions with those of zero weight moved to a neighbour that has weight.
+
+    The path of potentials then does not pass through a far point, which would take its digits.
+    """
+    count = positions.shape[-1]
+    index = lax.broadcasted_iota(jnp.int32, weights.shape, weights.ndim - 1)
+    weighted = weights > 0
+    before = lax.cummax(jnp.where(weighted, index, -1), axis=weights.ndim - 1)
+    first = jnp.min(jnp.where(weighted, index, count - 1), axis=-1, keepdims=True)
+    return jnp.take_along_axis(positions, jnp.where(before < 0, first, before), axis=-1)
+
+
+def _potentials_of_padding(
+    u, fill_u, v, i: Int[Array, "l k"], j: Int[Array, "l k"], ends_u, p, scale: Leaf
+) -> Float[Array, "l n"]:
+    """Returns what a point of zero weight has beyond its neighbour's potential, a finite number."""
+    n = u.shape[-1]
+    inverse = 1.0 if scale is None else 1.0 / scale
+    reached = jnp.minimum(i + 1, n - 1)
+    partner = jnp.take_along_axis(v, j, axis=-1)
+
+    def beyond(u, fill, v):
+        difference = _power((u - v) * inverse, p) - _power((fill - v) * inverse, p)
+        limit = jnp.finfo(u.dtype).max / 2**20
+        return jnp.clip(jnp.nan_to_num(jnp.where(u == fill, 0.0, difference)), -limit, limit)
+
+    take = functools.partial(jnp.take_along_axis, indices=reached, axis=-1)
+    steps = jnp.where(ends_u, beyond(take(u), take(fill_u), partner), 0.0)
+    potentials = _sum_by_index(steps, jnp.minimum(i + 1, n), n + 1)[:, :n]
+    return potentials.at[:, 0].add(beyond(u[:, 0], fill_u[:, 0], v[:, 0]))
 
 
 def _centred(potential: Float[Array, "l n"], weights: Float[Array, "l n"]) -> Float[Array, "l n"]:

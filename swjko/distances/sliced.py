@@ -9,7 +9,6 @@ are formed from differences, so a small displacement of distant clouds keeps its
 """
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -112,8 +111,7 @@ def sliced_wasserstein(
     p = validation.as_power(p, infinite=True)
     inputs = _checked(x, y, directions, x_weights, y_weights)
     if math.isinf(p):
-        *inputs, block_size = _prepared(*inputs, block_size)
-        return largest_displacement(*inputs, block_size)
+        return largest_displacement(*_prepared(*inputs, block_size))
     value, scale = _power(*inputs, p, block_size, scaled=True)
     return scale * value ** (1.0 / p)
 
@@ -141,7 +139,9 @@ def sliced_wasserstein_scaled_pow(
     return _power(*_checked(x, y, directions, x_weights, y_weights), p, scaled=True)
 
 
-def _checked(x, y, directions, x_weights, y_weights) -> Any:
+def _checked(
+    x, y, directions, x_weights, y_weights
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
     directions = validation.as_directions(directions, x.shape[1])
@@ -153,11 +153,13 @@ def _checked(x, y, directions, x_weights, y_weights) -> Any:
 def _power(
     x, y, directions, x_weights, y_weights, p: float, block_size=None, *, scaled: bool = False
 ) -> ScaledPower:
-    *inputs, block_size = _prepared(x, y, directions, x_weights, y_weights, block_size)
-    return sliced_power(*inputs, p=p, block_size=block_size, scaled=scaled)
+    prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
+    return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
 
 
-def _prepared(x, y, directions, x_weights, y_weights, block_size) -> Any:
+def _prepared(
+    x, y, directions, x_weights, y_weights, block_size
+) -> tuple[Array, Array, Array, Array | None, Array | None, int]:
     """Returns inputs of one dtype, centred and of total weight one, and the size of a block."""
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     x, y, directions = x.astype(dtype), y.astype(dtype), directions.astype(dtype)

@@ -108,6 +108,21 @@ def test_standard_errors_scale_with_the_clouds(scale, direction_fn, control_vari
         np.testing.assert_allclose(one / scale / scale, other, rtol=1e-5)
 
 
+@pytest.mark.parametrize("control_variate", [False, True])
+def test_a_point_of_zero_weight_does_not_spoil_an_estimate(control_variate):
+    x, y = clouds(2, 30, 20)
+    weights = jnp.full((30,), 1 / 29).at[4].set(0.0)
+
+    @jax.jit
+    def estimate(x):
+        return swjko.sliced_wasserstein_estimate(
+            jax.random.key(1), x, y, 32, x_weights=weights, control_variate=control_variate
+        )
+
+    for one, other in zip(estimate(x.at[4].set(jnp.nan)), estimate(x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [2.0**-66, 2.0**66])
 def test_max_sliced_scales_with_the_clouds(scale):
     x, y = clouds(2, 30, 20)

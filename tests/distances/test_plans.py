@@ -61,6 +61,21 @@ def test_potentials_are_dual_optimal(p, ties):
         np.testing.assert_allclose(a @ potentials.u, 0.0, atol=1e-12)
 
 
+def test_potentials_of_points_without_weight_are_feasible():
+    with jax.enable_x64(True):
+        potentials = jax.jit(swjko.wasserstein_1d_potentials)
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            u, v = np.round(rng.normal(size=7), seed % 2), np.round(rng.normal(size=6), seed % 2)
+            a, b = (rng.multinomial(6, np.full(size, 1 / size)) / 6 for size in (7, 6))
+            inputs = map(jnp.asarray, (u, v))
+            found = potentials(*inputs, u_weights=jnp.asarray(a), v_weights=jnp.asarray(b))
+            cost = np.abs(u[:, None] - v[None, :]) ** 2
+            assert np.max(found.u[:, None] + found.v[None, :] - cost) < 1e-12
+            value = ot.wasserstein_1d(u, v, a, b, p=2)
+            np.testing.assert_allclose(a @ found.u + b @ found.v, value, atol=1e-12)
+
+
 def test_displacement_in_one_dimension_is_the_monotone_map():
     x, y = np.array([[0.0], [3.0], [1.0]]), np.array([[5.0], [4.0], [7.0]])
     moved = swjko.sliced_displacement(

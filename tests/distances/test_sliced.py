@@ -610,6 +610,24 @@ def test_zero_weights_are_padding(padding):
         assert float(jnp.max(jnp.abs(padded_gradients[1][added_y]))) == 0.0
 
 
+@pytest.mark.parametrize("padding", [1e6, 1e12, 1e30, 3e38, np.nan, -np.inf])
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_padding_leaves_float32_gradients_as_they_are(padding, p):
+    x, y, directions, *_ = clouds(18, dtype="float32")
+    x_weights = jnp.asarray([0.2, 0.3, 0.0, 0.1, 0.0, 0.3, 0.1])
+    y_weights = jnp.asarray([0.25, 0.25, 0.0, 0.25, 0.25])
+    weights = (x_weights, y_weights)
+    expected, expected_gradients = value_and_gradients(x, y, directions, *weights, p)
+    padded_x = x.at[2].set(padding).at[4, 0].set(-padding)
+    padded_y = y.at[2].set(padding)
+    value, gradients = value_and_gradients(padded_x, padded_y, directions, *weights, p)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    kept = (x_weights > 0, y_weights > 0, slice(None), x_weights > 0, y_weights > 0)
+    for gradient, other, rows in zip(gradients, expected_gradients, kept, strict=True):
+        assert np.all(np.isfinite(gradient))
+        np.testing.assert_allclose(gradient[rows], other[rows], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_computed_in_float32(dtype):
     rng = np.random.default_rng(0)
