@@ -124,10 +124,7 @@ def spline(
       bound: End of the interval, in starting standard deviations.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
-      base: Law of the latents: a family, whose params are learned too, such as
-        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
-        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
-        of the base under x -> init_mean + init_scale x.
+      base: Law of the latents, as for ``coupling``.
 
     Raises:
       ModuleNotFoundError: If distrax, whose spline is used, is not installed.
@@ -188,10 +185,7 @@ def cnf(
         dtype, with first step 1 / num_integration_steps.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
-      base: Law of the latents: a family, whose params are learned too, such as
-        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
-        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
-        of the base under x -> init_mean + init_scale x.
+      base: Law of the latents, as for ``coupling``.
 
     Raises:
       ModuleNotFoundError: If a solver is given and diffrax is not installed.
@@ -247,10 +241,7 @@ def icnn(
       seed: Seed of the signs.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
-      base: Law of the latents: a family, whose params are learned too, such as
-        ``swjko.gaussian_mixture(dim, 40, learned_weights=True)`` or ``swjko.student_t(dim)``, or a
-        fixed distribution, such as ``solution.distribution``. None is N(0, I). mu_0 is the image
-        of the base under x -> init_mean + init_scale x.
+      base: Law of the latents, as for ``coupling``.
 
     References:
       Huang, Chen, Tsirigotis, Courville (2021), arXiv 2012.05942.

@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
 
 def corrected(target: Target, seed: int, sizes: Sizes) -> Run:
-    """SW-JKO steps of 0.0025, each with a correction; a mixture below splines or couplings."""
+    """SW-JKO steps of 0.0025 s^2, each with a correction; a mixture below splines or couplings."""
     base = swjko.gaussian_mixture(target.dim, sizes.components, learned_weights=True)
     family = _network(target, sizes, base)
     energy = swjko.kl_divergence(target.log_prob)
@@ -72,7 +72,7 @@ def corrected(target: Target, seed: int, sizes: Sizes) -> Run:
         family,
         energy,
         optax.adam(1e-4),
-        step_size=0.0025,
+        step_size=0.0025 * target.start_scale**2,
         num_inner_steps=1,
         num_samples=sizes.batch // 2,
         num_projections=32,

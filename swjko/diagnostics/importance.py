@@ -78,7 +78,7 @@ class Importance(NamedTuple):
         num = validation.as_count(num, "num")
         weights = jnp.asarray(self.cloud.weights)
         chosen = jax.random.choice(key, len(self.log_weights), (num,), p=weights)
-        return nan_where(jnp.isnan(jnp.sum(weights)), self.cloud.points[chosen])
+        return nan_where(jnp.isnan(jnp.sum(weights)), jnp.asarray(self.cloud.points)[chosen])
 
     @property
     def verdict(self) -> str:

@@ -197,7 +197,7 @@ def test_help_is_shown(capsys):
         (["posterior", "--data", "patients.csv", "--label", "age"], "column 'age'"),
         (["match", "--data", "patients.csv"], "line 2, column 'state'"),
         (["match", "--data", "missing.npy"], "missing.npy"),
-        (["match", "--data", "pickled.npy"], "pickled.npy: not a readable .npy"),
+        (["match", "--data", "pickled.npy"], "not a readable .npy"),
         (["match", "--dim", "65"], "--dim must be at most 64"),
         (["match", "--out", "patients.csv"], "not a writable directory"),
     ],

@@ -8,9 +8,9 @@ import pytest
 from helpers import expect_data_error as expect_error
 
 from swjko.cli import match, posterior
-from swjko.cli.flow import Settings
+from swjko.cli.settings import Settings
 from swjko.data import csv_text, gate, tables
-from swjko.data.tables import DataError
+from swjko.data.tables import DataError, load_table
 
 MEBIBYTE = 2**20
 
@@ -178,4 +178,4 @@ def test_no_square_matrix_of_a_wide_table_is_formed(tmp_path):
     ones, twos = ",".join("1" * 5000), ",".join("2" * 5000)
     path.write_text(f"{line},y\n{ones},0\n{twos},1\n")
     with pytest.raises(DataError, match="at most 4096 columns; got 5000"):
-        posterior.posterior(Settings(1, 0.0, 1, 1, 1), seed=0, data=str(path), label="y")
+        posterior.posterior(Settings(1, 0.0, 1, 1, 1), seed=0, loaded=load_table(path, "y"))

@@ -83,8 +83,16 @@ def compiled_outcome(name):
     return outcome(name)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", SCHEMES)
+def cases():
+    """All schemes under both settings; a few under each alone, the others in the slow tests."""
+    quick = ("gaussian", "coupling", "langevin")
+    for name in SCHEMES:
+        for mode in MODES:
+            slow = () if mode == "both" or name in quick else (pytest.mark.slow,)
+            yield pytest.param(name, mode, marks=slow, id=f"{name}-{mode}")
+
+
+@pytest.mark.parametrize(("name", "mode"), cases())
 def test_solve_ends_as_the_compiled_run(name, mode):
     expected = compiled_outcome(name)
     with configured(MODES[mode]):
