@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 import swjko
 from benchmarks import common
 from benchmarks.sampling import methods
-from benchmarks.sampling.targets import Target, make, names
+from benchmarks.sampling.targets import Target, in_units_of_the_start, make, names
 
 FLAGS = common.Flags(
     quick="two targets, few updates",
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     chosen = args.targets or (["8 peaky", "eight schools"] if args.quick else names(args.data_dir))
     rows: list[dict[str, Any]] = []
     for name in chosen:
-        target = make(name, args.data_dir)
+        target = in_units_of_the_start(make(name, args.data_dir))
         for method in args.methods or methods.METHODS:
             runs = []
             for seed in range(args.first_seed, args.first_seed + count):
@@ -97,7 +97,8 @@ def _measure(run: methods.Run, target: Target, seed: int, num: int) -> dict[str,
         own = _mean_distance(reference, reference)
         for kind, values in sets.items():
             parts = _mean_distance(values, reference), _mean_distance(values, values)
-            measured[f"energy_distance{kind}"] = parts[0] - parts[1] / 2 - own / 2
+            distance = parts[0] - parts[1] / 2 - own / 2
+            measured[f"energy_distance{kind}"] = target.start_scale * distance
     return measured
 
 

@@ -54,6 +54,20 @@ def make(name: str, directory: Path | None) -> Target:
     return maker(directory) if needs else maker()
 
 
+def in_units_of_the_start(target: Target) -> Target:
+    """Returns the law of x / s, where N(0, s^2 I) is the start; log Z is the same."""
+    scale, draw, centers = target.start_scale, target.draw, target.centers
+    return target._replace(
+        log_prob=Partial(_scaled_log_prob, target.log_prob, scale),
+        draw=None if draw is None else lambda rng, n: draw(rng, n) / scale,
+        centers=None if centers is None else centers / scale,
+    )
+
+
+def _scaled_log_prob(log_prob, scale, z):
+    return log_prob(scale * z) + len(z) * jnp.log(scale)
+
+
 def _mixture(centers: Any, variance: float, start_scale: float, published: str = "") -> Target:
     centers = np.asarray(centers, np.float64)
     count, dim = centers.shape

@@ -118,7 +118,7 @@ TABLES = {
     "mixed scales": UserTable(_mixed_scales, 800, {}),
     "collinear columns": UserTable(_collinear, 500, {}),
     "constant columns": UserTable(
-        _constant, 300, {"drop_columns": ("country", "version")}, "constant"
+        _constant, 300, {"drop_columns": ("country", "version")}, "the same value"
     ),
     "10 % missing": UserTable(_missing, 1500, {"drop_missing": True}, "missing"),
     "categories": UserTable(_categories, 600, {"one_hot": ("city", "smokes")}, "one-hot"),

@@ -12,6 +12,8 @@ and refits the family to the weighted draws by forward KL, with the SW proximity
 The measure q^{1-b} p^b lies at time -log(1 - b) on the Fisher-Rao gradient flow of KL( . | p),
 which moves mass without transport. The exponent b is the largest, up to one, for which the
 effective number of draws is at least a fraction of them. So far from the target steps are short.
+A part of the draws may come from a wide proposal, which finds modes again that q has lost. The
+weights are then those of the mixture of both.
 
 References:
   Hertrich, Gruhlke (2024), arXiv 2407.20444. Crucinio, Pathiraja (2025), arXiv 2506.05905. On the
@@ -33,6 +35,7 @@ from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
+from swjko.families.bases import Distribution
 from swjko.functionals.base import stratified_indices
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
@@ -64,6 +67,8 @@ def corrected(
     step_size: float | Scalar | None = None,
     num_projections: int = 32,
     direction_fn: DirectionFn = uniform_directions,
+    proposal: Distribution | None = None,
+    proposal_fraction: float = 0.1,
 ) -> "Corrected":
     """Makes a scheme whose ``step`` is one of ``scheme`` and a correction towards a target.
 
@@ -82,6 +87,9 @@ def corrected(
       step_size: tau of the SW proximity to the weighted draws; None leaves the proximity out.
       num_projections: Directions of the proximity for each update.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
+      proposal: Wide distribution, such as the start ``FlowDistribution(family, params)``, from
+        which a part of the draws comes. It helps in a few dimensions only.
+      proposal_fraction: Part of the draws that come from the proposal.
 
     Raises:
       ValueError: If the family has no density at given points.
@@ -114,6 +122,8 @@ def corrected(
         validation.as_fraction(effective_fraction, "effective_fraction", "the part of the draws"),
         validation.as_count(num_projections, "num_projections"),
         validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions"),
+        validation.as_fraction(proposal_fraction, "proposal_fraction", "the part of the draws"),
+        proposal,
     )
 
 
@@ -148,6 +158,8 @@ class Corrected:
     effective_fraction: float = static_field()
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
+    proposal_fraction: float = static_field()
+    proposal: Leaf | None = None
 
     @property
     def family(self) -> Family:
@@ -182,14 +194,30 @@ class Corrected:
         self, key: Key, params: Params
     ) -> tuple[Float[Array, "n d"], Float[Array, " n"], CorrectionReport]:
         """Returns fresh draws, log p - log q at them, and the exponent with its report."""
-        cloud = self.family.draw(params, key, self.num_draws)
-        log_weights = jax.vmap(self.target_log_prob)(cloud.points) - cloud.log_density
-        log_weights = lax.stop_gradient(log_weights)
+        points, log_density = self._draw(key, params)
+        log_weights = lax.stop_gradient(jax.vmap(self.target_log_prob)(points) - log_density)
         evidence = jax.nn.logsumexp(log_weights) - jnp.log(float(self.num_draws))
         exponent = _largest_exponent(log_weights, self.effective_fraction)
         fraction = _effective_fraction(log_weights)
         report = CorrectionReport((), exponent, evidence, fraction)
-        return lax.stop_gradient(cloud.points), log_weights, report
+        return lax.stop_gradient(points), log_weights, report
+
+    def _draw(self, key: Key, params: Params) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """Returns draws of the measure, and of the proposal if there is one, with their density."""
+        if self.proposal is None:
+            cloud = self.family.draw(params, key, self.num_draws)
+            return cloud.points, jnp.asarray(cloud.log_density)
+        own_key, wide_key = jax.random.split(key)
+        num_wide = max(1, round(self.proposal_fraction * self.num_draws))
+        own = self.family.draw(params, own_key, self.num_draws - num_wide)
+        wide = self.proposal.sample(wide_key, num_wide)
+        points = jnp.concatenate([own.points, wide.points])
+        share = num_wide / self.num_draws
+        log_density = jnp.logaddexp(
+            jnp.log1p(-share) + self.family.log_prob(params, points),
+            jnp.log(share) + self.proposal.log_prob(points),
+        )
+        return points, log_density
 
     def objective(
         self, key: Key, params: Params, draws: Float[Array, "n d"], weights: Float[Array, " n"]
