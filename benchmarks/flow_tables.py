@@ -225,6 +225,43 @@ TABLES: dict[str, Region] = {
         "{JKO-ICNN:g} | {Euler-Maruyama, 50000:g} | {mean_log10:.2f} | {SW-JKO, log10:.2f} | "
         "{mean_seconds:seconds}",
     ),
+    "sampling": region(
+        "sampling",
+        lambda result: result["rows"],
+        "target | d | method | ELBO | EUBO | log Z, true | \\|log Z error\\| | effective | k-hat | "
+        "modes | energy distance | of weighted draws | floor | wrong, of runs | not told | "
+        "seconds | published",
+        "{target} | {dim} | {method} | {elbo:.2f} | {eubo:.2f} | {log_evidence_true:.2f} | "
+        "{mean_absolute_error:.3f} | {effective_fraction:.2f} | {pareto_k:.2f} | {modes} | "
+        "{energy_distance:.1e} | {energy_distance_weighted:.1e} | {energy_distance_floor:.1e} | "
+        "{wrong} of {runs:count} | {silent} | {seconds:seconds} | {published}",
+    ),
+    "user-data-verdicts": region(
+        "user_data",
+        lambda result: result["verdicts"],
+        "problem | runs | good | poor | unknown | truly good | wrong good | wrong poor",
+        "{problem} | {runs} | {good} | {poor} | {unknown} | {truly_good} | {wrong_good} | "
+        "{wrong_poor}",
+        note=False,
+    ),
+    "user-data-posterior": region(
+        "user_data",
+        lambda result: [row for row in result["rows"] if row["problem"] == "posterior"],
+        "table | seed | rows | held-out log-likelihood | scikit-learn | fresh rows: difference | "
+        "largest error of a mean, sd | ratio of deviations | effective draws | fit | seconds",
+        "{data} | {seed} | {rows} | {held_out:.3f} | {held_out_sklearn:.3f} | "
+        "{truth[log_likelihood_gain]:.4f}{truth[standard_error]:±.4f} | {truth[shift]:.2f} | "
+        "{truth[ratio]:.2f} | {effective} | {fit} | {run_seconds:seconds}",
+    ),
+    "user-data-match": region(
+        "user_data",
+        lambda result: [row for row in result["rows"] if row["problem"] == "match"],
+        "sample | seed | points | d | largest error of a mean, sd | ratio of deviations | "
+        "distance to fresh points, sd above the data's | fit | seconds",
+        "{data} | {seed} | {rows} | {dim} | {truth[shift]:.3f} | {truth[ratio]:.3f} | "
+        "{truth[excess]:.1f} | {fit} | {run_seconds:seconds}",
+        note=False,
+    ),
     "aggregation": region(
         "aggregation",
         _aggregation,

@@ -2,8 +2,9 @@
 
 Shapes are checked over the whole package.
 
-``SWJKO_TEST_X64=1`` runs the tests in double precision, ``SWJKO_TEST_OPTIMISED=1`` with the default
-compiler options.
+Compiled programs are kept in ``$XDG_CACHE_HOME/swjko/tests`` (or below ``~/.cache``), which both
+workers and child processes share; ``SWJKO_TEST_CACHE=0`` keeps none. ``SWJKO_TEST_X64=1`` runs the
+tests in double precision, ``SWJKO_TEST_OPTIMISED=1`` with the default compiler options.
 """
 
 import importlib.metadata
@@ -26,6 +27,12 @@ os.environ["XLA_FLAGS"] += (
         else ""
     )
 )
+
+if os.environ.get("SWJKO_TEST_CACHE") != "0":
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "swjko", "tests"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax

@@ -54,6 +54,18 @@ def test_all_modes_are_held_and_log_z_is_right(step_size, key):
     np.testing.assert_allclose(np.bincount(nearest) / 3000, 1 / 3, atol=0.05)
 
 
+@pytest.mark.parametrize(("wide", "held"), [(False, 1), (True, 3)])
+def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
+    lost = swjko.gaussian_mixture(2, 12, learned_weights=True, init_mean=CENTERS[0], init_scale=0.3)
+    start = swjko.gaussian(2, init_scale=3.0)
+    proposal = swjko.FlowDistribution(start, start.init(key)) if wide else None
+    scheme = make(lost, proposal=proposal)
+    state, _ = jitted_run(key, scheme, scheme.init(key), 15, "infos")
+    points = np.asarray(swjko.sample(lost, state.params, key, 1000).points)
+    nearest = np.argmin(np.linalg.norm(points[:, None] - np.asarray(CENTERS), axis=2), axis=1)
+    assert np.sum(np.bincount(nearest, minlength=3) > 1000 / 12) == held
+
+
 def test_exponent_keeps_the_effective_fraction(key):
     log_weights = 5.0 * jax.random.normal(key, (2000,))
     exponent = _largest_exponent(log_weights, 0.3)
