@@ -110,7 +110,8 @@ def importance(
 ) -> Importance:
     """Weights draws of a distribution by a target, and measures how even the weights are.
 
-    The target is evaluated at all draws at once. Jit it as any function of arrays.
+    The target is evaluated at all draws at once. Jit it with ``num_samples`` static; a target that is
+    no ``jax.tree_util.Partial`` is static too.
 
     Args:
       key: Random key of the draws.
