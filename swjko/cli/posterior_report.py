@@ -139,7 +139,7 @@ def verdict(fit: Fit, figures: dict[str, Any], advice: str) -> Verdict:
     rows = f"on {len(fit.test.labels)} held-out rows"
     sampled = [
         Check(
-            k <= LARGEST_PARETO_K,
+            fit.found.weights_usable,
             f"k-hat <= {LARGEST_PARETO_K}",
             f"k-hat of the weights is {k:.2f}",
         ),

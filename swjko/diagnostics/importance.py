@@ -27,6 +27,10 @@ from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
 LARGEST_PARETO_K = 0.7
 # Fewer draws have fewer than five weights in their tail (a fifth of them).
 _LEAST_DRAWS = 25
+# Weights of a larger effective fraction differ by rounding or not much more.
+_EQUAL_WEIGHTS = 0.999
+# The wide distribution has to find more than this, in nats, beyond so many standard errors.
+_LEAST_DISAGREEMENT, _STANDARD_ERRORS = 0.1, 3.0
 _BLIND = "Neither sees a mode that the distribution misses."
 
 
@@ -56,6 +60,7 @@ class Importance(NamedTuple):
       cloud: The draws [n d] with their log-densities and with Pareto-smoothed weights [n], sum 1.
       log_weights: log p - log q of the draws [n].
       num_invalid: Number of draws whose log-weight is NaN or +infinity.
+      wide: The same for draws of the wide distribution, a second opinion; None without one.
     """
 
     log_evidence: Scalar
@@ -67,6 +72,7 @@ class Importance(NamedTuple):
     cloud: Cloud
     log_weights: Float[Array, " n"]
     num_invalid: Int[Array, ""]
+    wide: "Importance | None" = None
 
     def resample(self, key: Key, num: int) -> Float[Array, "num d"]:
         """Draws points [num d] by the smoothed weights, with replacement; NaN if these are NaN.
@@ -91,13 +97,38 @@ class Importance(NamedTuple):
             )
         if not np.isfinite(float(self.log_evidence)):
             return f"unusable: the target has no mass at any of the {count} draws."
+        if self.wide is not None and self.misses_mass:
+            found, error = float(self.wide.log_evidence), float(self.wide.standard_error)
+            return (
+                f"unreliable: the wide distribution finds log Z = {found:.4g} +- {error:.1g}, and "
+                f"these draws {float(self.log_evidence):.4g}. Modes are missed: start wider, and "
+                "use swjko.corrected."
+            )
         share = f"{100 * float(self.effective_fraction):.2g} % of {count} draws are effective"
-        if not k <= LARGEST_PARETO_K:
+        if not self.weights_usable:
             return (
                 f"unreliable: k-hat is {k:.2f}, above {LARGEST_PARETO_K}; {share}. "
                 "Take more steps or a family with heavier tails, and do not use the weights."
             )
-        return f"weights usable: k-hat is {k:.2f} and {share}. {_BLIND}"
+        second = _BLIND if self.wide is None else "A wide distribution finds no more mass."
+        return f"weights usable: k-hat is {k:.2f} and {share}. {second}"
+
+    @property
+    def weights_usable(self) -> bool:
+        """Whether k-hat is at most 0.7, or all weights are equal, which leaves it undefined."""
+        k, fraction = float(self.pareto_k), float(self.effective_fraction)
+        return k <= LARGEST_PARETO_K or bool(np.isnan(k) and fraction > _EQUAL_WEIGHTS)
+
+    @property
+    def misses_mass(self) -> bool:
+        """Whether the wide distribution finds more mass than these draws, beyond its noise."""
+        if self.wide is None:
+            return False
+        found, own = (
+            (float(one.log_evidence), float(one.standard_error)) for one in (self.wide, self)
+        )
+        noise = _STANDARD_ERRORS * (found[1] + own[1]) + _LEAST_DISAGREEMENT
+        return found[0] - own[0] > noise
 
 
 def importance(
@@ -107,11 +138,12 @@ def importance(
     num_samples: int,
     *,
     reference: Float[Array, "m d"] | None = None,
+    wide: Distribution | None = None,
 ) -> Importance:
     """Weights draws of a distribution by a target, and measures how even the weights are.
 
-    The target is evaluated at all draws at once. Jit it with ``num_samples`` static; a target that is
-    no ``jax.tree_util.Partial`` is static too.
+    The target is evaluated at all draws at once. Jit it with ``num_samples`` static, and with the
+    target static if it is no ``jax.tree_util.Partial``.
 
     Args:
       key: Random key of the draws.
@@ -119,6 +151,9 @@ def importance(
       target_log_prob: Unnormalised log-density of the target at one point [d].
       num_samples: Number of draws, at least 25.
       reference: Draws [m d] of the target, for the EUBO; it needs ``distribution.log_prob``.
+      wide: A wide distribution, such as the start of the flow, for a second opinion: if it finds
+        more mass than the draws do, modes are missed, and the verdict says so. In many dimensions
+        it sees little.
 
     Example::
 
@@ -137,7 +172,12 @@ def importance(
         reference = validation.as_points(reference, "reference")
         density = distribution.log_prob(reference)
         eubo = Estimate.of_mean(scalars(target, reference, "target_log_prob") - density)
-    return weigh(cloud, scalars(target, cloud.points, "target_log_prob"), eubo)
+    found = weigh(cloud, scalars(target, cloud.points, "target_log_prob"), eubo)
+    if wide is None:
+        return found
+    others = wide.sample(jax.random.fold_in(key, 1), num_samples)
+    values = scalars(target, others.points, "target_log_prob")
+    return found._replace(wide=weigh(others, values))
 
 
 def weigh(

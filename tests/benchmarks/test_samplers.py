@@ -103,9 +103,10 @@ def test_wrong_answers_count_as_told_or_silent():
     target = targets.make("8 modes", None)
     sound = {
         "log_evidence": 0.0, "log_evidence_error": 0.0, "modes": 8, "pareto_k": 0.1,
+        "weights_usable": True, "misses_mass": False,
         "effective_fraction": 0.9, "exponent": 1.0, "result": "OK", "seconds": 1.0,
     }  # fmt: skip
-    lost, doubtful = sound | {"modes": 7}, sound | {"modes": 7, "pareto_k": 0.9}
+    lost, doubtful = sound | {"modes": 7}, sound | {"modes": 7, "weights_usable": False}
     row = benchmark._row("8 modes", target, "a", [dict(sound), lost, doubtful])
     assert (row["wrong"], row["silent"], row["modes"]) == (2, 1, 7)
     differing = [sound | {"log_evidence": 1.0, "log_evidence_error": 1.0}, dict(sound)]

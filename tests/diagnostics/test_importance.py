@@ -51,6 +51,31 @@ def test_figures_of_two_gaussians(key):
     np.testing.assert_allclose(np.mean(resampled, axis=0), 1.0, atol=0.06)
 
 
+def _two_modes(x):
+    """Log Z = 0; modes of deviation 0.5 at -3 and 3."""
+    squares = jnp.stack([jnp.sum((x - 3.0) ** 2), jnp.sum((x + 3.0) ** 2)])
+    return jax.nn.logsumexp(-squares / 0.5) - jnp.log(2.0) - jnp.log(2 * jnp.pi * 0.25)
+
+
+@pytest.mark.parametrize(("mean", "lost"), [(3.0, True), (None, False)])
+def test_a_wide_distribution_tells_of_a_mode_that_is_missed(mean, lost, key):
+    """Half of the mass is missed by draws that are all effective."""
+    family = swjko.gaussian_mixture(2, 2)
+    params = family.init(key) | {
+        "mean": jnp.full((2, 2), mean) if lost else jnp.array([[3.0, 3.0], [-3.0, -3.0]]),
+        "log_diagonal": jnp.full((2, 2), np.log(0.5), jnp.float32),
+    }
+    law, wide = FlowDistribution(family, params), _normal(2, init_scale=5.0)
+    found = swjko.importance(key, law, _two_modes, 4000, wide=wide)
+    assert float(found.effective_fraction) > 0.99
+    assert float(found.log_evidence) == pytest.approx(np.log(0.5) if lost else 0.0, abs=0.01)
+    assert float(found.wide.log_evidence) == pytest.approx(0.0, abs=0.2)
+    assert found.misses_mass == lost
+    assert ("Modes are missed" in found.verdict) == lost
+    # Equal weights leave k-hat undefined, and are no fault.
+    assert "misses" in swjko.importance(key, law, _two_modes, 100).verdict
+
+
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_shape_of_the_tail_is_recovered(shape):
     """Weights with a generalised Pareto law have its shape, up to the noise of 425 excesses."""
