@@ -75,10 +75,11 @@ def posterior(
         )
     )
     fit = Fit(train, test, coordinates, end, intercept)
-    figures = posterior_report.figures(fit, start, scores.reference_scores(train, test, seed))
+    own = scores.predicted_log_prob(fit.points[:, :-1], test, intercept)
+    reference = scores.reference_scores(own, train, test, seed)
+    figures = posterior_report.figures(fit, start, reference)
     drawn = posterior_report.plots(flow, fit)
-    reference = -float(end.log_evidence)
-    parts = {"reference": reference, "reference_name": "-log evidence"}
+    parts = {"reference": -float(end.log_evidence), "reference_name": "-log evidence"}
     config = {"seed": seed, "data": data or "sklearn breast cancer", "label": label}
     config |= {"intercept": intercept, "num_draws": num, **columns}
     return flow.outcome(

@@ -135,7 +135,6 @@ def verdict(fit: Fit, figures: dict[str, Any], advice: str) -> Verdict:
     k, fraction = float(fit.found.pareto_k), float(fit.found.effective_fraction)
     own = figures["held-out log-likelihood"]
     majority = figures["held-out log-likelihood of the class frequencies"]
-    reference = figures.get("held-out log-likelihood of LogisticRegressionCV")
     rows = f"on {len(fit.test.labels)} held-out rows"
     sampled = [
         Check(
@@ -161,17 +160,26 @@ def verdict(fit: Fit, figures: dict[str, Any], advice: str) -> Verdict:
             f"{rows} the log-likelihood is {majority - own:.2g} below that of the class "
             "frequencies: the columns say nothing of the label, or the rows are too few",
         ),
-        Check(
-            None if reference is None else own >= reference - _TOLERANCE,
-            f"no more than {_TOLERANCE} below LogisticRegressionCV",
-            "a class has too few rows for LogisticRegressionCV"
-            if reference is None
-            else f"{rows} the log-likelihood is {reference - own:.2g} below LogisticRegressionCV: "
-            "the prior is too wide for so few rows",
-        ),
+        _against_reference(figures, rows),
     ]
     is_sampled = all(check.passed for check in sampled)
     return judge([*sampled, *predicted], "" if is_sampled else advice)
+
+
+def _against_reference(figures: dict[str, Any], rows: str) -> Check:
+    """Compare with LogisticRegressionCV; unknown where the held-out rows are too few to tell."""
+    rule = f"no more than {_TOLERANCE} below LogisticRegressionCV, beyond two standard errors"
+    own = figures["held-out log-likelihood"]
+    reference = figures.get("held-out log-likelihood of LogisticRegressionCV")
+    if reference is None:
+        return Check(None, rule, "a class has too few rows for LogisticRegressionCV")
+    error = figures["standard error of the difference of both log-likelihoods"]
+    if own < reference - _TOLERANCE:
+        finding = f"{rows} the log-likelihood is {reference - own:.2g} below LogisticRegressionCV: "
+        return Check(False, rule, finding + "the prior is too wide for so few rows")
+    finding = f"{rows} the difference to LogisticRegressionCV, {own - reference:.2g} +- {error:.1g}"
+    is_clear = own - 2 * error >= reference - _TOLERANCE
+    return Check(True if is_clear else None, rule, f"{finding}, is too uncertain to tell")
 
 
 def files(fit: Fit, flow: Flow) -> dict[str, bytes]:

@@ -100,6 +100,19 @@ def held_out_scores(
     """Return accuracy and mean log-likelihood of the prediction averaged over draws.
 
     Args:
+      weights: Draws [s q] as for ``predicted_log_prob``.
+      test: Rows that are held out.
+      intercept: Whether there is an intercept.
+    """
+    return _scores(predicted_log_prob(weights, test, intercept))
+
+
+def predicted_log_prob(
+    weights: Float[np.ndarray, "s q"], test: Table, intercept: bool = False
+) -> Float[np.ndarray, " n"]:
+    """Return the log-probability [n] of each label by the prediction averaged over draws.
+
+    Args:
       weights: Draws [s q] of the weights, and of the intercept as the last one if there is one.
       test: Rows that are held out.
       intercept: Whether there is an intercept.
@@ -111,10 +124,13 @@ def held_out_scores(
     for part in np.array_split(weights, max(1, weights.shape[0] * len(rows) // _MOST_MARGINS)):
         log_prob = -np.logaddexp(0.0, -(part @ (rows * test.labels[:, None]).T))
         total = np.logaddexp(total, np.logaddexp.reduce(log_prob, axis=0))
-    averaged = total - math.log(len(weights))
+    return total - math.log(len(weights))
+
+
+def _scores(log_prob: Float[np.ndarray, " n"], method: str = "") -> dict[str, float]:
     return {
-        "held-out accuracy": float(np.mean(averaged > math.log(0.5))),
-        "held-out log-likelihood": float(np.mean(averaged)),
+        f"held-out accuracy{method}": float(np.mean(log_prob > math.log(0.5))),
+        f"held-out log-likelihood{method}": float(np.mean(log_prob)),
     }
 
 
@@ -128,8 +144,17 @@ def majority_scores(train: Table, test: Table) -> dict[str, float]:
     }
 
 
-def reference_scores(train: Table, test: Table, seed: int) -> dict[str, float]:
-    """Return the scores of scikit-learn's LogisticRegressionCV; none if a class is too small."""
+def reference_scores(
+    own: Float[np.ndarray, " n"], train: Table, test: Table, seed: int
+) -> dict[str, float]:
+    """Return the scores of scikit-learn's LogisticRegressionCV; none if a class is too small.
+
+    Args:
+      own: Log-probability [n] of each label of ``test``, which the scores are compared with.
+      train: Rows for the fit.
+      test: Rows that are held out.
+      seed: Seed of the folds.
+    """
     folds = int(min(5, np.sum(train.labels == 1), np.sum(train.labels == -1)))
     if folds < 2:
         return {}
@@ -143,9 +168,10 @@ def reference_scores(train: Table, test: Table, seed: int) -> dict[str, float]:
         fitted.fit(train.features, train.labels)
     column = (test.labels > 0).astype(int)
     log_prob = fitted.predict_log_proba(test.features)[np.arange(len(column)), column]
+    error = np.std(own - log_prob) / math.sqrt(len(own))
     return {
-        "held-out accuracy of LogisticRegressionCV": float(np.mean(log_prob > math.log(0.5))),
-        "held-out log-likelihood of LogisticRegressionCV": float(np.mean(log_prob)),
+        **_scores(log_prob, " of LogisticRegressionCV"),
+        "standard error of the difference of both log-likelihoods": float(error),
     }
 
 

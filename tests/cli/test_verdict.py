@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from swjko import Estimate
+from swjko.cli import posterior_report
 from swjko.cli.flow import Flow, plotted_steps
 from swjko.cli.verdict import Check, judge
 
@@ -45,3 +46,18 @@ def test_clouds_are_drawn_by_the_energy_that_dropped():
     assert plotted_steps(energies).tolist() == [0, 1, 4, 7, 20]
     assert plotted_steps(np.array([3.0, 1.0])).tolist() == [0, 1]
     assert plotted_steps(np.array([1.0, 3.0, 2.0])).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "passed"),
+    [(0.0, 0.001, True), (0.0, 0.02, None), (-0.02, 0.001, False), (-0.02, 0.1, False)],
+)
+def test_predictions_are_compared_within_the_noise_of_held_out_rows(difference, error, passed):
+    figures = {
+        "held-out log-likelihood": -0.5 + difference,
+        "held-out log-likelihood of LogisticRegressionCV": -0.5,
+        "standard error of the difference of both log-likelihoods": error,
+    }
+    check = posterior_report._against_reference(figures, "on 40 held-out rows")
+    assert check.passed is passed
+    assert posterior_report._against_reference({"held-out log-likelihood": -0.5}, "").passed is None
