@@ -15,8 +15,8 @@ A match is truly good if each column's mean is within 0.1 standard deviations of
 standard deviation within 10 %, and SW_2^2 / 2 between its draws and fresh points exceeds that
 between data and fresh points by at most three standard deviations of the latter.
 
-The rules of the verdicts were set on seeds 0 and 100. A wrong "good" calls good what is not. A wrong
-"poor" calls poor what is good.
+The rules of the verdicts were set on seeds 0 and 100. A wrong "good" calls good what is not, and a
+wrong "poor" calls poor what is good.
 """
 
 import argparse
