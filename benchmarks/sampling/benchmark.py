@@ -199,7 +199,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
             if points:
                 axis.plot(*zip(*points, strict=True), "o", color=f"C{index}", label=method)
         axis.set_yticks(range(len(order)), order)
-        axis.invert_yaxis()
+        axis.set_ylim(len(order) - 0.5, -0.5)
         if is_log:
             axis.set_xscale("log")
         axis.set(xlabel=label)

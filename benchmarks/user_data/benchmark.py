@@ -212,7 +212,7 @@ def _figure(rows: list[dict[str, Any]]) -> Figure:
             y = [names.index(row["data"]) for row in chosen]
             axis.plot(x, y, "o", color=color, alpha=0.7, label=f"verdict {fit}")
         axis.set_yticks(range(len(names)), names)
-        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.5, -0.5)
         bound = -0.01 if problem == "posterior" else _LARGEST_SHIFT
         axis.axvline(bound, color="black", linewidth=0.8, linestyle=":", label="bound")
         axis.set(xlabel=label, title=problem)
