@@ -7,6 +7,7 @@ workers and child processes share; ``SWJKO_TEST_CACHE=0`` keeps none. ``SWJKO_TE
 tests in double precision, ``SWJKO_TEST_OPTIMISED=1`` with the default compiler options.
 """
 
+import contextlib
 import importlib.metadata
 import os
 
@@ -30,9 +31,14 @@ os.environ["XLA_FLAGS"] += (
 
 if os.environ.get("SWJKO_TEST_CACHE") != "0":
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "swjko", "tests"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    kept = os.path.join(caches, "swjko", "tests")
+    # JAX warns of a directory that it cannot write, and warnings are errors here.
+    with contextlib.suppress(OSError):
+        os.makedirs(kept, exist_ok=True)
+    if os.access(kept, os.W_OK):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", kept)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
