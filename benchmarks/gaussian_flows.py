@@ -1,5 +1,6 @@
 """Flows to known laws: schemes, runs timed apart from compilation, exact laws and divergences."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -100,6 +101,17 @@ def compiled(function: Any, *args: Any, **static: Any) -> Compiled:
     start = time.perf_counter()
     program = function.lower(*args, **static).compile()
     return Compiled(program, time.perf_counter() - start)
+
+
+@jax.jit
+def run_with_step_sizes(key, scheme, state, step_sizes):
+    """Run one step of each size from ``state``; returns the last state and the reports."""
+
+    def step(state, step_size):
+        longer = dataclasses.replace(scheme, step_size=step_size)
+        return longer.step(jax.random.fold_in(key, state.step), state)
+
+    return jax.lax.scan(step, state, step_sizes)
 
 
 class Steps(NamedTuple):

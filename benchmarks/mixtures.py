@@ -12,7 +12,6 @@ of the modes even out. The settings were chosen on problems with seeds from 100 
 """
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -111,7 +110,9 @@ def solve(method: Method, dim: int, seed: int) -> tuple[dict[str, Any], np.ndarr
     step_sizes = settings.step_size * method.growth ** jnp.arange(settings.num_steps)
     init_key, run_key, energy_key, draw_key = jax.random.split(jax.random.key(seed), 4)
     start = jax.jit(type(scheme).init)(scheme, init_key)
-    run, compile_seconds = gaussian_flows.compiled(_run, run_key, scheme, start, step_sizes)
+    run, compile_seconds = gaussian_flows.compiled(
+        gaussian_flows.run_with_step_sizes, run_key, scheme, start, step_sizes
+    )
     run_seconds, (state, _) = common.timed(lambda: run(run_key, scheme, start, step_sizes))
     laws = target.log_prob, target.sample
     options = {"num_samples": gaussian_flows.SYMMETRIC_KL_SAMPLES}
@@ -124,15 +125,6 @@ def solve(method: Method, dim: int, seed: int) -> tuple[dict[str, Any], np.ndarr
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
     }, np.asarray(swjko.sample(family, state.params, draw_key, 2000).points)
-
-
-@jax.jit
-def _run(key, scheme, state, step_sizes):
-    def step(state, step_size):
-        longer = dataclasses.replace(scheme, step_size=step_size)
-        return longer.step(jax.random.fold_in(key, state.step), state)
-
-    return jax.lax.scan(step, state, step_sizes)
 
 
 def _row(name: str, method: Method, dim: int, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def corrected(target: Target, seed: int, sizes: Sizes) -> Run:
     family = swjko.gaussian_mixture(target.dim, sizes.components, learned_weights=True)
     jko = _jko(target, equal, sizes, sizes.updates, _RATES[0])
     start = jax.jit(type(jko).init)(jko, keys[0])
-    first = _in_phases(equal, start, [(_grow, (keys[1], jko, _step_sizes(sizes)))])
+    first = _in_phases(
+        equal, start, [(gaussian_flows.run_with_step_sizes, (keys[1], jko, _step_sizes(sizes)))]
+    )
     logits = {"logits": jnp.zeros(sizes.components)}
     state = first.state._replace(params=first.state.params | logits)
     coarse = _correction(target, family, sizes, sizes.updates, sizes.draws, _RATES[1])
@@ -99,7 +101,7 @@ def sw_jko(target: Target, seed: int, sizes: Sizes) -> Run:
     scheme = _jko(target, _coupling(target), sizes, sizes.total_updates // sizes.steps, 3e-3)
     start_key, run_key = jax.random.split(jax.random.key(seed))
     start = jax.jit(type(scheme).init)(scheme, start_key)
-    phases = [(_grow, (run_key, scheme, _step_sizes(sizes)))]
+    phases = [(gaussian_flows.run_with_step_sizes, (run_key, scheme, _step_sizes(sizes)))]
     return _in_phases(scheme.family, start, phases)
 
 
@@ -197,17 +199,5 @@ def _in_phases(family: swjko.Family, state: Any, phases: list[Any]) -> Run:
 
 
 @jax.jit
-def _grow(key, scheme, state, step_sizes):
-    def step(state, step_size):
-        longer = dataclasses.replace(scheme, step_size=step_size)
-        return longer.step(jax.random.fold_in(key, state.step), state)
-
-    return jax.lax.scan(step, state, step_sizes)
-
-
-@jax.jit
 def _repeat(key, scheme, state, numbers):
-    def step(state, _):
-        return scheme.step(jax.random.fold_in(key, state.step), state)
-
-    return jax.lax.scan(step, state, numbers)
+    return swjko.run(key, scheme, state, len(numbers), swjko.infos)

@@ -11,7 +11,7 @@ mode of p that q misses altogether.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from swjko import validation
-from swjko.functionals.base import scalars
+from swjko.families.bases import Distribution
+from swjko.functionals.base import effective_fraction, scalars
 from swjko.linalg import nan_where
 from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
 
@@ -32,19 +33,6 @@ _EQUAL_WEIGHTS = 0.999
 # The wide distribution has to find more than this, in nats, beyond so many standard errors.
 _LEAST_DISAGREEMENT, _STANDARD_ERRORS = 0.1, 3.0
 _BLIND = "Neither sees a mode that the distribution misses."
-
-
-@runtime_checkable
-class Distribution(Protocol):
-    """What importance sampling draws from, such as ``solution.distribution``."""
-
-    def sample(self, key: Key, num: int) -> Cloud:
-        """Draws ``num`` points with their log-densities."""
-        ...
-
-    def log_prob(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Returns the log-density at points."""
-        ...
 
 
 class Importance(NamedTuple):
@@ -201,7 +189,7 @@ def weigh(
     # One NaN makes every number NaN, since no finite one would be right.
     checked = nan_where(jnp.any(invalid), log_weights)
     log_sum = jax.nn.logsumexp(checked)
-    fraction = jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * checked)) / count
+    fraction = effective_fraction(checked)
     error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)
     smoothed, k = _pareto_smoothed(checked)
     weights = jax.nn.softmax(smoothed)

@@ -83,6 +83,16 @@ def stratified_indices(key: Key, weights: Float[Array, " n"], num: int) -> Int[A
     return jnp.minimum(found, weights.shape[0] - 1)
 
 
+def effective_fraction(log_weights: Float[Array, " n"]) -> Scalar:
+    """Returns the effective number of draws as a fraction, (mean w)^2 / mean w^2.
+
+    Args:
+      log_weights: Logarithms of the weights w [n], up to a constant.
+    """
+    log_sum, log_square = (jax.nn.logsumexp(scale * log_weights) for scale in (1.0, 2.0))
+    return jnp.exp(2 * log_sum - log_square) / log_weights.shape[0]
+
+
 def expectation(cloud: Cloud, values: Float[Array, " n"]) -> Scalar:
     """Returns the mean of values at the points of a cloud under its weights.
 

@@ -36,7 +36,7 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
-from swjko.functionals.base import stratified_indices
+from swjko.functionals.base import effective_fraction, stratified_indices
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -198,7 +198,7 @@ class Corrected:
         log_weights = lax.stop_gradient(jax.vmap(self.target_log_prob)(points) - log_density)
         evidence = jax.nn.logsumexp(log_weights) - jnp.log(float(self.num_draws))
         exponent = _largest_exponent(log_weights, self.effective_fraction)
-        fraction = _effective_fraction(log_weights)
+        fraction = effective_fraction(log_weights)
         report = CorrectionReport((), exponent, evidence, fraction)
         return lax.stop_gradient(points), log_weights, report
 
@@ -234,20 +234,15 @@ class Corrected:
         return value + distance / (2.0 * self.step_size.astype(distance.dtype))
 
 
-def _effective_fraction(log_weights: Float[Array, " n"]) -> Scalar:
-    log_sum, log_square = (jax.nn.logsumexp(scale * log_weights) for scale in (1.0, 2.0))
-    return jnp.exp(2 * log_sum - log_square) / len(log_weights)
-
-
 def _largest_exponent(log_weights: Float[Array, " n"], fraction: float) -> Scalar:
     """Returns the largest b <= 1 for which weights to the power b are effective enough."""
 
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) / 2
-        is_enough = _effective_fraction(middle * log_weights) >= fraction
+        is_enough = effective_fraction(middle * log_weights) >= fraction
         return jnp.where(is_enough, middle, low), jnp.where(is_enough, high, middle)
 
     one = jnp.ones((), log_weights.dtype)
     low, _ = lax.fori_loop(0, _HALVINGS, halve, (0 * one, one))
-    return jnp.where(_effective_fraction(log_weights) >= fraction, one, low)
+    return jnp.where(effective_fraction(log_weights) >= fraction, one, low)

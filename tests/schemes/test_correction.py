@@ -9,7 +9,8 @@ from jax.tree_util import Partial
 
 import swjko
 from swjko import flows
-from swjko.schemes.correction import _effective_fraction, _largest_exponent
+from swjko.functionals.base import effective_fraction
+from swjko.schemes.correction import _largest_exponent
 
 CENTERS = jnp.array([[-2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
 LOG_Z = 1.5
@@ -66,11 +67,11 @@ def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
     assert np.sum(np.bincount(nearest, minlength=3) > 1000 / 12) == held
 
 
-def test_exponent_keeps_the_effective_fraction(key):
+def test_exponent_keeps_theeffective_fraction(key):
     log_weights = 5.0 * jax.random.normal(key, (2000,))
     exponent = _largest_exponent(log_weights, 0.3)
     assert 0 < float(exponent) < 1
-    assert float(_effective_fraction(exponent * log_weights)) == pytest.approx(0.3, abs=1e-3)
+    assert float(effective_fraction(exponent * log_weights)) == pytest.approx(0.3, abs=1e-3)
     assert float(_largest_exponent(0.1 * log_weights, 0.3)) == 1.0
     masked = jnp.where(jnp.arange(2000) < 1000, -jnp.inf, log_weights)
     assert 0 < float(_largest_exponent(masked, 0.3)) < 1
