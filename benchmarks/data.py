@@ -75,7 +75,7 @@ def _table_of_npz(path: Path, archive: Path, label: str) -> Table:
 
 
 def _load_raetsch(path: Path, name: str) -> Table:
-    """Read a struct in a process of its own, which damaged files may end."""
+    """Read a struct in a separate process, because a damaged file may crash it."""
     child = [sys.executable, "-P", str(Path(__file__).with_name("matlab_child.py"))]
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (
