@@ -12,12 +12,14 @@ import numpy as np
 
 from swjko import problems
 from swjko.cli.flow import adam, make_scheme
+from swjko.cli.fokker_planck import SYMMETRIC_KL_SAMPLES, check
 from swjko.cli.memory import require_memory, require_memory_for_matrices
 from swjko.cli.report import provenance, write_json
 from swjko.cli.scores import gaussian_kl
 from swjko.cli.settings import Settings
 from swjko.cli.terminal import say_compiling
-from swjko.diagnostics.evaluate import evaluate
+from swjko.cli.verdict import Verdict, judge
+from swjko.diagnostics.evaluate import evaluate, symmetric_kl
 from swjko.families.gaussians import gaussian
 from swjko.flows import coupling
 from swjko.functionals.entropies import kl_divergence
@@ -43,6 +45,7 @@ class ManyFlows(NamedTuple):
       energy_start: KL(mu | target) at the start, an ``Estimate`` of [flows].
       energy_end: KL(mu | target) at the end, an ``Estimate`` of [flows].
       references: [flows] KL of the exact SW-JKO iterates after as many steps.
+      divergences: Symmetric KL to these iterates, an ``Estimate`` of [flows].
     """
 
     config: dict[str, Any]
@@ -52,6 +55,13 @@ class ManyFlows(NamedTuple):
     energy_start: Estimate
     energy_end: Estimate
     references: np.ndarray
+    divergences: Estimate
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict on each flow, as of a single run."""
+        pairs = zip(*(np.asarray(part) for part in self.divergences), strict=True)
+        return [judge([check(*pair)]) for pair in pairs]
 
 
 def fokker_planck(
@@ -84,7 +94,7 @@ def fokker_planck(
     scheme, axes = stack_flows(schemes)
     require_memory(family, settings)
     say_compiling(progress and jax.process_index() == 0)
-    solve_keys, start_keys, energy_keys = _keys(seeds)
+    solve_keys, start_keys, energy_keys, exact_keys = _keys(seeds)
     solution = solve(
         solve_keys,
         scheme,
@@ -96,14 +106,11 @@ def fokker_planck(
         throw=False,
     )
     _, placed, batching = prepare(solve_keys, scheme, axes, mesh, None)
-    start, end = _energies(
-        placed,
-        *batching.shard((start_keys, energy_keys, solution.state.params)),
-        settings.samples,
-        batching,
-    )
-    start, end = batching.fetch((start, end))
-    references = np.array([_exact_energy(one, settings) for one in targets])
+    iterates = [_exact_iterate(one, settings) for one in targets]
+    laws = jax.tree.map(lambda *leaves: np.stack(leaves), *(one.law for one in iterates))
+    given = (start_keys, energy_keys, exact_keys, solution.state.params, laws)
+    found = _measure(placed, *batching.shard(given), settings.samples, batching)
+    start, end, divergences = batching.fetch(found)
     config = {
         **settings._asdict(),
         "seed": seed,
@@ -113,36 +120,51 @@ def fokker_planck(
         "processes": jax.process_count(),
     }
     codes = batching.fetch(solution.state.result)
-    return ManyFlows(config, seeds, solution, codes, start, end, references)
+    references = np.array([one.energy for one in iterates])
+    return ManyFlows(config, seeds, solution, codes, start, end, references, divergences)
 
 
-def _keys(seeds: np.ndarray) -> tuple[Key, Key, Key]:
-    """Return the keys with which a single run of each seed solves, starts and evaluates."""
+def _keys(seeds: np.ndarray) -> tuple[Key, Key, Key, Key]:
+    """Return the keys with which a single run of each seed solves, starts and is evaluated."""
 
     def one(seed):
-        flow_key, _, _ = jax.random.split(jax.random.key(seed), 3)
+        flow_key, _, exact_key = jax.random.split(jax.random.key(seed), 3)
         solve_key, start_key, energy_key, _ = jax.random.split(flow_key, 4)
-        return solve_key, start_key, energy_key
+        return solve_key, start_key, energy_key, exact_key
 
     return jax.vmap(one)(seeds.astype(np.uint32))
 
 
 @functools.partial(jax.jit, static_argnames=("num_samples", "batching"))
-def _energies(scheme, start_keys, energy_keys, params, num_samples, batching):
-    def both_ends(scheme, start_key, energy_key, params):
-        ends = (scheme.family.init(start_key), params)
-        return tuple(
-            evaluate(energy_key, scheme.family, scheme.functional, end, num_samples=num_samples)
-            for end in ends
+def _measure(scheme, start_keys, energy_keys, exact_keys, params, laws, num_samples, batching):
+    """Return the energies of start and end, and the divergence to the exact iterate."""
+
+    def one(scheme, start_key, energy_key, exact_key, params, law):
+        family = scheme.family
+        start, end = (
+            evaluate(energy_key, family, scheme.functional, measure, num_samples=num_samples)
+            for measure in (family.init(start_key), params)
         )
+        to_exact = symmetric_kl(
+            exact_key, family, params, law.log_prob, law.sample, num_samples=SYMMETRIC_KL_SAMPLES
+        )
+        return start, end, to_exact
 
-    return batching.over_flows(both_ends, scheme, start_keys, energy_keys, params)
+    return batching.over_flows(one, scheme, start_keys, energy_keys, exact_keys, params, laws)
 
 
-def _exact_energy(problem: problems.GaussianTarget, settings: Settings) -> float:
+class _Iterate(NamedTuple):
+    """The last exact iterate, and its KL to the target."""
+
+    law: Any
+    energy: float
+
+
+def _exact_iterate(problem: problems.GaussianTarget, settings: Settings) -> _Iterate:
     iterates = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
-    means, covs = map(np.asarray, iterates)
-    return gaussian_kl(means[-1], covs[-1], problem.precision, problem.center)
+    mean, cov = (np.asarray(part)[-1] for part in iterates)
+    energy = gaussian_kl(mean, cov, problem.precision, problem.center)
+    return _Iterate(problems.gaussian(mean, cov), energy)
 
 
 def write(flows: ManyFlows, directory: Path, *, overwrite: bool = True) -> None:
@@ -163,9 +185,10 @@ def write(flows: ManyFlows, directory: Path, *, overwrite: bool = True) -> None:
             "energy_end": {"value": end, "standard_error": end_error},
             "reference": reference,
             "error": end - reference,
+            "verdict": verdict._asdict(),
         }
-        for seed, code, start, start_error, end, end_error, reference in zip(
-            *(np.asarray(column).tolist() for column in columns), strict=True
+        for seed, code, start, start_error, end, end_error, reference, verdict in zip(
+            *(np.asarray(column).tolist() for column in columns), flows.verdicts, strict=True
         )
     ]
     content = {
@@ -198,12 +221,12 @@ def spread(values: np.ndarray) -> dict[str, float]:
 def summary(flows: ManyFlows) -> str:
     """Return a line for each of the first flows and the spread over all, for the terminal."""
     columns = _columns(flows)
-    lines = [f"{'seed':>10}  {'result':12}" + "".join(f"{name:>14}" for name in columns)]
+    fits = [verdict.fit for verdict in flows.verdicts]
+    lines = [f"{'seed':>10}  {'result':12}" + "".join(f"{name:>14}" for name in columns) + "  fit"]
     for index in range(min(len(flows.seeds), _SHOWN)):
         numbers = "".join(f"{values[index]:>14.5g}" for values in columns.values())
-        lines.append(
-            f"{flows.seeds[index]:>10}  {Result(int(flows.results[index])).name:12}" + numbers
-        )
+        result = Result(int(flows.results[index])).name
+        lines.append(f"{flows.seeds[index]:>10}  {result:12}{numbers}  {fits[index]}")
     if len(flows.seeds) > _SHOWN:
         lines.append(f"{'...':>10}  and {len(flows.seeds) - _SHOWN} more")
     for label, name in (("mean", "mean"), ("deviation", "standard_deviation")):
@@ -214,7 +237,9 @@ def summary(flows: ManyFlows) -> str:
     ok, timing = int(np.sum(flows.results == Result.OK)), flows.solution.timing
     where = f"{flows.config['devices']} devices of {flows.config['processes']} processes"
     seconds = f"{timing.compile_seconds:.1f} s to compile and {timing.run_seconds:.1f} s to run"
-    return "\n".join([*lines, f"{ok} of {len(flows.seeds)} flows OK on {where}, {seconds}"])
+    lines.append(f"{ok} of {len(flows.seeds)} flows OK on {where}, {seconds}")
+    lines.append(f"{fits.count('good')} of {len(fits)} fits good ({flows.verdicts[0].rule})")
+    return "\n".join(lines)
 
 
 def _columns(flows: ManyFlows) -> dict[str, np.ndarray]:
@@ -224,5 +249,6 @@ def _columns(flows: ManyFlows) -> dict[str, np.ndarray]:
         "energy end": end,
         "reference": flows.references,
         "error": end - flows.references,
+        "SymKL": flows.divergences.value,
     }
     return {name: np.asarray(values, np.float64) for name, values in columns.items()}

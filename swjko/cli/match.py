@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from swjko import flows, problems, validation
-from swjko.cli import scores
+from swjko.cli import match_report, scores
 from swjko.cli.flow import (
     Flow,
     as_npz,
@@ -21,15 +21,13 @@ from swjko.cli.report import Outcome
 from swjko.cli.settings import MATCH_SCALES as SCALES
 from swjko.cli.settings import Settings
 from swjko.cli.terminal import say
-from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.tables import DataError, Points, require_narrow
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
 _DRAWS, _MOST_DRAWS = 4096, 50_000
-# Larger targets are drawn in batches of this size, and distances measured between as many points.
-_BATCH, _MEASURED_POINTS, _REPEATS = 4096, 2000, 32
-_LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
+# Larger targets are drawn in batches of this size.
+_BATCH = 4096
 
 
 class Scaled(NamedTuple):
@@ -90,19 +88,21 @@ def match(
     )
     # A coupling needs two coordinates.
     chosen = flows.mlp(k, k) if family == "mlp" or k == 1 else flows.coupling(k)
-    measured = min(_MEASURED_POINTS, len(held_out))
+    measured = min(match_report.MEASURED_POINTS, len(held_out))
     flow = solve_and_measure(flow_key, chosen, functional, settings, measured, progress)
     say("comparing draws with points that were held out", progress)
     num = int(np.clip(len(table.values), _DRAWS, _MOST_DRAWS))
     cloud = sample_cloud(chosen, flow.solution.state.params, draw_key, num=num)
-    moved, floor = _distances(seed, settings, np.asarray(cloud.points), target, held_out)
+    points = np.asarray(cloud.points)
+    moved, floor = match_report.distances(seed, settings, points, target, held_out)
+    excess = match_report.excess_over_halves(seed, settings, points, scaled.points)
     draws = scaled.in_data_units(cloud.points)
     names = table.names
     judged = (draws, table.values)
     if dim is not None:  # other columns vary outside the components
         judged = (np.asarray(cloud.points, np.float64), scaled.points)
         names = tuple(f"component {at + 1}" for at in range(k))
-    shifts, ratios = _moments(*judged)
+    shifts, ratios = match_report.moments(*judged)
     figures = {
         "points of the target": len(target),
         "points held out": len(held_out),
@@ -110,6 +110,7 @@ def match(
         f"SW_2^2/2 of {measured} draws to held-out points, scaled": float(moved.mean()),
         f"SW_2^2/2 of {measured} points of the target to them": float(floor.mean()),
         "standard deviation of the last number": float(floor.std(ddof=1)),
+        "the same of draws and of points, to half of all points, in standard deviations": excess,
         "largest difference of a column's mean, in standard deviations": float(shifts.max()),
         "ratio of a column's standard deviation to the data's": [
             float(ratios.min()),
@@ -126,7 +127,7 @@ def match(
         reference_name="held-out points",
         figures=figures,
         plots=_plots(flow, scaled, target, names, reference, dim is None),
-        verdict=_verdict(names, shifts, ratios, moved, floor, flow.advice),
+        verdict=match_report.verdict(names, shifts, ratios, (moved, floor), excess, flow.advice),
         files=_files(flow, scaled, cloud, draws, table.names),
     )
 
@@ -186,58 +187,9 @@ def _split(points: np.ndarray, seed: int, source: str) -> tuple[jax.Array, jax.A
     return held_out, target
 
 
-def _distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.ndarray]:
-    """Return SW_2^2/2 to held-out points of draws and of target points, of as many, repeatedly."""
-    rng = np.random.default_rng(seed)
-    num = min(_MEASURED_POINTS, len(held_out))
-    against = sw_to_target(held_out[:num], settings.projections)
-    keys = jax.random.split(jax.random.key(seed), _REPEATS)
-
-    def of(points):
-        chosen = np.stack([rng.choice(points, num, replace=False) for _ in range(_REPEATS)])
-        return np.asarray(scores.energies(keys, against, Cloud(jnp.asarray(chosen, float))))
-
-    return of(draws), of(np.asarray(target))
-
-
 def _floor_energy(seed: int, functional, held_out: jax.Array) -> float:
     keys = jax.random.split(jax.random.key(seed), 16)
     return float(scores.mean_energy(keys, functional, Cloud(held_out)))
-
-
-def _moments(draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each column the difference of means, standardised, and the ratio of deviations."""
-    deviation = values.std(axis=0)
-    shifts = np.abs(draws.mean(axis=0) - values.mean(axis=0)) / deviation
-    return shifts, draws.std(axis=0) / deviation
-
-
-def _verdict(names, shifts, ratios, moved, floor, advice) -> Verdict:
-    at, wrong = int(np.argmax(shifts)), int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-9)))))
-    ratio, noise = float(ratios[wrong]), float(floor.std(ddof=1))
-    excess = (moved.mean() - floor.mean()) / noise if noise > 0 else np.nan
-    checks = [
-        Check(
-            bool(shifts[at] <= _LARGEST_SHIFT),
-            f"every column's mean is within {_LARGEST_SHIFT} standard deviations of the data's",
-            f"the mean of {names[at]!r} is off by {shifts[at]:.2g} standard deviations",
-        ),
-        Check(
-            bool(np.all(np.abs(ratios - 1) <= _LARGEST_RATIO)),
-            f"its standard deviation within {100 * _LARGEST_RATIO:g} %",
-            f"the standard deviation of {names[wrong]!r} is {ratio:.3g} times the data's",
-        ),
-        Check(
-            None if np.isnan(excess) else bool(excess <= _STANDARD_ERRORS),
-            f"draws are no farther from held-out points than target points are, within "
-            f"{_STANDARD_ERRORS:g} standard deviations",
-            "too few points are held out for a comparison"
-            if np.isnan(excess)
-            else f"draws are farther from held-out points than target points are, by {excess:.2g} "
-            "standard deviations",
-        ),
-    ]
-    return judge(checks, advice)
 
 
 def _files(flow: Flow, scaled: Scaled, cloud: Cloud, draws: np.ndarray, names) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ Student's t, so at most 2.5 % of the runs without any fault are refused (Bonferr
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,12 @@ from scipy.special import stdtrit
 
 from swjko import validation
 from swjko.diagnostics.evaluate import require_trajectory
+from swjko.diagnostics.importance import importance
 from swjko.diagnostics.verdicts import FALSE_ALARMS, Certificate
+from swjko.families.distribution import FlowDistribution
 from swjko.schemes.base import State
 from swjko.schemes.sw_jko import SWJKO
-from swjko.types import Estimate, Key, Params
+from swjko.types import Estimate, Key, Params, Scalar
 
 
 def certificate(
@@ -41,6 +44,7 @@ def certificate(
     num_repeats: int = 16,
     start: Params | State | None = None,
     gradient_tolerance: float = 0.25,
+    target_log_prob: Callable[[Float[Array, " d"]], Scalar] | None = None,
 ) -> Certificate:
     """Estimates what each step did, for a verdict on the steps.
 
@@ -59,10 +63,14 @@ def certificate(
       gradient_tolerance: Largest gradient of a step's objective at its end, as a fraction of that
         at its anchor. What a stochastic inner solve leaves does not vanish with the gradient at
         the anchor, so the fraction is larger near the end of a flow.
+      target_log_prob: Unnormalised log-density of the target at one point [d], for flows of
+        KL(mu | target). The certificate then holds what draws of the last measure say of the fit,
+        by ``importance``, and its verdict says it too.
 
     Example::
 
-        found = certificate(key, scheme, states, start=scheme.init(init_key), num_samples=1000)
+        found = certificate(key, scheme, states, start=scheme.init(init_key), num_samples=1000,
+                            target_log_prob=log_prob)
         print(found.verdict)
     """
     if not isinstance(scheme, SWJKO):
@@ -85,6 +93,11 @@ def certificate(
 
     found = lax.map(judge, (jax.random.split(key, num_steps), new, old))
     energy, proximity, noise_floor, dissipation, inner_gap = found
+    fit = None
+    if target_log_prob is not None:
+        last = FlowDistribution(scheme.family, jax.tree.map(lambda leaf: leaf[-1], new))
+        num_draws = num_samples * num_repeats
+        fit = importance(jax.random.fold_in(key, 1), last, target_log_prob, num_draws)
     quantile = -stdtrit(num_repeats - 1, FALSE_ALARMS / (2 * num_steps))
     return Certificate(
         energy,
@@ -94,6 +107,7 @@ def certificate(
         inner_gap,
         tolerance,
         jnp.asarray(quantile, energy.value.dtype),
+        fit,
     )
 
 

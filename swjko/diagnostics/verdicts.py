@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from swjko.diagnostics.importance import Importance
 from swjko.types import Estimate, Scalar
 
 # False alarms of a whole certificate.
@@ -19,8 +20,8 @@ _ROUNDINGS = 8.0
 class Certificate(NamedTuple):
     """Estimates for each of k steps; an ``Estimate`` holds values and standard errors, [k] each.
 
-    It judges the steps. It says nothing about the fit: steps without a fault may be too few, or
-    the family too small.
+    It judges the steps, not the fit: steps without a fault may be too few, or the family too
+    small. What is known of the fit is in ``fit``.
 
     Attributes:
       energy: F at the end of each step.
@@ -35,6 +36,7 @@ class Certificate(NamedTuple):
       num_standard_errors: Excess that a test allows, so that the whole certificate of a run
         without fault fails with a probability of at most 2.5 %. It is the quantile of Student's t
         with num_repeats - 1 degrees of freedom at the level 2.5 % / (2 k).
+      fit: Importance weights of draws of the last measure; None without a target.
     """
 
     energy: Estimate
@@ -44,6 +46,7 @@ class Certificate(NamedTuple):
     inner_gap: Estimate
     gradient_tolerance: Scalar
     num_standard_errors: Scalar
+    fit: Importance | None = None
 
     @property
     def dissipates(self) -> Bool[Array, " k"]:
@@ -91,7 +94,8 @@ class Certificate(NamedTuple):
     def verdict(self) -> str:
         """One line on the steps: certified, and how well, or the first that is not, and why.
 
-        It also says whether the energy still falls at the end, and so whether to take more steps.
+        It also says whether the energy still falls at the end, and so whether to take more steps,
+        and what is known of the fit.
         """
         good = np.asarray(self.dissipates & self.solved)
         count = len(good)
@@ -106,7 +110,17 @@ class Certificate(NamedTuple):
         else:
             first = int(np.argmin(good))
             steps = f"not certified: step {first + 1} of {count} {self._failure(first)}"
-        return f"{steps}; {self._end()}; this judges the steps, not the fit"
+        return f"{steps}; {self._end()}; this judges the steps, not the fit{self._fit()}"
+
+    def _fit(self) -> str:
+        if self.fit is None:
+            return ""
+        gap = float(self.fit.log_evidence - self.fit.elbo.value)
+        return (
+            f". Fit: log Z = {float(self.fit.log_evidence):.5g} +- "
+            f"{float(self.fit.standard_error):.1g}, KL above its minimum by {gap:.2g}; "
+            f"{self.fit.verdict}"
+        )
 
     def _num_last(self) -> int:
         count = self.energy.value.shape[-1]

@@ -66,6 +66,25 @@ def test_exact_steps_are_certified_with_their_exact_numbers():
     assert found.verdict.endswith("; this judges the steps, not the fit")
 
 
+def test_the_verdict_on_the_fit_stands_beside_that_on_the_steps(good_run):
+    """The steps of a flow that is stopped early are right, and its measure is not the target."""
+    scheme, start, states = good_run
+    target = jax.tree_util.Partial(lambda x: -0.5 * jnp.sum(x**2))
+    found = certify(scheme, states, start=start, target_log_prob=target, num_samples=1000)
+    assert found.passed
+    error = found.fit.log_evidence - np.log(2 * np.pi)
+    assert abs(error) < 5 * found.fit.standard_error + 1e-3
+    energy, noise = (part[-1] for part in found.energy)
+    assert abs(found.fit.elbo.value + energy) < 5 * (noise + found.fit.elbo.standard_error)
+    gap = found.fit.log_evidence - found.fit.elbo.value
+    assert gap > 0.1
+    assert f"this judges the steps, not the fit. Fit: log Z = {found.fit.log_evidence:.5g} +- " in (
+        found.verdict
+    )
+    assert f"KL above its minimum by {gap:.2g}; " in found.verdict
+    assert found.verdict.endswith(found.fit.verdict)
+
+
 def test_a_good_run_passes_with_or_without_its_start_and_under_jit(good_run):
     scheme, start, states = good_run
     found = certify(scheme, states, start=start)
