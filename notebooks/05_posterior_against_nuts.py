@@ -156,18 +156,11 @@ print(
 
 # %%
 num_draws = 500 if smoke else 20_000
-draws = jax.jit(swjko.sample, static_argnames="num")(
-    scheme.family, solution.state.params, jax.random.key(1), num=num_draws
+found = jax.jit(swjko.importance, static_argnames="num_samples")(
+    jax.random.key(1), solution.distribution, round_log_prob, num_samples=num_draws
 )
-log_weights = np.asarray(jax.vmap(round_log_prob)(draws.points), np.float64) - np.asarray(
-    draws.log_density, np.float64
-)
-log_evidence = np.logaddexp.reduce(log_weights) - math.log(num_draws)
-effective = math.exp(2 * np.logaddexp.reduce(log_weights) - np.logaddexp.reduce(2 * log_weights))
-print(
-    f"log-evidence {log_evidence:.3f}; {effective:.0f} effective draws of {num_draws}, "
-    f"{100 * effective / num_draws:.1f} %"
-)
+draws, log_evidence = found.cloud, float(found.log_evidence)
+print(f"log-evidence {log_evidence:.3f} +- {float(found.standard_error):.1g}; {found.verdict}")
 
 energies = jax.lax.map(
     lambda params: swjko.evaluate(

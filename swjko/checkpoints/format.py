@@ -121,7 +121,7 @@ def load(path: Path, largest: int | None = None) -> Checkpoint:
       largest: Number of bytes that its leaves may take; None for any number.
 
     Raises:
-      Damaged: It is no regular file, a checksum differs, or its parts do not fit each other.
+      Damaged: If it is not a regular file, a checksum differs, or its parts are inconsistent.
       TooLarge: Its leaves take more than ``largest`` bytes. They have not been read.
     """
     body = _read_body(path, largest)
@@ -268,7 +268,7 @@ def _unpack_leaf(kind: Any, payload: bytes, position: int) -> tuple[Any, int]:
         key = jax.random.wrap_key_data(jnp.asarray(array), impl=implementation)
         return key, position + array.nbytes
     except (ValueError, TypeError, AttributeError, OverflowError):
-        raise Damaged(f"a leaf is no array: {kind!r:.60}") from None
+        raise Damaged(f"a leaf is not an array: {kind!r:.60}") from None
 
 
 def _frame(header: Mapping[str, Any], payload: bytes) -> bytes:
@@ -291,4 +291,4 @@ def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Damaged("its header is no JSON") from None
+        raise Damaged("its header is not JSON") from None

@@ -51,7 +51,7 @@ def read_history(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     last = max(lines, default=0)
     faults = _missing(lines, last if is_cut and reached == last + 1 else max(reached, last))
     faults += [f"repeated steps {_ranges(repeated)}"] if repeated else []
-    faults += [f"lines that are no reports {_ranges(foreign)}"] if foreign else []
+    faults += [f"lines that are not reports {_ranges(foreign)}"] if foreign else []
     if faults:
         warnings.warn(f"{directory / REPORTS}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
     return [json.loads(lines[step]) for step in sorted(lines)]
@@ -70,7 +70,7 @@ def kept_lines(directory: Path, last: int) -> tuple[list[bytes], list[str]]:
 
 
 def _read(directory: Path) -> tuple[dict[int, bytes], list[int], list[int], bool]:
-    """Return the lines by step, repeated steps, lines that are no reports, and if the end is cut.
+    """Return the lines by step, repeated steps, lines that are not reports, and if the end is cut.
 
     A last line without an end is normal in a run that is alive.
     """

@@ -175,9 +175,9 @@ def _as_checksums(leaves: Sequence[Any]) -> dict[str, str]:
         (leaf,) = leaves
         found = json.loads(bytes(np.asarray(leaf)))
     except (TypeError, ValueError, RecursionError):
-        raise Damaged("its checksums are no JSON") from None
+        raise Damaged("its checksums are not JSON") from None
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
-        raise Damaged("its checksums are no table of texts")
+        raise Damaged("its checksums must be a table of strings")
     return found
 
 

@@ -60,7 +60,7 @@ class SingleFile:
                 )
         state = structure.unflatten(found.leaves)
         if not np.all(np.isin(state.result, list(Result))):
-            raise Damaged("state.result is no result code")
+            raise Damaged("state.result is not a result code")
         if found.counted and not self.counts(found.step, state):
             raise Damaged(f"its step is {found.step}, and state.step is another")
 

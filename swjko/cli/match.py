@@ -67,7 +67,7 @@ def match(
     Args:
       settings: Numbers of the run.
       seed: Seed of the split of the data and of the flow.
-      progress: Whether to show what is done.
+      progress: Whether to show progress.
       data: Name of the points, for messages and the report; None for scikit-learn's digits.
       dim: Number of principal components; None takes 2 for the digits and all for ``data``.
       scale: "columns" divides each column, or component, by its standard deviation; "whiten" makes

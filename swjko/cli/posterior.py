@@ -45,7 +45,7 @@ def posterior(
     Args:
       settings: Numbers of the run; a zero step size or number of samples means the default.
       seed: Seed of the split of the data and of the flow.
-      progress: Whether to show what is done.
+      progress: Whether to show progress.
       data: Name of the table, for messages and the report.
       label: The column of labels, for the report.
       intercept: Whether the model has an intercept.

@@ -158,7 +158,7 @@ def verdict(fit: Fit, figures: dict[str, Any], advice: str) -> Verdict:
             own >= majority - _TOLERANCE,
             "held-out rows are predicted at least as well as by the class frequencies",
             f"{rows} the log-likelihood is {majority - own:.2g} below that of the class "
-            "frequencies: the columns say nothing of the label, or the rows are too few",
+            "frequencies: the columns do not predict the label, or there are too few rows",
         ),
         _against_reference(figures, rows),
     ]

@@ -27,7 +27,7 @@ def tell(text: str, end: str = "\n") -> None:
 
 
 def say(text: str, progress: bool = True) -> None:
-    """Print one line on stderr about what is done now, unless progress is not wanted."""
+    """Print the current phase on stderr, unless progress is off."""
     if progress:
         _write(sys.stderr, f"swjko: {text}\n")
 

@@ -44,7 +44,7 @@ Convert = Callable[[np.ndarray, int], np.ndarray]
 
 
 class ArrayFile(NamedTuple):
-    """An array in an open file, of which only the header has been read.
+    """An array in an open file. Only its header has been read.
 
     Attributes:
       source: The name for messages.

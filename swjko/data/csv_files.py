@@ -122,7 +122,7 @@ def _found(
 
 
 def _stacked(found: dict[str, np.ndarray]) -> Float[np.ndarray, "n p"]:
-    """Return the columns side by side, each released as soon as it is copied."""
+    """Return the columns as one matrix. Each is freed once it is copied."""
     rows = len(next(iter(found.values())))
     values = np.empty((rows, len(found)))
     for at, name in enumerate(found):
@@ -198,7 +198,7 @@ def _without_missing(
 
 
 def _not_usable(name: str, bad: list[tuple[int, str]], lines: np.ndarray) -> str:
-    """Say what is wrong with the fields of a column that are not usable numbers."""
+    """Describe the fields of a column that are not usable numbers."""
     wrong = [(at, field) for at, field in bad if not is_number(field)]
     if wrong:
         return _not_numbers(name, [field for _, field in wrong], int(lines[wrong[0][0]]))

@@ -24,7 +24,7 @@ _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _INTEGER = re.compile(r"[-+]?\d{16,}")
 # The squares of larger numbers overflow float64.
 LARGEST_NUMBER = 1e100
-# A block has at least so many rows, or at least so many fields.
+# Least numbers of rows and of fields of a block; one of them is reached.
 _BLOCK_ROWS, _BLOCK_FIELDS = 32, 2**18
 # Unusable fields of a column after which its further blocks are not searched.
 _MOST_BAD = 10_000
@@ -68,7 +68,7 @@ class Column:
     def numbers(
         self, kept: Bool[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " k"], list[tuple[int, str]]]:
-        """Return the numbers of the kept rows, and the row and text of what is not usable.
+        """Return the numbers of the kept rows, and the row and text of each unusable field.
 
         The search for unusable fields ends when there are many.
         """
@@ -107,7 +107,7 @@ def read_text(
 
     Args:
       path: The file.
-      problems: Receives what is wrong with the rows and the header.
+      problems: List to which faults of the rows and the header are appended.
       with_header: Whether the first line must be a header. Otherwise a first line of numbers is a
         row, and columns are named from 1.
       keep_text: Names of the columns whose text is needed even if they hold numbers.
@@ -204,7 +204,7 @@ def _unpacked(block: tuple[int, bytes]) -> list[str]:
 
 
 def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
-    """Return the fields as numbers, or None if one is no usable finite number.
+    """Return the fields as numbers, or None if one is not a finite number.
 
     Python reads "1_000" as a number, which is refused. So is an integer that float64 cannot hold.
     """

@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 2**31
 MAX_TABLE_BYTES = 200_000_000
 # The longest line, and the most rows, columns and numbers of a table: 2^25 numbers are 256 MiB.
 MAX_LINE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_NUMBERS = 2**24, 2**20, 2**15, 2**25
-# The most columns of which a matrix is formed, with a row and a column for each: 128 MiB.
+# Most columns for a square matrix with a row and a column for each: 128 MiB.
 MAX_SQUARE_COLUMNS = 2**12
 # The most bytes that are kept of a file before all of it has been checked.
 MAX_UNCHECKED_BYTES = 2**28

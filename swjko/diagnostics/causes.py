@@ -35,7 +35,7 @@ _FUNCTIONAL = "Check the functional on a sample of the family"
 
 
 def non_finite_cause(key: Key, scheme: Scheme, params: Params) -> str:
-    """Returns what is not finite on samples of a scheme's measure, and the cure.
+    """Names the values that are not finite on samples of a scheme's measure, and the cure.
 
     The result is empty if all is finite there, or if the scheme has no functional.
 
@@ -66,7 +66,7 @@ def non_finite_cause(key: Key, scheme: Scheme, params: Params) -> str:
 
 
 def _innermost(scheme: Any) -> Any:
-    """Returns the scheme that holds the functional, inside of guards and the like."""
+    """Returns the innermost scheme, which holds the functional."""
     while (inner := getattr(scheme, "scheme", None) or getattr(scheme, "jko", None)) is not None:
         scheme = inner
     return scheme
@@ -82,7 +82,7 @@ def _of_family(cloud: Cloud) -> list[str]:
 def _of_functional(
     key: Key, functional: Functional, cloud: Cloud, log_prob: Any, sign: float = 1.0
 ) -> list[str]:
-    """Returns what is wrong with each term, and empty strings."""
+    """Returns the fault of each term; an empty string if there is none."""
     if isinstance(functional, WeightedSum):
         keys = jax.random.split(key, len(functional.functionals))
         terms = zip(keys, functional.coefs, functional.functionals, strict=True)

@@ -131,7 +131,7 @@ def importance(
     """Weights draws of a distribution by a target, and measures how even the weights are.
 
     The target is evaluated at all draws at once. Jit it with ``num_samples`` static, and with the
-    target static if it is no ``jax.tree_util.Partial``.
+    target static unless it is a ``jax.tree_util.Partial``.
 
     Args:
       key: Random key of the draws.

@@ -131,7 +131,7 @@ class Composed(Family):
     """The images of a base under the maps of a family. Params are {"base": ..., "map": ...}.
 
     Attributes:
-      map: Family of the images of N(0, I), of which only the maps are used.
+      map: Family of images of N(0, I). Only its maps are used.
       base: Family of the latents.
       dim: Dimension of the images.
     """

@@ -46,7 +46,7 @@ def log_det_and_score(
 
     log rho'(x) = log rho(z) - log det H(z) at x = grad psi(z), so
     grad log rho'(x) = H^{-1} (score - grad log det H(z)), with d log det H = tr(H^{-1} dH).
-    There are no derivatives in what the potential closes over.
+    Arrays that the potential closes over get no derivatives.
 
     Args:
       potential: Strongly convex function of one point.

@@ -138,7 +138,9 @@ def _set_log_scale(axis: Any, values: np.ndarray) -> None:
     if lowest > 0:
         axis.set_yscale("log")
     else:
-        axis.set_yscale("symlog", linthresh=-lowest or np.max(values) or 1.0)
+        # A power of ten, since ticks below it crowd around zero.
+        size = -lowest or np.max(values) or 1.0
+        axis.set_yscale("symlog", linthresh=10.0 ** np.ceil(np.log10(size)))
 
 
 def _rows(values: Any) -> np.ndarray:

@@ -40,9 +40,9 @@ def watching(
     """Turn the loss of a peer into a DistributedError, and tell the peers of a failure.
 
     Args:
-      shared: Whether several processes share what is done in the context.
+      shared: Whether several processes run the context together.
       directory: Directory of the run, for the message.
-      alike: Errors that all processes raise together. Nobody needs to be told of these.
+      alike: Errors that all processes raise together, which need not be sent to the others.
     """
     if not shared or store_of_processes() is None:
         yield

@@ -1,4 +1,4 @@
-"""The progress bar of ``swjko.solve`` on stderr, and lines in its place without a terminal.
+"""The progress bar of ``swjko.solve`` on stderr, or lines if there is no terminal.
 
 A run does not fail because its terminal was closed or its pipe is broken.
 """

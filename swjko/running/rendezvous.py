@@ -126,7 +126,7 @@ class _Caller(NamedTuple):
 def _members(
     servers: Sequence[socket.socket], token: str, deadline: float
 ) -> Iterator[tuple[socket.socket, int, int]]:
-    """Yield each process that comes, its id, and the number of processes it was told.
+    """Yield each process that connects, with its id and the number of processes it expects.
 
     Raises:
       TimeoutError: The deadline has passed.
@@ -220,7 +220,7 @@ def _join(host: str, port: int, num_processes: int, process_id: int, seconds: fl
 
 
 def _listen(stack: contextlib.ExitStack, host: str, port: int) -> list[socket.socket]:
-    """Listen on the addresses of the host alone, as far as they are those of this machine."""
+    """Listen only on those addresses of the host that this machine has."""
     try:
         if addresses := local_addresses(host):
             return [
@@ -249,7 +249,7 @@ def _line(message: dict[str, Any], token: str) -> bytes:
 
 
 def _parse(content: bytes, token: str) -> dict[str, Any]:
-    """Return a message; an empty one if the bytes are none of this run."""
+    """Return a message; an empty one if the bytes do not come from this run."""
     try:
         message = json.loads(content)
     except (ValueError, RecursionError):

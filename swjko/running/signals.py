@@ -17,7 +17,7 @@ from swjko.schemes.base import State
 # Windows has no SIGHUP.
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
-# Saves a state after so many steps.
+# Saves a state, given the number of steps taken.
 Save = Callable[[int, State], None]
 
 

@@ -195,7 +195,9 @@ def as_record(record: RecordFn | str) -> RecordFn:
     """Returns the record function, which may be given by its name."""
     if isinstance(record, str):
         return _RECORDS[validation.as_choice(record, "record", tuple(_RECORDS))]
-    return validation.require_callable(record, "record", "from (state, info) to what is kept")
+    return validation.require_callable(
+        record, "record", "from (state, info) to the values to record"
+    )
 
 
 def require_scheme(scheme: object) -> None:

@@ -1,6 +1,6 @@
 """Importance correction as a scheme: a step, then a step of birth and death towards the target.
 
-A flow of reverse KL loses modes, and says nothing of it. After each step of another scheme, the
+A flow of reverse KL loses modes silently. After each step of another scheme, the
 corrected scheme draws afresh from the measure q with its density, weighs the draws by
 
     w_i ~ (p(x_i) / q(x_i))^b,

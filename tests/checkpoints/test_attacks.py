@@ -432,22 +432,22 @@ LINES = {
     "doubled": (lambda lines: 2 * lines, "repeated steps 1 to 6", [1, 2, 3, 4, 5, 6]),
     "garbage": (
         lambda lines: [*lines[:2], b"\0\0\n", b"[1]\n", *lines[2:]],
-        "lines that are no reports 3 to 4",
+        "lines that are not reports 3 to 4",
         [1, 2, 3, 4, 5, 6],
     ),
     "deep": (
         lambda lines: [*lines, b"[" * 100_000 + b"\n"],
-        "lines that are no reports 7",
+        "lines that are not reports 7",
         [1, 2, 3, 4, 5, 6],
     ),
     "a step as text": (
         lambda lines: [*lines[:5], b'{"step": "6"}\n'],
-        "missing steps 6; lines that are no reports 6",
+        "missing steps 6; lines that are not reports 6",
         [1, 2, 3, 4, 5],
     ),
     "a step as a bool": (
         lambda lines: [b'{"step": true}\n', *lines],
-        "lines that are no reports 1",
+        "lines that are not reports 1",
         [1, 2, 3, 4, 5, 6],
     ),
     "a step of long ago": (

@@ -44,6 +44,12 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     for name in ("energy_start", "energy_end"):
         assert of_seed[name] == pytest.approx(getattr(alone, name)._asdict(), rel=1e-5)
     assert of_seed["reference"] == pytest.approx(alone.reference)
+    assert of_seed["verdict"]["fit"] == alone.verdict.fit
+    assert of_seed["verdict"]["rule"] == alone.verdict.rule
+    divergence = found["spread"]["SymKL"]
+    assert divergence["least"] <= alone.figures["SymKL against the exact SW-JKO step"].value
+    num_good = sum(flow["verdict"]["fit"] == "good" for flow in found["flows"])
+    assert f"{num_good} of 8 fits good (good if SymKL against " in printed
     errors = [flow["energy_end"]["value"] - flow["reference"] for flow in found["flows"]]
     assert [flow["error"] for flow in found["flows"]] == pytest.approx(errors)
     assert found["spread"]["error"]["standard_deviation"] == pytest.approx(np.std(errors, ddof=1))
