@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     from swjko.families.distribution import FlowDistribution
     from swjko.families.particles import grid, particles
     from swjko.families.bases import student_t
+    from swjko.families.rejection import rejection
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
     from swjko.families.pushforward import pushforward
     from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
     from swjko.schemes.sw_jko import direct_minimization, sw_jko
     from swjko.schemes.sw_bdf2 import sw_bdf2
     from swjko.schemes.adaptive import adaptive
+    from swjko.schemes.annealing import annealed
     from swjko.schemes.correction import corrected
     from swjko.schemes.icnn_jko import icnn_jko
     from swjko.schemes.particles import langevin, sliced_flow
@@ -98,12 +100,14 @@ _NAMES = {
     "families.distribution": ("FlowDistribution",),
     "families.particles": ("grid", "particles"),
     "families.bases": ("student_t",),
+    "families.rejection": ("rejection",),
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
     "families.pushforward": ("pushforward",),
     "schemes.base": ("Info", "Result", "Scheme", "State", "both", "infos", "run"),
     "schemes.sw_jko": ("direct_minimization", "sw_jko"),
     "schemes.sw_bdf2": ("sw_bdf2",),
     "schemes.adaptive": ("adaptive",),
+    "schemes.annealing": ("annealed",),
     "schemes.correction": ("corrected",),
     "schemes.icnn_jko": ("icnn_jko",),
     "schemes.particles": ("langevin", "sliced_flow"),
@@ -147,6 +151,7 @@ __all__ = [
     "State",
     "__version__",
     "adaptive",
+    "annealed",
     "both",
     "certificate",
     "closed_form",
@@ -178,6 +183,7 @@ __all__ = [
     "pushforward",
     "quasi_directions",
     "recommended_directions",
+    "rejection",
     "replay",
     "run",
     "run_many",

@@ -1,8 +1,8 @@
-"""Samplers: corrected SW-JKO, SW-JKO, direct minimisation, and the start of all of them.
+"""Samplers: corrected SW-JKO, SW-JKO, direct minimisation, their start, and two of blackjax.
 
 Targets are in units of their start, N(0, I), which a mixture has on average. The settings are the
-same for all targets. They were chosen on 8 peaky, many-well 8 and Seeds with other seeds, and on
-GMM-10 and GMM-20 with other centres.
+same for all targets. They were chosen on 8 peaky, many-well 8, Seeds and the funnel with other
+seeds, and on GMM-10 and GMM-20 with other centres.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import optax
 
 import swjko
 from benchmarks import common, gaussian_flows
-from benchmarks.sampling.targets import Target
+from benchmarks.sampling import rivals
+from benchmarks.sampling.target import Target
 from swjko import flows
 from swjko.schemes.correction import Corrected
 
@@ -34,6 +35,8 @@ class Sizes(NamedTuple):
     draws: int = 10_000
     batch: int = 512
     components: int = 100
+    moves: int = 1000
+    particles: int = 20_000
 
     @property
     def total_updates(self) -> int:
@@ -41,33 +44,37 @@ class Sizes(NamedTuple):
 
 
 DEFAULT = Sizes()
-QUICK = Sizes(2, 10, 2, 1, draws=200, batch=32, components=6)
+QUICK = Sizes(2, 10, 2, 1, 200, 32, 6, moves=20, particles=200)
 _FIRST_STEP, _GROWTH, _SMALL_STEP = 0.1, 1.5, 0.0025
-# Learning rates of the mixture's SW-JKO steps and corrections.
-_RATES = (2e-2, 1e-2)
+# Learning rates of the mixture's SW-JKO steps and corrections, and of the coupling's corrections.
+_RATES = (2e-2, 1e-2, 1e-3)
 
 
 class Run(NamedTuple):
     """What a method returns.
 
     Attributes:
-      distribution: The measure at the end.
+      distribution: The measure at the end; None for points.
       result: Name of the result code.
       exponent: Exponent of the last correction; None for other methods.
-      compile_seconds: Seconds of compiling.
+      compile_seconds: Seconds of compiling; None if they are not apart.
       run_seconds: Seconds of running.
-      state: State at the end.
+      state: State at the end; None for points.
+      points: Points [n d] of a sampler without a density.
+      log_evidence: log Z by that sampler, if it estimates it.
     """
 
     distribution: Any
     result: str
     exponent: float | None
-    compile_seconds: float
+    compile_seconds: float | None
     run_seconds: float
     state: Any
+    points: Any = None
+    log_evidence: float | None = None
 
 
-def corrected(target: Target, seed: int, sizes: Sizes) -> Run:
+def corrected_mixture(target: Target, seed: int, sizes: Sizes) -> Run:
     """SW-JKO of a mixture of equal weights, then corrections in which weights are learned.
 
     A tenth of the draws of a correction comes from the start. The family contains the mixtures
@@ -89,11 +96,17 @@ def corrected(target: Target, seed: int, sizes: Sizes) -> Run:
         (_repeat, (keys[2], coarse, jnp.arange(sizes.rounds))),
         (_repeat, (keys[3], fine, jnp.arange(sizes.fine_rounds))),
     ]
-    run = _in_phases(family, state, phases)
-    return run._replace(
-        compile_seconds=run.compile_seconds + first.compile_seconds,
-        run_seconds=run.run_seconds + first.run_seconds,
-    )
+    return _in_phases(family, state, phases, first)
+
+
+def corrected_coupling(target: Target, seed: int, sizes: Sizes) -> Run:
+    """SW-JKO of a coupling flow, then corrections that fit its tails and its modes."""
+    first = sw_jko(target, seed, sizes)
+    key = jax.random.fold_in(jax.random.key(seed), 3)
+    family = first.distribution.family
+    fine = _correction(target, family, sizes, 2 * sizes.updates, 2 * sizes.draws, _RATES[2])
+    phases = [(_repeat, (key, fine, jnp.arange(sizes.fine_rounds)))]
+    return _in_phases(family, first.state, phases, first)
 
 
 def sw_jko(target: Target, seed: int, sizes: Sizes) -> Run:
@@ -128,11 +141,30 @@ def start(target: Target, seed: int, sizes: Sizes) -> Run:
     return Run(swjko.FlowDistribution(family, state.params), "OK", None, 0.0, 0.0, state)
 
 
+def mala(target: Target, seed: int, sizes: Sizes) -> Run:
+    """MALA, many short chains."""
+    return _of_points(rivals.mala(target, seed, sizes.particles, sizes.moves))
+
+
+def smc(target: Target, seed: int, sizes: Sizes) -> Run:
+    """Adaptive tempered SMC with HMC moves."""
+    return _of_points(rivals.smc(target, seed, sizes.particles))
+
+
+def _of_points(draws: rivals.Draws) -> Run:
+    parts = {"points": draws.points, "log_evidence": draws.log_evidence}
+    return Run(None, "OK", None, None, draws.seconds, None, **parts)
+
+
+CORRECTED = ("corrected SW-JKO, mixture", "corrected SW-JKO, coupling")
 METHODS = {
-    "corrected SW-JKO, mixture": corrected,
+    CORRECTED[0]: corrected_mixture,
+    CORRECTED[1]: corrected_coupling,
     "SW-JKO, coupling": sw_jko,
     "direct minimisation, coupling": direct,
     "start of the mixture": start,
+    "MALA, blackjax": mala,
+    "tempered SMC, blackjax": smc,
 }
 
 
@@ -177,9 +209,16 @@ def _correction(
     )
 
 
-def _in_phases(family: swjko.Family, state: Any, phases: list[Any]) -> Run:
-    """Runs phases one after another, each from the state of the last, compile time apart."""
-    compile_seconds = run_seconds = 0.0
+def _in_phases(
+    family: swjko.Family, state: Any, phases: list[Any], before: Run | None = None
+) -> Run:
+    """Runs phases one after another, each from the state of the last, compile time apart.
+
+    The seconds of the run before them are added.
+    """
+    compile_seconds, run_seconds = (
+        (0.0, 0.0) if before is None else (before.compile_seconds or 0.0, before.run_seconds)
+    )
     exponent = None
     for function, arguments in phases:
         key, scheme, values = arguments

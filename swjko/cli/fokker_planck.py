@@ -75,7 +75,9 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
     parts = {"reference": float(energies[-1]), "reference_name": "exact SW-JKO"}
     config = {"seed": seed, "dim": dim}
     parts |= {"figures": figures, "plots": drawn, "files": files}
-    verdict = judge([check(*figures["SymKL against the exact SW-JKO step"])], flow.advice)
+    verdict = judge(
+        [check(*map(float, figures["SymKL against the exact SW-JKO step"]))], flow.advice
+    )
     return flow.outcome("fokker-planck", settings, config, **parts, verdict=verdict)
 
 

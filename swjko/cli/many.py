@@ -61,7 +61,7 @@ class ManyFlows(NamedTuple):
     def verdicts(self) -> list[Verdict]:
         """The verdict on each flow, as of a single run."""
         pairs = zip(*(np.asarray(part) for part in self.divergences), strict=True)
-        return [judge([check(*pair)]) for pair in pairs]
+        return [judge([check(float(value), float(error))]) for value, error in pairs]
 
 
 def fokker_planck(

@@ -197,7 +197,7 @@ class Corrected:
         points, log_density = self._draw(key, params)
         log_weights = lax.stop_gradient(jax.vmap(self.target_log_prob)(points) - log_density)
         evidence = jax.nn.logsumexp(log_weights) - jnp.log(float(self.num_draws))
-        exponent = _largest_exponent(log_weights, self.effective_fraction)
+        exponent = largest_exponent(log_weights, self.effective_fraction)
         fraction = effective_fraction(log_weights)
         report = CorrectionReport((), exponent, evidence, fraction)
         return lax.stop_gradient(points), log_weights, report
@@ -234,7 +234,7 @@ class Corrected:
         return value + distance / (2.0 * self.step_size.astype(distance.dtype))
 
 
-def _largest_exponent(log_weights: Float[Array, " n"], fraction: float) -> Scalar:
+def largest_exponent(log_weights: Float[Array, " n"], fraction: float) -> Scalar:
     """Returns the largest b <= 1 for which weights to the power b are effective enough."""
 
     def halve(_, bounds):

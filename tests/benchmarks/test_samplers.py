@@ -10,7 +10,8 @@ import scipy.special
 import scipy.stats
 
 from benchmarks.__main__ import main
-from benchmarks.sampling import benchmark, targets
+from benchmarks.sampling import benchmark, posterior_targets, targets
+from benchmarks.sampling.target import in_units_of_the_start
 from benchmarks.user_data.samples import SAMPLES
 from benchmarks.user_data.tables import TABLES, rng_of
 
@@ -58,7 +59,7 @@ def test_densities_against_scipy():
 def test_seeds_and_brownian_against_scipy():
     with jax.enable_x64(True):
         x = 0.3 * np.random.default_rng(2).normal(size=32)
-        counts = np.array([pair.split("/") for pair in targets._SEEDS.split()], int)
+        counts = np.array([pair.split("/") for pair in posterior_targets._SEEDS.split()], int)
         x1, x2 = np.arange(21) >= 11, np.ones(21)
         x2[[0, 1, 2, 3, 4, 11, 12, 13, 14, 15]] = 0
         logits = x[1] + x[2] * x1 + x[3] * x2 + x[4] * x1 * x2 + x[5:26]
@@ -74,7 +75,7 @@ def test_seeds_and_brownian_against_scipy():
         brownian = scipy.stats.lognorm(2).logpdf(scales).sum()
         brownian += np.log(scipy.special.expit(x[:2])).sum()
         brownian += scipy.stats.norm(0, scales[0]).logpdf(np.diff(path, prepend=0)).sum()
-        seen = np.concatenate(targets._OBSERVED)
+        seen = np.concatenate(posterior_targets._OBSERVED)
         brownian += (
             scipy.stats.norm(path[[*range(10), *range(20, 30)]], scales[1]).logpdf(seen).sum()
         )
@@ -84,7 +85,7 @@ def test_seeds_and_brownian_against_scipy():
 
 def test_units_of_the_start_keep_log_z():
     plain = targets.make("MoG-40", None)
-    target = targets.in_units_of_the_start(plain)
+    target = in_units_of_the_start(plain)
     z = jnp.array([0.3, -0.2])
     expected = plain.log_prob(25.0 * z) + 2 * np.log(25.0)
     assert float(target.log_prob(z)) == pytest.approx(float(expected), rel=1e-6)
@@ -111,6 +112,13 @@ def test_wrong_answers_count_as_told_or_silent():
     assert (row["wrong"], row["silent"], row["modes"]) == (2, 1, 7)
     differing = [sound | {"log_evidence": 1.0, "log_evidence_error": 1.0}, dict(sound)]
     assert benchmark._row("8 modes", target, "a", differing)["silent"] == 0
+
+
+def test_the_better_of_both_has_the_larger_elbo_and_the_seconds_of_both():
+    one = {"method": "a", "elbo": -1.0, "log_evidence": 0.0, "seconds": 3.0, "compile_seconds": 1.0}
+    other = one | {"method": "b", "elbo": float("nan"), "log_evidence": -0.5}
+    found = benchmark._better(other, one)
+    assert (found["chosen"], found["seconds"], found["disagreement"]) == ("a", 6.0, 0.5)
 
 
 @pytest.mark.parametrize("name", TABLES)

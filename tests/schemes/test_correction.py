@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 import swjko
 from swjko import flows
 from swjko.functionals.base import effective_fraction
-from swjko.schemes.correction import _largest_exponent
+from swjko.schemes.correction import largest_exponent
 
 CENTERS = jnp.array([[-2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
 LOG_Z = 1.5
@@ -69,12 +69,12 @@ def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
 
 def test_exponent_keeps_theeffective_fraction(key):
     log_weights = 5.0 * jax.random.normal(key, (2000,))
-    exponent = _largest_exponent(log_weights, 0.3)
+    exponent = largest_exponent(log_weights, 0.3)
     assert 0 < float(exponent) < 1
     assert float(effective_fraction(exponent * log_weights)) == pytest.approx(0.3, abs=1e-3)
-    assert float(_largest_exponent(0.1 * log_weights, 0.3)) == 1.0
+    assert float(largest_exponent(0.1 * log_weights, 0.3)) == 1.0
     masked = jnp.where(jnp.arange(2000) < 1000, -jnp.inf, log_weights)
-    assert 0 < float(_largest_exponent(masked, 0.3)) < 1
+    assert 0 < float(largest_exponent(masked, 0.3)) < 1
 
 
 def test_an_exact_measure_is_not_moved_by_more_than_noise(key):
