@@ -236,6 +236,13 @@ TABLES: dict[str, Region] = {
         "{energy_distance:.1e} | {energy_distance_weighted:.1e} | {energy_distance_floor:.1e} | "
         "{wrong} of {runs:count} | {silent} | {seconds:seconds} | {published}",
     ),
+    "proximity": region(
+        "proximity",
+        lambda result: result["rows"],
+        "target | method | modes held, mean | least to most | of | \\|log Z error\\| | ELBO",
+        "{target} | {method} | {modes:.1f} | {least_modes} to {most_modes} | {num_modes} | "
+        "{mean_absolute_error:.2f} | {elbo:.2f}",
+    ),
     "user-data-verdicts": region(
         "user_data",
         lambda result: result["verdicts"],

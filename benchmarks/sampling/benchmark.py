@@ -103,7 +103,7 @@ def _measure(run: methods.Run, target: Target, seed: int, num: int) -> dict[str,
         figures, sets = _weigh(run, target, seed, num, reference)
         measured |= figures
     if target.centers is not None:
-        measured["modes"] = _modes(sets[""], target.centers)
+        measured["modes"] = count_modes(sets[""], target.centers)
     if target.draw is not None and reference is not None:
         sets["_floor"] = np.asarray(target.draw(rng, num), np.float32)
         own = _mean_distance(reference, reference)
@@ -147,7 +147,7 @@ def _weigh(
     return figures, {"": np.asarray(found.cloud.points), "_weighted": weighted}
 
 
-def _modes(points: np.ndarray, centers: np.ndarray) -> int:
+def count_modes(points: np.ndarray, centers: np.ndarray) -> int:
     """Number of modes that have at least a quarter of their mass."""
     squares = np.sum(centers**2, axis=1)[None, :] - 2 * points @ centers.T
     share = np.bincount(np.argmin(squares, axis=1), minlength=len(centers)) / len(points)

@@ -111,7 +111,7 @@ def corrected_coupling(target: Target, seed: int, sizes: Sizes) -> Run:
 
 def sw_jko(target: Target, seed: int, sizes: Sizes) -> Run:
     """SW-JKO of a coupling flow, with the updates of the corrected runs."""
-    scheme = _jko(target, _coupling(target), sizes, sizes.total_updates // sizes.steps, 3e-3)
+    scheme = jko_of_coupling(target, sizes, sizes.total_updates // sizes.steps)
     start_key, run_key = jax.random.split(jax.random.key(seed))
     start = jax.jit(type(scheme).init)(scheme, start_key)
     phases = [(gaussian_flows.run_with_step_sizes, (run_key, scheme, _step_sizes(sizes)))]
@@ -166,6 +166,11 @@ METHODS = {
     "MALA, blackjax": mala,
     "tempered SMC, blackjax": smc,
 }
+
+
+def jko_of_coupling(target: Target, sizes: Sizes, updates: int) -> Any:
+    """SW-JKO of a coupling flow, so many updates a step."""
+    return _jko(target, _coupling(target), sizes, updates, 3e-3)
 
 
 def _coupling(target: Target) -> swjko.Family:
