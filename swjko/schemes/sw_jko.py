@@ -67,8 +67,9 @@ def sw_jko(
       optimizer: Optax optimizer. It starts afresh at each step, so a schedule runs over
         ``num_inner_steps``.
       step_size: tau, in units of SW time. An SW flow runs about d times as fast as a Wasserstein
-        flow: at time t it resembles that flow at time d t, exactly so for isotropic Gaussians in
-        isotropic quadratic potentials.
+        flow: at time t it resembles that flow at time d t, exactly so where measures change by
+        translations and scalings alone, such as isotropic Gaussians in isotropic quadratic
+        potentials.
       num_inner_steps: Optimizer updates in one step.
       num_samples: Points drawn for each update.
       num_projections: Directions drawn for each update.
