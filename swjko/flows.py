@@ -16,6 +16,7 @@ from swjko import validation
 from swjko.families.adapters import from_distrax, from_linen, from_nnx, standardised
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
+from swjko.families.conditional import conditional
 from swjko.families.generators import convolutional, mlp
 from swjko.networks.continuous import ContinuousFlow, Diffrax, RungeKutta
 from swjko.networks.convex import ConvexFlow
@@ -23,6 +24,7 @@ from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
 
 __all__ = [
     "cnf",
+    "conditional",
     "convolutional",
     "coupling",
     "from_distrax",
