@@ -10,10 +10,12 @@ A bijection is an object with one of these pairs of methods:
 import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko.types import Scalar
+from swjko.types import Scalar, partitioned
 
 _NAMES = ("forward_and_log_det", "transform_and_log_det", "log_abs_det_jacobian")
 
@@ -59,10 +61,26 @@ def inverse_and_log_det(
     return preimage, -_sum_of_each(log_det, bijection, preimage)
 
 
+def of_rows(bijection: Any) -> tuple[Partial, Partial]:
+    """Returns the map of rows [n d] and its inverse, each with log-determinants [n].
+
+    Args:
+      bijection: A bijection of one row [d]; its arrays are leaves of what is returned.
+    """
+    held = partitioned(bijection, "bijection")
+    functions = (Partial(forward_and_log_det), Partial(inverse_and_log_det))
+    forward, inverse = (Partial(_each_row, function, held) for function in functions)
+    return forward, inverse
+
+
 def unwrapped(model: Any) -> Any:
     """Returns a model with the constraints of its parameters applied, if it has such of paramax."""
     paramax = sys.modules.get("paramax")
     return model if paramax is None else paramax.unwrap(model)
+
+
+def _each_row(function, held, rows):
+    return jax.vmap(lambda row: function(held.whole, row))(rows)
 
 
 def _sum_of_each(log_det, bijection, point):
