@@ -64,8 +64,8 @@ def from_nnx(
         name, size = ("dim", dim) if latent_dim is None else ("latent_dim", latent_dim)
         batch = jax.ShapeDtypeStruct((2, validation.as_count(size, name)), float)
         jax.eval_shape(partial(_require_unchanged, graph), params, frozen, batch)
-        frozen = nnx.split(make_model(nnx.Rngs(0)), nnx.Param, ...)[2]
-    frozen = nnx.to_pure_dict(frozen)
+        _, _, frozen = nnx.split(make_model(nnx.Rngs(0)), nnx.Param, ...)
+    data = nnx.to_pure_dict(frozen)
 
     def init(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
@@ -73,9 +73,9 @@ def from_nnx(
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
     return pushforward(
         init,
-        Partial(forward, graph, frozen),
+        Partial(forward, graph, data),
         dim=dim,
-        inverse=None if inverse is None else Partial(inverse, graph, frozen),
+        inverse=None if inverse is None else Partial(inverse, graph, data),
         latent_dim=latent_dim,
     )
 

@@ -1,5 +1,6 @@
 """Draws by name as the data that ArviZ works with."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def to_arviz(
         posterior = to_arviz(target.constrain(found.resample(key, 4000)))
     """
     try:
-        import arviz
+        arviz = importlib.import_module("arviz")
     except ImportError as error:
         raise ImportError(
             'to_arviz needs arviz. Install it: pip install "swjko[interop]".'

@@ -4,6 +4,7 @@ With a bijection x = f(y) for each parameter, log p(y) = log p(f(y)) + sum log |
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -119,9 +120,7 @@ def _is_constraint(value: object) -> bool:
 
 def _as_bijection(value: Any) -> Any:
     if _is_constraint(value):
-        from numpyro.distributions import biject_to
-
-        return biject_to(value)
+        return importlib.import_module("numpyro.distributions").biject_to(value)
     if value is None or is_bijection(value):
         return value
     raise TypeError(

@@ -1,6 +1,7 @@
 """NumPyro models as log-densities of one flat point without bounds."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Ravele
     """
     validation.require_callable(model, "model", "with NumPyro primitives")
     try:
-        import numpyro  # noqa: F401
+        _library("numpyro")
     except ImportError as error:
         raise ImportError(f"from_numpyro needs numpyro. {_INSTALL}") from error
     density = NumpyroDensity(as_partial(model), partitioned((args, kwargs), "args"))
@@ -72,28 +73,24 @@ class NumpyroDensity:
 
     def __call__(self, position: PyTree) -> Scalar:
         """Returns the log-density of an unbounded position, Jacobians included."""
-        from numpyro.infer.util import potential_energy
-
-        return -potential_energy(self.model, *self.arguments.whole, position)
+        energy = _library("numpyro.infer.util").potential_energy
+        return -energy(self.model, *self.arguments.whole, position)
 
     def constrain(self, position: PyTree, deterministic: bool = False) -> dict[str, Array]:
         """Returns the values of the latent sites, and of deterministic ones if asked."""
-        from numpyro.infer.util import constrain_fn
-
+        values = _library("numpyro.infer.util").constrain_fn
         arguments = self.arguments.whole
-        return constrain_fn(self.model, *arguments, position, return_deterministic=deterministic)
+        return values(self.model, *arguments, position, return_deterministic=deterministic)
 
     def unconstrain(self, position: PyTree) -> dict[str, Array]:
         """Returns the unbounded position of values of the latent sites."""
-        from numpyro.infer.util import unconstrain_fn
-
-        return unconstrain_fn(self.model, *self.arguments.whole, position)
+        values = _library("numpyro.infer.util").unconstrain_fn
+        return values(self.model, *self.arguments.whole, position)
 
 
 def _unbounded_shapes(density: NumpyroDensity) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the unbounded shape of each latent site; nothing is computed."""
-    from numpyro import distributions, handlers
-
+    distributions, handlers = _library("numpyro.distributions"), _library("numpyro.handlers")
     sites = {}
 
     def latent(density):
@@ -111,6 +108,11 @@ def _unbounded_shapes(density: NumpyroDensity) -> dict[str, jax.ShapeDtypeStruct
     for name, site in sites.items():
         _require_continuous(name, site, distributions.Delta)
     return shapes
+
+
+def _library(name: str) -> Any:
+    """Returns a module of NumPyro, which is imported when it is first used."""
+    return importlib.import_module(name)
 
 
 def _is_latent(site: dict[str, Any]) -> bool:

@@ -23,9 +23,7 @@ from swjko.families.gaussians import gaussian_moments
 from swjko.types import Leaf, Scalar, as_partial, static_field
 
 
-def raveled(
-    logdensity: Callable[[PyTree], Scalar], position: PyTree[Float[Array, "..."]]
-) -> "Raveled":
+def raveled(logdensity: Callable[[PyTree], Scalar], position: PyTree) -> "Raveled":
     """Makes the log-density of a flat point [d] from one of a pytree, such as blackjax takes.
 
     The log-density is evaluated once, at ``position``.
@@ -34,7 +32,7 @@ def raveled(
       logdensity: Function from a position to its unnormalised log-density. Bind data with
         ``jax.tree_util.Partial``. For parameters with bounds pass ``swjko.bounded(...)``: its
         positions satisfy the bounds, and flat points need not.
-      position: A position with a finite log-density; its entries are the start.
+      position: A position of float arrays or numbers with a finite log-density: the start.
 
     Raises:
       TypeError: If an entry of ``position`` is no float array, such as an integer.

@@ -201,5 +201,7 @@ def test_flowjax_flows_that_are_refused(as_users_see_it):
     with pytest.raises(ValueError, match=r"without conditions; got .* cond_shape \(3,\)"):
         flows.from_flowjax(lambda key: make(key, cond_dim=3))
     law = distributions.StudentT(4.0, jnp.zeros(2))
-    with pytest.raises(TypeError, match=r"a flow from a normal law; got Transformed from .*Student"):
+    with pytest.raises(
+        TypeError, match=r"a flow from a normal law; got Transformed from .*Student"
+    ):
         flows.from_flowjax(lambda key: make(key, base_dist=law))

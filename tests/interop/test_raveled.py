@@ -70,7 +70,7 @@ def gamma_log_prob(position):
 
 def test_a_bounded_parameter_has_the_density_of_its_logarithm():
     density = swjko.bounded(gamma_log_prob, {"scale": distrax.Lambda(jnp.exp)})
-    target = swjko.raveled(density, {"scale": jnp.asarray(2.0), "x": jnp.asarray(-1.0)})
+    target = swjko.raveled(density, {"scale": 2.0, "x": np.float32(-1.0)})
     np.testing.assert_allclose(target.start, [np.log(2.0), -1.0], rtol=1e-6)
     points = np.array([[0.3, 1.0], [-2.0, 0.5], [1.1, -1.0]], np.float32)
     scale = np.exp(points[:, 0])
