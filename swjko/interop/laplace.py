@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
@@ -15,25 +14,24 @@ from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian
 from swjko.types import Scalar, as_partial
 
-_NEWTON_STEPS = 3
-# Squared distance from the mode, in standard deviations, that a mode may be found with.
-_LARGEST_DECREMENT = 0.1
+# Squared distances from the mode in standard deviations: where steps end, and what is accepted.
+_DECREMENT, _LARGEST_DECREMENT = 1e-6, 0.1
 
 
 def laplace(
     log_prob: Callable[[Float[Array, " d"]], Scalar],
     start: Float[Array, " d"],
     *,
-    num_steps: int = 500,
+    num_steps: int = 100,
 ) -> FlowDistribution:
     """Fits a Gaussian at a mode: N(mode, (-Hessian of log_prob)^{-1}), a start for a flow.
 
-    The mode is found by L-BFGS and a few steps of Newton's method. The Hessian has d^2 entries.
+    The mode is found by Newton's method, whose steps take the Hessian of d^2 entries.
 
     Args:
       log_prob: Log-density of one point [d], such as ``target.log_prob``.
       start: Point [d] to start from, such as ``target.start``.
-      num_steps: Most steps of L-BFGS.
+      num_steps: Most steps of Newton's method.
 
     Returns:
       A distribution of the ``swjko.gaussian`` family. Pass it to ``target.whitened(...)``, or to a
@@ -50,8 +48,7 @@ def laplace(
     num_steps = validation.as_count(num_steps, "num_steps")
     cost = Partial(_negative, as_partial(log_prob))
     start = validation.as_values(start, "start")
-    mode, decrement, precision = _newton(cost, _lbfgs(cost, start, num_steps))
-    eigenvalues, axes = jnp.linalg.eigh(precision)
+    mode, decrement, eigenvalues, axes = _minimise(cost, start, num_steps)
     if validation.is_concrete(decrement):
         _require_mode(eigenvalues[0], decrement, num_steps)
     # Of A^T A = Q R the Cholesky factor is R^T, up to the signs of its rows.
@@ -69,45 +66,39 @@ def _negative(log_prob, point):
     return -log_prob(point)
 
 
-def _lbfgs(cost: Partial, start: Float[Array, " d"], num_steps: int) -> Float[Array, " d"]:
-    """Minimises the cost until it no longer falls by more than its rounding error."""
-    optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(cost)
+def _minimise(
+    cost: Partial, start: Float[Array, " d"], num_steps: int
+) -> tuple[Array, Array, Array, Array]:
+    """Minimises by Newton's method, with |eigenvalues| of the Hessian and shortened steps.
+
+    Returns:
+      The point, the squared length of the last Newton step in the norm of the Hessian, and the
+      eigenvalues and eigenvectors of the Hessian.
+    """
     eps = jnp.finfo(start.dtype).eps
 
     def unfinished(carry: Any) -> Array:
-        count, _, _, value, fall = carry
-        return (count < num_steps) & (fall > 4 * eps * jnp.abs(value))
+        count, _, share, decrement, _, _ = carry
+        return (count < num_steps) & (share > eps) & (decrement > _DECREMENT)
 
     def update(carry: Any) -> Any:
-        count, point, state, last, _ = carry
-        value, gradient = value_and_grad(point, state=state)
-        updates, state = optimizer.update(
-            gradient, state, point, value=value, grad=gradient, value_fn=cost
-        )
-        # The value is that before the update, so one more update is made after the last fall.
-        return count + 1, optax.apply_updates(point, updates), state, value, last - value
+        count, point, share, _, _, _ = carry
+        value, gradient = jax.value_and_grad(cost)(point)
+        hessian = jax.hessian(cost)(point)
+        eigenvalues, axes = jnp.linalg.eigh((hessian + hessian.T) / 2)
+        curvatures = jnp.maximum(jnp.abs(eigenvalues), 8 * eps * jnp.max(jnp.abs(eigenvalues)))
+        along = axes.T @ gradient
+        move = point - share * (axes @ (along / curvatures))
+        lower = cost(move) <= value
+        point = jnp.where(lower, move, point)
+        share = jnp.where(lower, jnp.minimum(2 * share, 1.0), share / 4)
+        return count + 1, point, share, jnp.sum(along**2 / curvatures), eigenvalues, axes
 
-    infinite = jnp.full((), jnp.inf, start.dtype)
-    carry = (jnp.zeros((), int), start, optimizer.init(start), infinite, infinite)
-    return lax.while_loop(unfinished, update, (*update(carry)[:4], infinite))[1]
-
-
-def _newton(cost, point):
-    """Returns a point, the squared length of the last Newton step in its units, the Hessian."""
-
-    def update(carry, _):
-        point = carry[0]
-        gradient, hessian = jax.grad(cost)(point), jax.hessian(cost)(point)
-        hessian = (hessian + hessian.T) / 2
-        move = jnp.linalg.solve(hessian, gradient)
-        better = cost(point - move) <= cost(point)
-        moved = jnp.where(better, point - move, point)
-        return (moved, jnp.dot(gradient, move), hessian), None
-
-    zero = jnp.zeros((), point.dtype)
-    carry = (point, zero, jnp.zeros((point.shape[0],) * 2, point.dtype))
-    return lax.scan(update, carry, length=_NEWTON_STEPS)[0]
+    one = jnp.ones((), start.dtype)
+    square = jnp.zeros((start.shape[0],) * 2, start.dtype)
+    carry = (jnp.zeros((), int), start, one, one * jnp.inf, jnp.zeros_like(start), square)
+    _, point, _, decrement, eigenvalues, axes = lax.while_loop(unfinished, update, carry)
+    return point, decrement, eigenvalues, axes
 
 
 def _require_mode(smallest, decrement, num_steps):
