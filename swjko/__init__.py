@@ -70,10 +70,13 @@ if TYPE_CHECKING:
     from swjko.diagnostics.certificates import certificate
     from swjko.diagnostics.verdicts import Certificate
     from swjko.diagnostics.importance import Importance, importance
+    from swjko.interop.raveled import Raveled, raveled
+    from swjko.interop.bounded import bounded
+    from swjko.interop.laplace import laplace
     from swjko.running.stopping import until_certified, until_stationary
     from swjko import closed_form, distributed
     from swjko import autoencoder as autoencoder, datasets as datasets, flows as flows
-    from swjko import images as images, plots as plots, problems as problems
+    from swjko import images as images, interop as interop, plots as plots, problems as problems
 
 _NAMES = {
     "types": ("Cloud", "DirectionFn", "Estimate", "Functional"),
@@ -120,6 +123,9 @@ _NAMES = {
     "diagnostics.certificates": ("certificate",),
     "diagnostics.verdicts": ("Certificate",),
     "diagnostics.importance": ("Importance", "importance"),
+    "interop.raveled": ("Raveled", "raveled"),
+    "interop.bounded": ("bounded",),
+    "interop.laplace": ("laplace",),
     "running.stopping": ("until_certified", "until_stationary"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
@@ -127,8 +133,8 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = frozenset(
     (
         *("autoencoder", "checkpoints", "closed_form", "data", "datasets", "diagnostics"),
-        *("distances", "distributed", "families", "flows", "functionals", "images", "linalg"),
-        *("networks", "plots", "problems", "running", "schemes", "types", "validation"),
+        *("distances", "distributed", "families", "flows", "functionals", "images", "interop"),
+        *("linalg", "networks", "plots", "problems", "running", "schemes", "types", "validation"),
     )
 )
 
@@ -145,6 +151,7 @@ __all__ = [
     "Importance",
     "Info",
     "MaxSliced",
+    "Raveled",
     "Result",
     "Scheme",
     "Solution",
@@ -153,6 +160,7 @@ __all__ = [
     "adaptive",
     "annealed",
     "both",
+    "bounded",
     "certificate",
     "closed_form",
     "corrected",
@@ -173,6 +181,7 @@ __all__ = [
     "internal_energy",
     "kl_divergence",
     "langevin",
+    "laplace",
     "max_sliced_wasserstein",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",
@@ -182,6 +191,7 @@ __all__ = [
     "potential",
     "pushforward",
     "quasi_directions",
+    "raveled",
     "recommended_directions",
     "rejection",
     "replay",

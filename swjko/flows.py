@@ -1,7 +1,8 @@
 """Families carried by neural networks.
 
 Coupling, spline, continuous and convex potential flows have a density. Perceptrons and generators
-of images have none. ``from_nnx``, ``from_linen`` and ``from_distrax`` take a model of yours.
+of images have none. ``from_nnx``, ``from_linen``, ``from_equinox``, ``from_flowjax`` and
+``from_distrax`` take a model of yours.
 Params are nested dictionaries of arrays. Families start at mu_0 = N(init_mean, init_scale^2 I)
 exactly, except where the function says otherwise.
 """
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 
 from swjko import validation
 from swjko.families.adapters import from_distrax, from_linen, from_nnx, standardised
+from swjko.families.adapters_equinox import from_equinox, from_flowjax
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
 from swjko.families.conditional import conditional
@@ -28,6 +30,8 @@ __all__ = [
     "convolutional",
     "coupling",
     "from_distrax",
+    "from_equinox",
+    "from_flowjax",
     "from_linen",
     "from_nnx",
     "icnn",

@@ -23,7 +23,7 @@ _MODEL_CURES = {
     "flax.linen": "Pass lambda x: module.apply(variables, x). swjko.flows.from_linen(module, "
     "dim=...) makes a family of it.",
     "equinox": "Pass jax.tree_util.Partial(lambda model, x: model(x), model). For a family use "
-    "swjko.pushforward.",
+    "swjko.flows.from_equinox.",
     "haiku": "Pass lambda x: transformed.apply(params, None, x). For a family use "
     "swjko.pushforward(transformed.init, transformed.apply, ...).",
 }

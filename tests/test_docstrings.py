@@ -7,12 +7,12 @@ import types
 import pytest
 
 import swjko
-from swjko import closed_form, distributed, flows, plots, problems
+from swjko import closed_form, distributed, flows, interop, plots, problems
 
 
 def public_objects() -> dict[str, object]:
     objects = {name: getattr(swjko, name) for name in swjko.__all__ if not name.startswith("_")}
-    for module in (closed_form, distributed, flows, plots, problems):
+    for module in (closed_form, distributed, flows, interop, plots, problems):
         objects |= {
             f"{module.__name__}.{name}": value
             for name, value in vars(module).items()

@@ -8,7 +8,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 from flax import linen, nnx
-from helpers import TOLERANCES, check_bijection, perturbed
+from helpers import TOLERANCES, check_bijection, constant_bytes, perturbed, sw_jko
 
 import swjko
 from swjko import flows
@@ -181,15 +181,47 @@ def test_from_nnx_generator_and_wrong_output(key):
 
 
 class Normalised(nnx.Module):
-    def __init__(self, rngs):
+    """Batch normalisation, dropout, and a constant."""
+
+    def __init__(self, rngs, mean=0.0):
         self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.norm.mean[...] += mean
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.shift = nnx.Variable(jnp.asarray(3.0))
 
     def __call__(self, z):
-        return self.norm(z)
+        return self.dropout(self.norm(z)) + self.shift[...]
 
 
-def test_from_nnx_refuses_state_that_steps_would_lose():
-    with refused(r"only state is nnx\.Param.*BatchStat"):
+def evaluated(rngs, mean=0.0):
+    model = Normalised(rngs, mean)
+    model.eval()
+    return model
+
+
+def test_from_nnx_keeps_frozen_state_as_data(key, tmp_path):
+    one, other = (flows.from_nnx(lambda rngs, m=m: evaluated(rngs, m), dim=2) for m in (0.0, 2.0))
+    params, z = one.init(key), one.latent(key, 5)
+    assert set(params) == {"norm"}
+    for family, mean in ((one, 0.0), (other, 2.0)):
+        expected = (z - mean) / np.sqrt(1 + 1e-5) + 3.0
+        np.testing.assert_allclose(family.push(params, z).points, expected, rtol=1e-5, atol=1e-5)
+    assert max(constant_bytes(lambda f, *at: f.push(*at), one, params, z), default=0) < 8
+    scheme = sw_jko(one, swjko.sw_to_target(jnp.ones((8, 2)), 3))
+    for _ in range(2):  # the second resumes
+        solution = swjko.solve(key, scheme, 1, checkpoint_dir=tmp_path, progress=False)
+        assert solution.result == swjko.Result.OK
+
+
+def test_from_nnx_takes_a_trained_model(key):
+    model = evaluated(nnx.Rngs(0), 2.0)
+    family = flows.from_nnx(lambda rngs: model, dim=2)
+    z = family.latent(key, 5)
+    np.testing.assert_allclose(family.push(family.init(key), z).points, model(z), rtol=1e-5)
+
+
+def test_from_nnx_refuses_state_that_calls_change():
+    with refused(r"state no call changes.*Got BatchStat, RngCount\. Call model\.eval\(\)"):
         flows.from_nnx(Normalised, dim=2)
 
 
@@ -223,8 +255,29 @@ def test_from_linen_refuses_other_things(as_users_see_it):
         flows.from_linen(lambda z: z, dim=2)
     with refused(r"shape \(3, 2\)"):
         flows.from_linen(linen.Dense(5), dim=2)
-    with refused("nothing but params; got batch_stats as well"):
-        flows.from_linen(linen.BatchNorm(use_running_average=False), dim=2)
+    for module in (
+        linen.BatchNorm(use_running_average=False),
+        linen.Dropout(0.5, deterministic=False),
+    ):
+        with refused("state no call changes.*Pass use_running_average=True to BatchNorm"):
+            flows.from_linen(module, dim=2)
+
+
+class LinenConstants(linen.Module):
+    @linen.compact
+    def __call__(self, z):
+        shift = self.variable("constants", "shift", lambda: jnp.full((1, 2), 3.0))
+        normalised = linen.BatchNorm(use_running_average=True)(z)
+        return linen.Dropout(0.5, deterministic=True)(normalised) + shift.value
+
+
+def test_from_linen_keeps_other_collections_as_data(key):
+    family = flows.from_linen(LinenConstants(), dim=2)
+    params, z = family.init(key), family.latent(key, 5)
+    assert set(params) == {"BatchNorm_0"}
+    points = family.push(params, z).points
+    np.testing.assert_allclose(points, z / np.sqrt(1 + 1e-5) + 3.0, rtol=1e-5)
+    assert len(jax.tree.leaves(family)) == 3
 
 
 def affine_params(key):

@@ -25,7 +25,7 @@ RANKS = [
     {"functionals", "families"},
     {"flows", "schemes", "problems"},
     {"diagnostics", "checkpoints", "plots"},
-    {"running"},
+    {"running", "interop"},
     {"distributed", "autoencoder"},
     {"cli"},
     {"__main__"},

@@ -66,7 +66,7 @@ def test_wheel_metadata(built):
         ">=3.11",
     )
     extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE))
-    assert {"cli", "cnf", "bench", "test", "docs", "dev"} <= extras
+    assert {"cli", "cnf", "bench", "interop", "test", "docs", "dev"} <= extras
 
 
 @pytest.mark.slow

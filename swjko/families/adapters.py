@@ -5,11 +5,12 @@ with only ``__call__(z)`` has none.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx
+from flax import errors, linen, nnx
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -20,13 +21,24 @@ from swjko.families.bases import Distribution, with_base
 from swjko.families.pushforward import Mapped, Pushforward, pushforward
 from swjko.types import Key, Params
 
+_MUST_NOT_CHANGE = (
+    "must give a model whose state no call changes, since the change would be lost between steps."
+)
+_NNX_CURE = (
+    "Call model.eval() in make_model, or pass use_running_average=True to batch normalisation and "
+    "deterministic=True to dropout."
+)
+_LINEN_CURE = "Pass use_running_average=True to BatchNorm, and deterministic=True to Dropout."
+
 
 def from_nnx(
     make_model: Callable[[nnx.Rngs], nnx.Module], *, dim: int, latent_dim: int | None = None
 ) -> Pushforward:
     """Makes a family from a flax nnx model, as a function of its ``nnx.Param`` variables.
 
-    mu_0 is the image of N(0, I) under the model as initialised. Shapes are checked here.
+    mu_0 is the image of N(0, I) under the model as initialised. Shapes are checked here. Other
+    state of the model, such as batch statistics and random streams, stays as ``make_model`` gives
+    it: it is data of the family, and not trained.
 
     Args:
       make_model: Function from ``nnx.Rngs`` to a model on batches, ``model(z [n latent_dim])``
@@ -36,8 +48,8 @@ def from_nnx(
       latent_dim: Dimension of z; None means ``dim``.
 
     Raises:
-      ValueError: If the model keeps other state, such as batch statistics or random streams. It
-        would be lost between steps.
+      ValueError: If a call of the model changes its state, as batch normalisation does while it
+        trains. The change would be lost between steps.
     """
     if isinstance(make_model, nnx.Module):
         kind = type(make_model).__name__
@@ -47,13 +59,13 @@ def from_nnx(
         )
     validation.require_callable(make_model, "make_model", "from nnx.Rngs to an nnx.Module")
     model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
-    if jax.tree.leaves(rest):
-        kinds = sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
-        raise ValueError(
-            f"make_model must return a model whose only state is nnx.Param; got {', '.join(kinds)} "
-            "as well. Replace batch normalisation by layer normalisation, and remove dropout."
-        )
+    graph, params, frozen = nnx.split(model, nnx.Param, ...)
+    if jax.tree.leaves(frozen):
+        name, size = ("dim", dim) if latent_dim is None else ("latent_dim", latent_dim)
+        batch = jax.ShapeDtypeStruct((2, validation.as_count(size, name)), float)
+        jax.eval_shape(partial(_require_unchanged, graph), params, frozen, batch)
+        _, _, frozen = nnx.split(make_model(nnx.Rngs(0)), nnx.Param, ...)
+    data = nnx.to_pure_dict(frozen)
 
     def init(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
@@ -61,9 +73,9 @@ def from_nnx(
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
     return pushforward(
         init,
-        Partial(forward, graph),
+        Partial(forward, graph, data),
         dim=dim,
-        inverse=None if inverse is None else Partial(inverse, graph),
+        inverse=None if inverse is None else Partial(inverse, graph, data),
         latent_dim=latent_dim,
     )
 
@@ -71,7 +83,9 @@ def from_nnx(
 def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None) -> Family:
     """Makes a family from a flax linen module, as a function of its "params".
 
-    mu_0 is the image of N(0, I) under the module as initialised. Shapes are checked here.
+    mu_0 is the image of N(0, I) under the module as initialised. Shapes are checked here. Other
+    collections, such as batch statistics and constants, stay as they are initialised: they are data
+    of the family, and not trained.
 
     Args:
       module: Module on batches, ``module(z [n latent_dim])`` -> [n dim]. For a density it needs
@@ -82,8 +96,8 @@ def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None)
       latent_dim: Dimension of z; None means ``dim``.
 
     Raises:
-      ValueError: If the module keeps other collections, such as batch statistics. They would be
-        lost between steps.
+      ValueError: If a call of the module changes a collection, or draws random numbers. The change
+        would be lost between steps.
     """
     if not isinstance(module, linen.Module):
         raise TypeError(
@@ -97,21 +111,25 @@ def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None)
     def variables(key: Key) -> Params:
         return module.init(key, jnp.zeros((1, size)), method=forward)
 
-    shapes = jax.eval_shape(variables, jax.eval_shape(lambda: jax.random.key(0)))
-    if others := sorted(set(shapes) - {"params"}):
-        raise ValueError(
-            f"module must keep nothing but params; got {', '.join(others)} as well. "
-            "Replace batch normalisation by layer normalisation."
-        )
+    def apply(method: str, frozen: Params, params: Params, batch: Array) -> Any:
+        return module.apply({**frozen, "params": params}, batch, method=method)
 
-    def apply(method: str) -> Callable[[Params, Array], Any]:
-        return lambda params, batch: module.apply({"params": params}, batch, method=method)
+    try:
+        shapes = jax.eval_shape(variables, jax.eval_shape(lambda: jax.random.key(0)))
+        frozen = {name: value for name, value in shapes.items() if name != "params"}
+        batch = jax.ShapeDtypeStruct((2, size), float)
+        jax.eval_shape(partial(apply, forward), frozen, shapes.get("params", {}), batch)
+    except (errors.ModifyScopeVariableError, errors.InvalidRngError) as error:
+        raise ValueError(f"module {_MUST_NOT_CHANGE} {_LINEN_CURE}") from error
+    if frozen:
+        made = variables(jax.random.key(0))
+        frozen = {name: made[name] for name in frozen}
 
     return pushforward(
         lambda key: variables(key)["params"],
-        apply(forward),
+        Partial(partial(apply, forward), frozen),
         dim=dim,
-        inverse=None if inverse is None else apply(inverse),
+        inverse=None if inverse is None else Partial(partial(apply, inverse), frozen),
         latent_dim=latent_dim,
     )
 
@@ -177,16 +195,38 @@ def _methods(model: object) -> tuple[str, str | None]:
     return names if all(hasattr(model, name) for name in names) else ("__call__", None)
 
 
-def _call(graph, params, z):
-    return nnx.merge(graph, params)(z)
+def _call(graph, frozen, params, z):
+    return nnx.merge(graph, params, frozen)(z)
 
 
-def _forward(graph, params, z):
-    return nnx.merge(graph, params).forward_and_log_det(z)
+def _forward(graph, frozen, params, z):
+    return nnx.merge(graph, params, frozen).forward_and_log_det(z)
 
 
-def _inverse(graph, params, points):
-    return nnx.merge(graph, params).inverse_and_log_det(points)
+def _inverse(graph, frozen, params, points):
+    return nnx.merge(graph, params, frozen).inverse_and_log_det(points)
+
+
+def _require_unchanged(graph, params, frozen, batch):
+    """Raises ValueError if a call writes a variable: what is not written is the same tracer."""
+    model = nnx.merge(graph, params, frozen)
+    before = _values(model)
+    getattr(model, _methods(model)[0])(batch)
+    changed = {
+        kind
+        for path, (kind, value) in _values(model).items()
+        if before.get(path, ("",))[-1] is not value
+    }
+    if changed:
+        raise ValueError(
+            f"make_model {_MUST_NOT_CHANGE} Got {', '.join(sorted(changed))}. {_NNX_CURE}"
+        )
+
+
+def _values(model):
+    """Returns kind and value of each variable, by path."""
+    variables = nnx.to_flat_state(nnx.state(model))
+    return {path: (type(one).__name__, one.get_value()) for path, one in variables}
 
 
 # A family made in double precision serves points in single precision too.

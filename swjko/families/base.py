@@ -109,8 +109,8 @@ def require_family(family: object) -> None:
             f"`family` must be a swjko Family, such as swjko.gaussian(2); "
             f"got {type(family).__name__}."
             + (
-                " Make a family of a model: swjko.flows.from_nnx, swjko.flows.from_linen, or "
-                "swjko.pushforward for equinox and haiku."
+                " Make a family of a model: swjko.flows.from_nnx, from_linen or from_equinox, "
+                "or swjko.pushforward for haiku."
                 if model
                 else ""
             )

@@ -7,6 +7,7 @@ such as positive scales, under any family. Images as ``swjko.images.Images.rows`
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, require_family
+from swjko.families.bijections import is_bijection, of_rows
 from swjko.families.pushforward import Mapped
 from swjko.types import Key
 
@@ -157,30 +159,37 @@ def quantize(rows: Float[Array, "n d"], levels: int = 256) -> Float[Array, "n d"
     return jnp.clip(jnp.floor(levels * rows), 0, levels - 1) / (levels - 1)
 
 
-def preprocessed(family: Family, preprocessing: Preprocessing) -> Family:
+def preprocessed(family: Family, preprocessing: Any) -> Family:
     """Makes the family of the rows whose preprocessed images have the measures of ``family``.
 
     Params and latents are those of ``family``. Points are mapped back, and densities with them.
 
     Args:
       family: Family of the images.
-      preprocessing: Map from rows to images.
+      preprocessing: Map from rows to images: a ``Preprocessing``, or a bijection of one row [d] of
+        distrax, flowjax or NumPyro.
 
     Example:
       ``preprocessed(flows.coupling(64), logit())``, images of 64 pixels with a density.
     """
     require_family(family)
+    if is_bijection(preprocessing):
+        preprocessing = Preprocessing(*of_rows(preprocessing))
     if not isinstance(preprocessing, Preprocessing):
         raise TypeError(
-            f"`preprocessing` must be a Preprocessing, such as logit(); "
-            f"got {type(preprocessing).__name__}."
+            "`preprocessing` must be a Preprocessing, such as logit(), or a bijection of distrax, "
+            f"flowjax or NumPyro; got {type(preprocessing).__name__}."
         )
     shape = (3, family.dim)
-    image, _ = jax.eval_shape(preprocessing.inverse, jax.ShapeDtypeStruct(shape, float))
-    if image.shape != shape:
+    rows = jax.ShapeDtypeStruct(shape, float)
+    try:
+        found = jax.eval_shape(preprocessing.inverse, rows)[0].shape[-1]
+    except (TypeError, ValueError) as error:  # arrays that do not broadcast
+        found = f"{type(error).__name__}: {error}"
+    if found != family.dim:
         raise ValueError(
             f"`preprocessing` must keep the {family.dim} coordinates of the family; "
-            f"got {image.shape[-1]}. Give its ends one value for each coordinate."
+            f"got {found}. Give its ends one value for each coordinate."
         )
     return Mapped(family, preprocessing.inverse, preprocessing.forward, family.dim)
 
