@@ -6,6 +6,7 @@ the Kantorovich potentials of the 1-D problems.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
-from swjko.linalg import nan_where
+from swjko.linalg import derivatives_of, nan_where
 from swjko.types import Leaf, Scalar
 
 
@@ -101,38 +102,55 @@ def sliced_power(
     return ScaledPower(value, lax.stop_gradient(scale))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sliced_power(setting, *inputs):
     total = _over_blocks(setting, *inputs, wanted=_Wanted())
     return total.value, _scale_or_one(total)
 
 
-def _sliced_power_forward(setting, *inputs):
-    values: Any = [None if entry is None else entry.value for entry in inputs]
-    wanted = _Wanted(*(entry is not None and entry.perturbed for entry in inputs))
-    total = _over_blocks(setting, *values, wanted=wanted)
+def _sliced_power_jvp(setting, primals, tangents):
+    """Returns values, and tangents that are linear in gradients of the forward pass.
+
+    Reverse mode transposes these products with tangents into products with one cotangent.
+    """
+    moved = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
+    total = _in_one_piece(functools.partial(_over_blocks, setting, wanted=_Wanted(*moved)))(*primals)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)
     gradients = jax.tree.map(lambda gradient: nan_where(unknown, gradient), total.gradients)
-    return (total.value, _scale_or_one(total)), (gradients, total.scale)
-
-
-def _sliced_power_backward(setting, residuals, cotangents):
-    del setting
-    gradients, scale = residuals
-    cotangent, _ = cotangents
-    if isinstance(cotangent, SymbolicZero):
-        return tuple(None for _ in gradients)
-    of_lengths = cotangent if scale is None else cotangent / scale
-    factors = _Gradients(of_lengths, of_lengths, of_lengths, cotangent, cotangent)
-    return tuple(
-        None if gradient is None else factor * gradient
-        for factor, gradient in zip(factors, gradients, strict=True)
+    along = _Gradients(
+        *(
+            jnp.sum(gradient * tangent) if needed else jnp.zeros_like(total.value)
+            for gradient, tangent, needed in zip(gradients, tangents, moved, strict=True)
+        )
     )
+    of_lengths = along.x + along.y + along.directions
+    if total.scale is not None:
+        of_lengths = of_lengths / total.scale
+    scale = _scale_or_one(total)
+    tangent = of_lengths + along.x_weights + along.y_weights
+    return (total.value, scale), (tangent, jnp.zeros_like(scale))
 
 
-_sliced_power.defvjp(_sliced_power_forward, _sliced_power_backward, symbolic_zeros=True)
+_sliced_power.defjvp(_sliced_power_jvp, symbolic_zeros=True)
+
+
+def _in_one_piece(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function as one operation, which partial evaluation does not open.
+
+    Reverse mode evaluates the rule above partially. That would move the constants of the sorts out
+    of the loop over blocks and hold them as arrays of the size of a block.
+    """
+    whole = jax.custom_batching.custom_vmap(function)
+
+    @whole.def_vmap
+    def _(axis_size, in_batched, *inputs):
+        in_axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        outputs = jax.vmap(function, in_axes, axis_size=axis_size)(*inputs)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return derivatives_of(function)(whole)
 
 
 def _scale_or_one(total: _Sum) -> Scalar:
