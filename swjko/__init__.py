@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         wasserstein_1d_plan,
         wasserstein_1d_potentials,
     )
+    from swjko.distances.unbalanced import sliced_unbalanced_ot, unbalanced_sliced_ot
     from swjko.distances.estimates import (
         MaxSliced,
         max_sliced_wasserstein,
@@ -85,6 +86,7 @@ _NAMES = {
     "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
     "distances.blocks": ("sliced_wasserstein_bytes",),
     "distances.plans": ("sliced_displacement", "wasserstein_1d_plan", "wasserstein_1d_potentials"),
+    "distances.unbalanced": ("sliced_unbalanced_ot", "unbalanced_sliced_ot"),
     "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
     "functionals.energies": ("interaction", "internal_energy", "potential"),
     "functionals.entropies": (
@@ -186,6 +188,7 @@ __all__ = [
     "sharded_directions",
     "sliced_displacement",
     "sliced_flow",
+    "sliced_unbalanced_ot",
     "sliced_wasserstein",
     "sliced_wasserstein_bytes",
     "sliced_wasserstein_estimate",
@@ -197,6 +200,7 @@ __all__ = [
     "sw_jko",
     "sw_to_target",
     "symmetric_kl",
+    "unbalanced_sliced_ot",
     "uniform_directions",
     "until_certified",
     "until_stationary",

@@ -15,6 +15,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from swjko.distances.frank_wolfe import couple_unbalanced
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
@@ -42,6 +43,7 @@ class _Wanted(NamedTuple):
     directions: bool = False
     x_weights: bool = False
     y_weights: bool = False
+    rho: bool = False
 
 
 class _Gradients(NamedTuple):
@@ -55,6 +57,7 @@ class _Gradients(NamedTuple):
     directions: Leaf = None
     x_weights: Leaf = None
     y_weights: Leaf = None
+    rho: Leaf = None
 
 
 class _Sum(NamedTuple):
@@ -66,11 +69,15 @@ class _Sum(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The static part: the order, the directions of a block, and whether powers are scaled."""
+    """The static part: the order, the directions of a block, whether powers are scaled.
+
+    The iterations are those of unbalanced transport.
+    """
 
     p: float
     block_size: int
     scaled: bool
+    num_iterations: int
 
 
 def sliced_power(
@@ -79,10 +86,12 @@ def sliced_power(
     directions: Float[Array, "l d"],
     x_weights: Float[Array, " n"] | None,
     y_weights: Float[Array, " m"] | None,
+    rho: Float[Array, "2"] | None = None,
     *,
     p: float,
     block_size: int,
-    scaled: bool,
+    scaled: bool = False,
+    num_iterations: int = 0,
 ) -> ScaledPower:
     """Returns the mean over directions of W_p^p of the projections, of one dtype throughout.
 
@@ -92,12 +101,14 @@ def sliced_power(
       directions: Unit rows [l d].
       x_weights: Weights [n] with sum one; None if both clouds have uniform weights.
       y_weights: Weights [m], likewise.
+      rho: Prices of mass for unbalanced transport, whose weights have any sum; None is balanced.
       p: Order of the distance.
       block_size: Directions processed at once.
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
+      num_iterations: Iterations of the Frank-Wolfe method if ``rho`` is given.
     """
-    setting = _Setting(p, block_size, scaled)
-    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    setting = _Setting(p, block_size, scaled, num_iterations)
+    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights, rho)
     value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
 
@@ -114,7 +125,9 @@ def _sliced_power_jvp(setting, primals, tangents):
     Reverse mode transposes these products with tangents into products with one cotangent.
     """
     moved = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
-    total = _in_one_piece(functools.partial(_over_blocks, setting, wanted=_Wanted(*moved)))(*primals)
+    total = _in_one_piece(functools.partial(_over_blocks, setting, wanted=_Wanted(*moved)))(
+        *primals
+    )
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)
@@ -129,7 +142,7 @@ def _sliced_power_jvp(setting, primals, tangents):
     if total.scale is not None:
         of_lengths = of_lengths / total.scale
     scale = _scale_or_one(total)
-    tangent = of_lengths + along.x_weights + along.y_weights
+    tangent = of_lengths + along.x_weights + along.y_weights + along.rho
     return (total.value, scale), (tangent, jnp.zeros_like(scale))
 
 
@@ -158,11 +171,11 @@ def _scale_or_one(total: _Sum) -> Scalar:
 
 
 def _over_blocks(
-    setting: _Setting, x, y, directions, x_weights, y_weights, wanted: _Wanted
+    setting: _Setting, x, y, directions, x_weights, y_weights, rho, wanted: _Wanted
 ) -> _Sum:
     """Returns the mean over directions and its gradients, a block of directions at a time."""
     total, block_size = directions.shape[0], setting.block_size
-    one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, wanted)
+    one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, rho, wanted)
     num_blocks, remainder = divmod(total, block_size)
     if num_blocks == 1 and remainder == 0:
         summed = one_block(directions)
@@ -207,7 +220,7 @@ def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
     if first.scale is None:
         return jax.tree.map(jnp.add, first, second)
     scale = jnp.maximum(first.scale, second.scale)
-    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p)
+    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p, p)
     parts = []
     for part in (first, second):
         gradients = _Gradients(
@@ -228,7 +241,9 @@ def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
     return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
 
 
-def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> _Sum:
+def _block_sum(
+    setting: _Setting, x, y, x_weights, y_weights, rho, wanted: _Wanted, directions
+) -> _Sum:
     """Returns the sum of W_p^p over one block of directions, and its gradients."""
     p, scaled = setting.p, setting.scaled
     matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -236,9 +251,13 @@ def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, d
     need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
     u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
     v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
+    of_rho: Leaf = None
     if weighted:
         weights = x_weights[u_permutation], y_weights[v_permutation]
-        rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+        if rho is None:
+            rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+        else:
+            rows, of_rho = couple_unbalanced(u, v, *weights, p, rho, setting.num_iterations)
     else:
         rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
     u_gradient: Leaf = unsort_rows(rows.u, u_permutation) if need_u else None
@@ -253,6 +272,7 @@ def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, d
         directions=matmul(u_gradient, x) + matmul(v_gradient, y) if wanted.directions else None,
         x_weights=summed(rows.u_potential, u_permutation) if wanted.x_weights else None,
         y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
+        rho=jnp.sum(of_rho, axis=0) if wanted.rho else None,
     )
     return _Sum(jnp.sum(rows.cost), gradients, rows.scale)
 

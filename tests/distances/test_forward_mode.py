@@ -41,7 +41,13 @@ def test_jvp_linearize_and_hessian_products(n, m, weighted, p, block_size):
 
         def power(x, y, x_weights=None, y_weights=None):
             return swjko.sliced_wasserstein_pow(
-                x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights, block_size=block_size
+                x,
+                y,
+                directions,
+                p=p,
+                x_weights=x_weights,
+                y_weights=y_weights,
+                block_size=block_size,
             )
 
         value = jax.jit(power)
@@ -60,7 +66,9 @@ def test_jvp_linearize_and_hessian_products(n, m, weighted, p, block_size):
             lambda x, move: jax.jvp(lambda x: jax.grad(power)(x, *rest), (x,), (move,))[1]
         )
         reverse_over_forward = jax.jit(
-            lambda x, move: jax.grad(lambda x: jax.jvp(lambda x: power(x, *rest), (x,), (move,))[1])(x)
+            lambda x, move: jax.grad(
+                lambda x: jax.jvp(lambda x: power(x, *rest), (x,), (move,))[1]
+            )(x)
         )
         assert np.max(np.abs(second)) > 1e-2
         for product in (forward_over_reverse, reverse_over_forward):
