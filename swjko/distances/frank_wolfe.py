@@ -110,8 +110,9 @@ def optimal_marginals(
 def _line_search(exponents, found, moves, inverse) -> Float[Array, "... 1"]:
     """Returns the best length in [0, 1] by Newton's method, safeguarded by bisection.
 
-    The dual value decreases with r_2 log sum a exp(-f r_1) + r_1 log sum b exp(-g r_2), r = 1 / rho,
-    a convex function whose derivatives are means and variances of the moves under the marginals.
+    The dual value decreases with r_2 log sum a exp(-f r_1) + r_1 log sum b exp(-g r_2), with
+    r = 1 / rho. This is convex, and its derivatives are means and variances of the moves under the
+    marginals.
     """
 
     def narrow(bracket, _):

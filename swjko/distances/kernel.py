@@ -125,9 +125,8 @@ def _sliced_power_jvp(setting, primals, tangents):
     Reverse mode transposes these products with tangents into products with one cotangent.
     """
     moved = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
-    total = _in_one_piece(functools.partial(_over_blocks, setting, wanted=_Wanted(*moved)))(
-        *primals
-    )
+    over_blocks = functools.partial(_over_blocks, setting, wanted=_Wanted(*moved))
+    total = _in_one_piece(over_blocks)(*primals)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)

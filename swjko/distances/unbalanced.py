@@ -177,10 +177,10 @@ def _prepared(x, y, directions, x_weights, y_weights, rho):
     return x, y, exact_on_the_line(directions), *weights, as_prices(rho).astype(dtype)
 
 
-def as_prices(rho: Prices) -> Float[Array, "2"]:
+def as_prices(rho: Prices, name: str = "rho") -> Float[Array, "2"]:
     """Returns the prices of mass of both clouds, positive, at most one of them infinite."""
     pair = rho if isinstance(rho, tuple) else (rho, rho)
-    requirement = "`rho` must be a positive number or a pair of them, at most one infinite"
+    requirement = f"`{name}` must be a positive number or a pair of them, at most one infinite"
     try:
         prices = jnp.stack([jnp.asarray(price, float) for price in pair])
     except (TypeError, ValueError) as error:

@@ -185,3 +185,36 @@ def test_bad_inputs(function, changes, message, as_users_see_it):
 def test_prices_that_are_no_numbers(as_users_see_it):
     with pytest.raises(TypeError, match="positive number or a pair"):
         sliced_unbalanced_ot(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones((1, 1)), rho="one")
+
+
+def test_outliers_of_the_target_do_not_pull_an_unbalanced_flow():
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(36, 2))
+    spoilt = np.concatenate([clean, 15.0 + rng.normal(size=(4, 2))])
+    start = jnp.asarray(rng.normal(size=(24, 2)) - 2.0, float)
+
+    @jax.jit
+    def end(functional):
+        def move(points, key):
+            return points - 24.0 * jax.grad(lambda x: functional(key, swjko.Cloud(x)))(points), None
+
+        keys = jax.random.split(jax.random.key(1), 40)
+        return jnp.mean(jax.lax.scan(move, start, keys)[0], axis=0)
+
+    def moved_by_outliers(**options):
+        ends = [
+            end(swjko.sw_to_target(jnp.asarray(target, float), 8, **options))
+            for target in (clean, spoilt)
+        ]
+        return float(jnp.linalg.norm(ends[1] - ends[0])), ends[0]
+
+    balanced, _ = moved_by_outliers()
+    unbalanced, at = moved_by_outliers(unbalanced=9.0)
+    assert balanced > 1.5
+    assert unbalanced < balanced / 10
+    np.testing.assert_allclose(at, clean.mean(axis=0), atol=0.5)
+
+
+def test_price_of_an_unbalanced_target_is_checked(as_users_see_it):
+    with pytest.raises(ValueError, match="`unbalanced` must be a positive"):
+        swjko.sw_to_target(jnp.ones((3, 2)), 4, unbalanced=-1.0)
