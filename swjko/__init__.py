@@ -29,9 +29,16 @@ if TYPE_CHECKING:
     )
     from swjko.distances.blocks import sliced_wasserstein_bytes
     from swjko.distances.plans import (
+        best_sliced_plan,
+        expected_sliced_plan,
         sliced_displacement,
         wasserstein_1d_plan,
         wasserstein_1d_potentials,
+    )
+    from swjko.distances.quantiles import (
+        QuantileTable,
+        sliced_quantiles,
+        sliced_wasserstein_to_quantiles_pow,
     )
     from swjko.distances.unbalanced import sliced_unbalanced_ot, unbalanced_sliced_ot
     from swjko.distances.estimates import (
@@ -85,7 +92,18 @@ _NAMES = {
     ),
     "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
     "distances.blocks": ("sliced_wasserstein_bytes",),
-    "distances.plans": ("sliced_displacement", "wasserstein_1d_plan", "wasserstein_1d_potentials"),
+    "distances.plans": (
+        "best_sliced_plan",
+        "expected_sliced_plan",
+        "sliced_displacement",
+        "wasserstein_1d_plan",
+        "wasserstein_1d_potentials",
+    ),
+    "distances.quantiles": (
+        "QuantileTable",
+        "sliced_quantiles",
+        "sliced_wasserstein_to_quantiles_pow",
+    ),
     "distances.unbalanced": ("sliced_unbalanced_ot", "unbalanced_sliced_ot"),
     "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
     "functionals.energies": ("interaction", "internal_energy", "potential"),
@@ -143,12 +161,14 @@ __all__ = [
     "Importance",
     "Info",
     "MaxSliced",
+    "QuantileTable",
     "Result",
     "Scheme",
     "Solution",
     "State",
     "__version__",
     "adaptive",
+    "best_sliced_plan",
     "both",
     "certificate",
     "closed_form",
@@ -156,6 +176,7 @@ __all__ = [
     "direct_minimization",
     "distributed",
     "evaluate",
+    "expected_sliced_plan",
     "flow_mesh",
     "forward_kl",
     "gaussian",
@@ -188,11 +209,13 @@ __all__ = [
     "sharded_directions",
     "sliced_displacement",
     "sliced_flow",
+    "sliced_quantiles",
     "sliced_unbalanced_ot",
     "sliced_wasserstein",
     "sliced_wasserstein_bytes",
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
+    "sliced_wasserstein_to_quantiles_pow",
     "solve",
     "stack_flows",
     "student_t",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
+from swjko.distances.quantiles import QuantileTable, sliced_wasserstein_to_quantiles_pow
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.distances.unbalanced import Prices, as_prices, unbalanced_sliced_ot
 from swjko.functionals.base import (
@@ -27,7 +28,7 @@ _TARGET_BLOCK_BYTES = 2**26
 
 
 def sw_to_target(
-    target: Float[Array, "m d"],
+    target: Float[Array, "m d"] | QuantileTable,
     num_projections: int,
     *,
     direction_fn: DirectionFn = uniform_directions,
@@ -40,7 +41,8 @@ def sw_to_target(
     outliers do not pull: ``unbalanced_sliced_ot`` takes the place of SW_2^2.
 
     Args:
-      target: Points [m d] of nu; a leaf, never compiled in.
+      target: Points [m d] of nu; a leaf, never compiled in. A table of ``sliced_quantiles`` stands
+        for any number of points: then directions are drawn from those of the table.
       num_projections: Number of directions, drawn anew at each evaluation.
       direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
       batch_size: Number of target points drawn without replacement for each evaluation; None
@@ -52,8 +54,20 @@ def sw_to_target(
     References:
       Liutkus et al. (2019); Bonet et al. (2023), arXiv 2306.07176, for the unbalanced one.
     """
-    target = validation.as_points(target, "target")
     num_projections = validation.as_count(num_projections, "num_projections")
+    if isinstance(target, QuantileTable):
+        if batch_size is not None or unbalanced is not None:
+            raise ValueError(
+                "`batch_size` and `unbalanced` need the points of the target; got a table of "
+                "quantiles. Leave them out, or pass points."
+            )
+        if num_projections > target.directions.shape[0]:
+            raise ValueError(
+                f"`num_projections` must not exceed the {target.directions.shape[0]} directions of "
+                f"the table; got {num_projections}."
+            )
+        return SWToTarget(target, num_projections, direction_fn, None)
+    target = validation.as_points(target, "target")
     if batch_size is not None and validation.as_count(batch_size, "batch_size") > target.shape[0]:
         raise ValueError(
             f"`batch_size` must not exceed the {target.shape[0]} points of the target; "
@@ -81,6 +95,11 @@ class SWToTarget:
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         direction_key, batch_key = jax.random.split(key)
         x, y = cloud.points, self.target
+        if isinstance(y, QuantileTable):
+            number = y.directions.shape[0]
+            rows = jax.random.choice(direction_key, number, (self.num_projections,), replace=False)
+            table = jax.tree.map(lambda leaf: leaf[rows], y)
+            return 0.5 * sliced_wasserstein_to_quantiles_pow(x, table, x_weights=cloud.weights)
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
         if self.batch_size is not None:
             y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
