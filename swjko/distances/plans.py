@@ -235,8 +235,12 @@ def expected_sliced_plan(
     """
     i, j, mass = _pieces_of_directions(x, y, directions, x_weights, y_weights)
     costs = _costs(x, y, i, j, mass, validation.as_power(p))
-    inverse_temperature = validation.as_nonnegative(inverse_temperature, "inverse_temperature")
-    shares = jax.nn.softmax(-inverse_temperature.astype(costs.dtype) * costs)
+    colder = validation.as_nonnegative(inverse_temperature, "inverse_temperature")
+    if validation.is_concrete(colder) and colder == 0:
+        # The plan does not need the costs, and no time is spent on them if nobody reads them.
+        shares = jnp.full(costs.shape, 1.0 / costs.shape[0], costs.dtype)
+    else:
+        shares = jax.nn.softmax(-colder.astype(costs.dtype) * costs)
     mass = mass * shares[:, None]
     return SlicedPlan(i.ravel(), j.ravel(), mass.ravel(), jnp.sum(shares * costs))
 
