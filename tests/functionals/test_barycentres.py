@@ -7,8 +7,16 @@ import numpy as np
 import swjko
 
 
+def fixed_directions(_key, num, dim):
+    return swjko.orthogonal_directions(jax.random.key(2), num, dim)
+
+
 def energy_of(targets, weights, num_projections):
-    terms = [swjko.sw_to_target(target, num_projections) for target in targets]
+    # The same directions for all targets, whose gradients then cancel at the barycentre.
+    terms = [
+        swjko.sw_to_target(target, num_projections, direction_fn=fixed_directions)
+        for target in targets
+    ]
     return swjko.weighted_sum(*zip(weights, terms, strict=True))
 
 
