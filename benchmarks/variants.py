@@ -1,7 +1,9 @@
 """Unbalanced sliced transport and plans from slices, by swjko and by POT with torch.
 
-Costs come with gradients in x. Iterations are the defaults: 20 with a line search for swjko, and 10
-without for POT. Plans are lists of pairs for swjko, sparse matrices for POT.
+swjko computes value and gradient in x. POT 0.9.7 computes the value alone, since its iterations run
+backward through the points and fail if these need a gradient. Iterations are the defaults: 20 with
+a line search for swjko, and 10 without for POT. Plans are lists of pairs for swjko, sparse matrices
+for POT.
 """
 
 import functools
@@ -38,27 +40,18 @@ def methods(inputs: Inputs) -> dict[str, dict[str, Callable[[], Any]]]:
 def _torch_methods(torch: Any, inputs: Inputs) -> dict[str, dict[str, Callable[[], Any]]]:
     pot = common.optional("ot")
     x, y, columns = (torch.tensor(array) for array in (*inputs[:2], inputs.directions.T))
-    x.requires_grad_()
+    plan = {"p": 2, "dense": False}
     values = {
         "SUOT": lambda: pot.sliced_unbalanced_ot(x, y, _RHO, projections=columns),
         "USOT": lambda: pot.unbalanced_sliced_ot(x, y, _RHO, projections=columns)[2],
+        "best plan": lambda: pot.min_sliced_transport_plan(x, y, projections=columns, **plan)[1],
     }
 
-    def with_gradient(value: Callable[[], Any], threads: int) -> tuple[Any, Any]:
+    def call(value: Callable[[], Any], threads: int) -> Any:
         torch.set_num_threads(threads)
-        result = value()
-        return result.detach(), torch.autograd.grad(result, x)[0]
+        return value()
 
-    def plan(threads: int) -> Any:
-        torch.set_num_threads(threads)
-        options = {"projections": columns, "p": 2, "dense": False}
-        return pot.min_sliced_transport_plan(x.detach(), y, **options)[1]
-
-    calls = {name: functools.partial(with_gradient, value) for name, value in values.items()}
-    calls["best plan"] = plan
     return {
-        name: {
-            f"POT torch@{threads}": functools.partial(call, threads) for threads in TORCH_THREADS
-        }
-        for name, call in calls.items()
+        name: {f"POT torch@{n}": functools.partial(call, value, n) for n in TORCH_THREADS}
+        for name, value in values.items()
     }
