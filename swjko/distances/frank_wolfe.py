@@ -103,8 +103,8 @@ def optimal_marginals(
     parts = [jnp.where(a > 0, a * slope, 0.0) for a, slope in zip(measures, slopes, strict=True)]
     value = jnp.sum(parts[0], axis=-1) + jnp.sum(parts[1], axis=-1)
     mass = jnp.exp(totals[0] - shift * inverse[0])[..., 0]
-    weights = map(jax.nn.softmax, exponents(found))
-    return Marginals(value, *weights, mass, divergences, *slopes)
+    marginals = [jax.nn.softmax(part) for part in exponents(found)]
+    return Marginals(value, marginals[0], marginals[1], mass, divergences, slopes[0], slopes[1])
 
 
 def _line_search(exponents, found, moves, inverse) -> Float[Array, "... 1"]:
@@ -118,7 +118,7 @@ def _line_search(exponents, found, moves, inverse) -> Float[Array, "... 1"]:
     def narrow(bracket, _):
         low, high, length = bracket
         at = [f + length * move for f, move in zip(found, moves, strict=True)]
-        slope, curvature = 0.0, 0.0
+        slope = curvature = jnp.zeros_like(length)
         for marginal, move, r in zip(exponents(at), moves, inverse, strict=True):
             marginal = jax.nn.softmax(marginal)
             mean = jnp.sum(marginal * move, axis=-1, keepdims=True)

@@ -200,10 +200,10 @@ def best_sliced_plan(
     References:
       Mahey, Chapel, Gasso, Bonet, Courty (2023), arXiv 2307.01770.
     """
-    pieces = _pieces_of_directions(x, y, directions, x_weights, y_weights)
-    costs = _costs(x, y, *pieces, validation.as_power(p))
+    i, j, mass = _pieces_of_directions(x, y, directions, x_weights, y_weights)
+    costs = _costs(x, y, i, j, mass, validation.as_power(p))
     best = jnp.argmin(costs)
-    return SlicedPlan(*(array[best] for array in pieces), costs[best])
+    return SlicedPlan(i[best], j[best], mass[best], costs[best])
 
 
 def expected_sliced_plan(

@@ -111,10 +111,10 @@ def unbalanced_sliced_ot(
     block_size = _block_size(inputs, block_size)
     x, y, directions, x_weights, y_weights, rho = inputs
     fixed = [lax.stop_gradient(array) for array in inputs]
-    potentials = _mean_potentials(*fixed[:3], p, block_size)
-    found = optimal_marginals(potentials, *fixed[3:], num_iterations)
-    weights = found.u_weights, found.v_weights
-    transport = sliced_power(x, y, directions, *weights, p=p, block_size=block_size).value
+    potentials = _mean_potentials(fixed[0], fixed[1], fixed[2], p, block_size)
+    found = optimal_marginals(potentials, fixed[3], fixed[4], fixed[5], num_iterations)
+    a, b = found.u_weights, found.v_weights
+    transport = sliced_power(x, y, directions, a, b, p=p, block_size=block_size).value
 
     def moves(values, fixed):
         # Zero, with the derivative one.
@@ -161,7 +161,9 @@ def _mean_potentials(x, y, directions, p: float, block_size: int):
     return mean_potentials
 
 
-def _prepared(x, y, directions, x_weights, y_weights, rho):
+def _prepared(
+    x, y, directions, x_weights, y_weights, rho
+) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Returns checked inputs of one dtype, centred, with weights for every point."""
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
@@ -171,10 +173,12 @@ def _prepared(x, y, directions, x_weights, y_weights, rho):
     for name, given, points in (("x_weights", x_weights, x), ("y_weights", y_weights, y)):
         count = points.shape[0]
         found = validation.as_weights(given, count, name, any_sum=True)
-        weights.append(jnp.full((count,), 1.0 / count) if found is None else found)
-    x, y, directions, *weights = (array.astype(dtype) for array in (x, y, directions, *weights))
-    x, y = centred(x, y, *(weight / jnp.sum(weight) for weight in weights))
-    return x, y, exact_on_the_line(directions), *weights, as_prices(rho).astype(dtype)
+        found = jnp.full((count,), 1.0 / count) if found is None else found
+        weights.append(found.astype(dtype))
+    a, b = weights
+    x, y = centred(x.astype(dtype), y.astype(dtype), a / jnp.sum(a), b / jnp.sum(b))
+    directions = exact_on_the_line(directions.astype(dtype))
+    return x, y, directions, a, b, as_prices(rho).astype(dtype)
 
 
 def as_prices(rho: Prices, name: str = "rho") -> Float[Array, "2"]:
