@@ -29,10 +29,18 @@ if TYPE_CHECKING:
     )
     from swjko.distances.blocks import sliced_wasserstein_bytes
     from swjko.distances.plans import (
+        best_sliced_plan,
+        expected_sliced_plan,
         sliced_displacement,
         wasserstein_1d_plan,
         wasserstein_1d_potentials,
     )
+    from swjko.distances.quantiles import (
+        QuantileTable,
+        sliced_quantiles,
+        sliced_wasserstein_to_quantiles_pow,
+    )
+    from swjko.distances.unbalanced import sliced_unbalanced_ot, unbalanced_sliced_ot
     from swjko.distances.estimates import (
         MaxSliced,
         max_sliced_wasserstein,
@@ -89,7 +97,19 @@ _NAMES = {
     ),
     "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
     "distances.blocks": ("sliced_wasserstein_bytes",),
-    "distances.plans": ("sliced_displacement", "wasserstein_1d_plan", "wasserstein_1d_potentials"),
+    "distances.plans": (
+        "best_sliced_plan",
+        "expected_sliced_plan",
+        "sliced_displacement",
+        "wasserstein_1d_plan",
+        "wasserstein_1d_potentials",
+    ),
+    "distances.quantiles": (
+        "QuantileTable",
+        "sliced_quantiles",
+        "sliced_wasserstein_to_quantiles_pow",
+    ),
+    "distances.unbalanced": ("sliced_unbalanced_ot", "unbalanced_sliced_ot"),
     "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
     "functionals.energies": ("interaction", "internal_energy", "potential"),
     "functionals.entropies": (
@@ -151,6 +171,7 @@ __all__ = [
     "Importance",
     "Info",
     "MaxSliced",
+    "QuantileTable",
     "Raveled",
     "Result",
     "Scheme",
@@ -159,6 +180,7 @@ __all__ = [
     "__version__",
     "adaptive",
     "annealed",
+    "best_sliced_plan",
     "both",
     "bounded",
     "certificate",
@@ -167,6 +189,7 @@ __all__ = [
     "direct_minimization",
     "distributed",
     "evaluate",
+    "expected_sliced_plan",
     "flow_mesh",
     "forward_kl",
     "gaussian",
@@ -202,10 +225,13 @@ __all__ = [
     "sharded_directions",
     "sliced_displacement",
     "sliced_flow",
+    "sliced_quantiles",
+    "sliced_unbalanced_ot",
     "sliced_wasserstein",
     "sliced_wasserstein_bytes",
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
+    "sliced_wasserstein_to_quantiles_pow",
     "solve",
     "stack_flows",
     "student_t",
@@ -213,6 +239,7 @@ __all__ = [
     "sw_jko",
     "sw_to_target",
     "symmetric_kl",
+    "unbalanced_sliced_ot",
     "uniform_directions",
     "until_certified",
     "until_stationary",

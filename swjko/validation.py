@@ -76,8 +76,11 @@ def require_finite(values: Array, name: str) -> None:
         _require(bad == 0, name, "be finite", got, "Remove or replace them.")
 
 
-def as_weights(weights: object, count: int, name: str) -> Array | None:
-    """Returns None, or float weights [count], nonnegative and summing to one if concrete."""
+def as_weights(weights: object, count: int, name: str, *, any_sum: bool = False) -> Array | None:
+    """Returns None, or float weights [count], nonnegative and summing to one if concrete.
+
+    With ``any_sum`` they need a positive sum only.
+    """
     if weights is None:
         return None
     array = as_float_array(weights, name)
@@ -87,6 +90,9 @@ def as_weights(weights: object, count: int, name: str) -> Array | None:
         host = np.asarray(array, dtype=np.float64)
         valid = bool(np.all(np.isfinite(host)) and host.min() >= 0)
         _require(valid, name, "be finite and nonnegative", f"a smallest weight of {host.min()}")
+        if any_sum:
+            _require(host.sum() > 0, name, "have a positive sum", "a total mass of 0")
+            return array
         got, cure = f"a sum of {host.sum():.6g}", f"Divide by it: {name} / {name}.sum()."
         _require(abs(host.sum() - 1.0) <= _WEIGHT_SUM_TOLERANCE, name, "sum to one", got, cure)
     return array

@@ -6,6 +6,7 @@ the Kantorovich potentials of the 1-D problems.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from swjko.distances.frank_wolfe import couple_unbalanced
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
-from swjko.linalg import nan_where
+from swjko.linalg import derivatives_of, nan_where
 from swjko.types import Leaf, Scalar
 
 
@@ -41,6 +43,7 @@ class _Wanted(NamedTuple):
     directions: bool = False
     x_weights: bool = False
     y_weights: bool = False
+    rho: bool = False
 
 
 class _Gradients(NamedTuple):
@@ -54,6 +57,7 @@ class _Gradients(NamedTuple):
     directions: Leaf = None
     x_weights: Leaf = None
     y_weights: Leaf = None
+    rho: Leaf = None
 
 
 class _Sum(NamedTuple):
@@ -65,11 +69,15 @@ class _Sum(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The static part: the order, the directions of a block, and whether powers are scaled."""
+    """The static part: the order, the directions of a block, whether powers are scaled.
+
+    The iterations are those of unbalanced transport.
+    """
 
     p: float
     block_size: int
     scaled: bool
+    num_iterations: int
 
 
 def sliced_power(
@@ -78,10 +86,12 @@ def sliced_power(
     directions: Float[Array, "l d"],
     x_weights: Float[Array, " n"] | None,
     y_weights: Float[Array, " m"] | None,
+    rho: Float[Array, "2"] | None = None,
     *,
     p: float,
     block_size: int,
-    scaled: bool,
+    scaled: bool = False,
+    num_iterations: int = 0,
 ) -> ScaledPower:
     """Returns the mean over directions of W_p^p of the projections, of one dtype throughout.
 
@@ -91,48 +101,68 @@ def sliced_power(
       directions: Unit rows [l d].
       x_weights: Weights [n] with sum one; None if both clouds have uniform weights.
       y_weights: Weights [m], likewise.
+      rho: Prices of mass for unbalanced transport, whose weights have any sum; None is balanced.
       p: Order of the distance.
       block_size: Directions processed at once.
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
+      num_iterations: Iterations of the Frank-Wolfe method if ``rho`` is given.
     """
-    setting = _Setting(p, block_size, scaled)
-    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights)
+    setting = _Setting(p, block_size, scaled, num_iterations)
+    value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights, rho)
     value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sliced_power(setting, *inputs):
     total = _over_blocks(setting, *inputs, wanted=_Wanted())
     return total.value, _scale_or_one(total)
 
 
-def _sliced_power_forward(setting, *inputs):
-    values: Any = [None if entry is None else entry.value for entry in inputs]
-    wanted = _Wanted(*(entry is not None and entry.perturbed for entry in inputs))
-    total = _over_blocks(setting, *values, wanted=wanted)
+def _sliced_power_jvp(setting, primals, tangents):
+    """Returns values, and tangents that are linear in gradients of the forward pass.
+
+    Reverse mode transposes these products with tangents into products with one cotangent.
+    """
+    moved = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
+    over_blocks = functools.partial(_over_blocks, setting, wanted=_Wanted(*moved))
+    total = _in_one_piece(over_blocks)(*primals)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)
     gradients = jax.tree.map(lambda gradient: nan_where(unknown, gradient), total.gradients)
-    return (total.value, _scale_or_one(total)), (gradients, total.scale)
-
-
-def _sliced_power_backward(setting, residuals, cotangents):
-    del setting
-    gradients, scale = residuals
-    cotangent, _ = cotangents
-    if isinstance(cotangent, SymbolicZero):
-        return tuple(None for _ in gradients)
-    of_lengths = cotangent if scale is None else cotangent / scale
-    factors = _Gradients(of_lengths, of_lengths, of_lengths, cotangent, cotangent)
-    return tuple(
-        None if gradient is None else factor * gradient
-        for factor, gradient in zip(factors, gradients, strict=True)
+    along = _Gradients(
+        *(
+            jnp.sum(gradient * tangent) if needed else jnp.zeros_like(total.value)
+            for gradient, tangent, needed in zip(gradients, tangents, moved, strict=True)
+        )
     )
+    of_lengths = along.x + along.y + along.directions
+    if total.scale is not None:
+        of_lengths = of_lengths / total.scale
+    scale = _scale_or_one(total)
+    tangent = of_lengths + along.x_weights + along.y_weights + along.rho
+    return (total.value, scale), (tangent, jnp.zeros_like(scale))
 
 
-_sliced_power.defvjp(_sliced_power_forward, _sliced_power_backward, symbolic_zeros=True)
+_sliced_power.defjvp(_sliced_power_jvp, symbolic_zeros=True)
+
+
+def _in_one_piece(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function as one operation, which partial evaluation does not open.
+
+    Reverse mode evaluates the rule above partially. That would move the constants of the sorts out
+    of the loop over blocks and hold them as arrays of the size of a block.
+    """
+    whole = jax.custom_batching.custom_vmap(function)
+
+    @whole.def_vmap
+    def _(axis_size, in_batched, *inputs):
+        in_axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        outputs = jax.vmap(function, in_axes, axis_size=axis_size)(*inputs)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return derivatives_of(function)(whole)
 
 
 def _scale_or_one(total: _Sum) -> Scalar:
@@ -140,11 +170,11 @@ def _scale_or_one(total: _Sum) -> Scalar:
 
 
 def _over_blocks(
-    setting: _Setting, x, y, directions, x_weights, y_weights, wanted: _Wanted
+    setting: _Setting, x, y, directions, x_weights, y_weights, rho, wanted: _Wanted
 ) -> _Sum:
     """Returns the mean over directions and its gradients, a block of directions at a time."""
     total, block_size = directions.shape[0], setting.block_size
-    one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, wanted)
+    one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, rho, wanted)
     num_blocks, remainder = divmod(total, block_size)
     if num_blocks == 1 and remainder == 0:
         summed = one_block(directions)
@@ -189,7 +219,7 @@ def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
     if first.scale is None:
         return jax.tree.map(jnp.add, first, second)
     scale = jnp.maximum(first.scale, second.scale)
-    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p)
+    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p, p)
     parts = []
     for part in (first, second):
         gradients = _Gradients(
@@ -210,7 +240,9 @@ def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
     return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
 
 
-def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> _Sum:
+def _block_sum(
+    setting: _Setting, x, y, x_weights, y_weights, rho, wanted: _Wanted, directions
+) -> _Sum:
     """Returns the sum of W_p^p over one block of directions, and its gradients."""
     p, scaled = setting.p, setting.scaled
     matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -218,9 +250,13 @@ def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, d
     need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
     u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
     v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
+    of_rho: Leaf = None
     if weighted:
         weights = x_weights[u_permutation], y_weights[v_permutation]
-        rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+        if rho is None:
+            rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+        else:
+            rows, of_rho = couple_unbalanced(u, v, *weights, p, rho, setting.num_iterations)
     else:
         rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
     u_gradient: Leaf = unsort_rows(rows.u, u_permutation) if need_u else None
@@ -235,6 +271,7 @@ def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, d
         directions=matmul(u_gradient, x) + matmul(v_gradient, y) if wanted.directions else None,
         x_weights=summed(rows.u_potential, u_permutation) if wanted.x_weights else None,
         y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
+        rho=jnp.sum(of_rho, axis=0) if wanted.rho else None,
     )
     return _Sum(jnp.sum(rows.cost), gradients, rows.scale)
 

@@ -20,7 +20,7 @@ from swjko.distances.sorting import sort_rows_of_integers
 from swjko.linalg import nan_where
 from swjko.types import Leaf
 
-_LEVEL_BITS = 62
+LEVEL_BITS = 62
 
 
 class Rows(NamedTuple):
@@ -49,7 +49,7 @@ def couple_uniform(u, v, p, need_u: bool, need_v: bool, *, scaled: bool = False)
     n, m = u.shape[-1], v.shape[-1]
     if n == m:
         difference, scale = _divided(u - v, p, scaled)
-        cost, slope = jnp.mean(_power(difference, p), axis=-1), _slope(difference, p) / n
+        cost, slope = jnp.mean(power(difference, p), axis=-1), _slope(difference, p) / n
         rows = Rows(cost, slope if need_u else None, -slope if need_v else None)
         return rows._replace(scale=scale)
     if not need_v:
@@ -65,7 +65,7 @@ def _couple_to_pieces(u, v, p, need_slope: bool, scaled: bool):
     partner, mass = shared_levels(u.shape[-1], v.shape[-1], u.dtype)
     difference = jnp.where(mass[None] > 0, u[:, :, None] - v[:, partner], 0.0)
     difference, scale = _divided(difference, p, scaled)
-    cost = jnp.sum(mass[None] * _power(difference, p), axis=(-2, -1))
+    cost = jnp.sum(mass[None] * power(difference, p), axis=(-2, -1))
     slope = jnp.sum(mass[None] * _slope(difference, p), axis=-1) if need_slope else None
     return cost, slope, scale
 
@@ -119,7 +119,7 @@ def couple_weighted(u, v, u_weights, v_weights, p, *, scaled: bool = False) -> R
         mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0
     )
     difference, scale = _divided(difference, p, scaled)
-    cost = jnp.sum(mass * _power(difference, p), axis=-1)
+    cost = jnp.sum(mass * power(difference, p), axis=-1)
     slope = mass * _slope(difference, p)
     fill_u, fill_v = _filled(u, u_weights), _filled(v, v_weights)
     u_potential, v_potential = _staircase_potentials(fill_u, fill_v, i, j, from_u, p, scale)
@@ -163,9 +163,9 @@ def _masses(u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]) -> t
     dtype = jnp.result_type(u_weights, v_weights)
     # Float64 would show the bits that a key spends on the source.
     packed = dtype != jnp.float64
-    bits = _LEVEL_BITS - source_bits * packed
+    bits = LEVEL_BITS - source_bits * packed
     with jax.enable_x64(True):
-        sides = [_levels(weights, bits) for weights in (u_weights, v_weights)]
+        sides = [integer_levels(weights, bits) for weights in (u_weights, v_weights)]
         levels = jnp.concatenate(sides, axis=-1)
         source = lax.broadcasted_iota(jnp.int64, levels.shape, levels.ndim - 1)
         if packed:
@@ -196,7 +196,7 @@ def _masses_jvp(primals, tangents):
     return (mass, source), (tangent, no_tangent)
 
 
-def _levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
+def integer_levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
     """Returns cumulative weights as integers whose last is 2^bits."""
     # Weights have the sum one up to rounding, so that sums of these stay below 2^63.
     levels = jnp.cumsum((weights.astype(jnp.float64) * 2.0**61).astype(jnp.int64), axis=-1)
@@ -212,7 +212,7 @@ def _staircase_potentials(
 
     def cost(i, j):
         difference = take(u, i) - take(v, j)
-        return _power(difference if scale is None else difference / scale, p)
+        return power(difference if scale is None else difference / scale, p)
 
     here = cost(i, j)
     beyond_u, beyond_v = cost(jnp.minimum(i + 1, n - 1), j), cost(i, jnp.minimum(j + 1, m - 1))
@@ -248,7 +248,7 @@ def _potentials_of_padding(
     partner = jnp.take_along_axis(v, j, axis=-1)
 
     def beyond(u, fill, v):
-        difference = _power((u - v) * inverse, p) - _power((fill - v) * inverse, p)
+        difference = power((u - v) * inverse, p) - power((fill - v) * inverse, p)
         limit = jnp.finfo(u.dtype).max / 2**20
         return jnp.clip(jnp.nan_to_num(jnp.where(u == fill, 0.0, difference)), -limit, limit)
 
@@ -282,7 +282,7 @@ def _sum_by_index(
     return jax.vmap(add)(values, index)
 
 
-def _power(difference: Array, p: float) -> Array:
+def power(difference: Array, p: float) -> Array:
     return difference * difference if p == 2.0 else jnp.abs(difference) ** p
 
 

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
+from swjko.distances.quantiles import QuantileTable, sliced_wasserstein_to_quantiles_pow
 from swjko.distances.sliced import sliced_wasserstein_pow
+from swjko.distances.unbalanced import Prices, as_prices, unbalanced_sliced_ot
 from swjko.functionals.base import (
     expectation,
     kernel_at_zero,
@@ -26,53 +28,85 @@ _TARGET_BLOCK_BYTES = 2**26
 
 
 def sw_to_target(
-    target: Float[Array, "m d"],
+    target: Float[Array, "m d"] | QuantileTable,
     num_projections: int,
     *,
     direction_fn: DirectionFn = uniform_directions,
     batch_size: int | None = None,
+    unbalanced: Prices | None = None,
 ) -> "SWToTarget":
     """Makes SW_2^2(mu, nu) / 2 for an empirical target nu. Note the factor 1/2.
 
+    With ``unbalanced``, points of the target that are far from all others may be left out, so that
+    outliers do not pull: ``unbalanced_sliced_ot`` takes the place of SW_2^2.
+
     Args:
-      target: Points [m d] of nu; a leaf, never compiled in.
+      target: Points [m d] of nu; a leaf, never compiled in. A table of ``sliced_quantiles`` stands
+        for any number of points: then directions are drawn from those of the table.
       num_projections: Number of directions, drawn anew at each evaluation.
       direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
       batch_size: Number of target points drawn without replacement for each evaluation; None
         takes all m.
+      unbalanced: Price of leaving out mass of the target, in units of the squared distance: about
+        the square of the distance from which points are outliers. A pair (rho_mu, rho_nu) puts a
+        price on the mass of mu as well, which is kept otherwise. None leaves out nothing.
 
     References:
-      Liutkus et al. (2019).
+      Liutkus et al. (2019); Bonet et al. (2023), arXiv 2306.07176, for the unbalanced one.
     """
-    target = validation.as_points(target, "target")
     num_projections = validation.as_count(num_projections, "num_projections")
+    if isinstance(target, QuantileTable):
+        if batch_size is not None or unbalanced is not None:
+            raise ValueError(
+                "`batch_size` and `unbalanced` need the points of the target; got a table of "
+                "quantiles. Leave them out, or pass points."
+            )
+        if num_projections > target.directions.shape[0]:
+            raise ValueError(
+                f"`num_projections` must not exceed the {target.directions.shape[0]} directions of "
+                f"the table; got {num_projections}."
+            )
+        return SWToTarget(target, num_projections, direction_fn, None)
+    target = validation.as_points(target, "target")
     if batch_size is not None and validation.as_count(batch_size, "batch_size") > target.shape[0]:
         raise ValueError(
             f"`batch_size` must not exceed the {target.shape[0]} points of the target; "
             f"got {batch_size}."
         )
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
-    return SWToTarget(target, num_projections, direction_fn, batch_size)
+    if unbalanced is not None:
+        pair = unbalanced if isinstance(unbalanced, tuple) else (jnp.inf, unbalanced)
+        unbalanced = as_prices(pair, "unbalanced")
+    return SWToTarget(target, num_projections, direction_fn, batch_size, unbalanced)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SWToTarget:
-    """Made by ``sw_to_target``. target is a leaf."""
+    """Made by ``sw_to_target``. target and unbalanced are leaves."""
 
     target: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     batch_size: int | None = static_field()
+    unbalanced: Leaf = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         direction_key, batch_key = jax.random.split(key)
         x, y = cloud.points, self.target
+        if isinstance(y, QuantileTable):
+            number = y.directions.shape[0]
+            rows = jax.random.choice(direction_key, number, (self.num_projections,), replace=False)
+            table = jax.tree.map(lambda leaf: leaf[rows], y)
+            return 0.5 * sliced_wasserstein_to_quantiles_pow(x, table, x_weights=cloud.weights)
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
         if self.batch_size is not None:
             y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
-        return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+        if self.unbalanced is None:
+            return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+        rho = self.unbalanced[0], self.unbalanced[1]
+        return 0.5 * unbalanced_sliced_ot(x, y, directions, rho=rho, x_weights=cloud.weights)
 
 
 def mmd_to_target(

@@ -74,6 +74,8 @@ def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch
     assert 0 <= row["sharded"]["difference"] < 1e-5
     assert row["relative_error"]["value"] < 3e-7
     assert row["relative_error"]["gradient"] < 1e-4
+    assert [other["variant"] for other in content["variants"]] == ["SUOT", "USOT", "best plan"]
+    assert all(other["median_seconds"]["swjko"] > 0 for other in content["variants"])
     assert (tmp_path / "kernel.png").stat().st_size > 0
     printed = capsys.readouterr().out
     assert "left out, not installed: torch, ot, ott" in printed

@@ -6,6 +6,7 @@ import numpy as np
 import ot
 import pytest
 import scipy.optimize
+import scipy.special
 
 import swjko
 
@@ -136,3 +137,55 @@ def test_displacement_with_weights_is_barycentric_and_leaves_padding_alone(key):
         axis=0,
     )
     np.testing.assert_allclose(plain.mean(axis=0), mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m", "weighted"), [(6, 6, False), (6, 4, False), (5, 6, True)])
+def test_sliced_plans_against_pot(n, m, weighted):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(n + m)
+        x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + 0.5
+        weights = [rng.uniform(0.1, 1.0, size) for size in (n, m)] if weighted else []
+        weights = [weight / weight.sum() for weight in weights]
+        directions = np.array(swjko.uniform_directions(jax.random.key(1), 7, 3))
+        named = dict(zip(("x_weights", "y_weights"), map(jnp.asarray, weights), strict=False))
+
+        def dense(plan):
+            return np.asarray(jnp.zeros((n, m)).at[plan.x_index, plan.y_index].add(plan.mass))
+
+        arrays = [jnp.asarray(array) for array in (x, y, directions)]
+        best = jax.jit(swjko.best_sliced_plan)(*arrays, **named)
+        of_lines = [ot.emd_1d(x @ theta, y @ theta, *weights) for theta in directions]
+        squares = ot.dist(x, y)
+        costs = np.array([np.sum(plan * squares) for plan in of_lines])
+        np.testing.assert_allclose(dense(best), of_lines[np.argmin(costs)], atol=1e-12)
+        np.testing.assert_allclose(best.cost, costs.min(), rtol=1e-10)
+        for beta in (0.0, 2.0):
+            mean = jax.jit(swjko.expected_sliced_plan)(*arrays, inverse_temperature=beta, **named)
+            shares = scipy.special.softmax(-beta * costs)
+            expected = np.tensordot(shares, of_lines, axes=1)
+            np.testing.assert_allclose(dense(mean), expected, atol=1e-12)
+            np.testing.assert_allclose(mean.cost, shares @ costs, rtol=1e-10)
+
+
+def test_sliced_plans_of_batches_and_their_size(key):
+    x, y = jax.random.normal(key, (3, 8, 4)), jax.random.normal(jax.random.key(1), (3, 8, 4))
+    directions = swjko.uniform_directions(key, 5, 4)
+    batched = jax.vmap(swjko.best_sliced_plan, in_axes=(0, 0, None))(x, y, directions)
+    assert batched.y_index.shape == (3, 8)
+    for index in range(3):
+        one = swjko.best_sliced_plan(x[index], y[index], directions)
+        np.testing.assert_array_equal(batched.y_index[index], one.y_index)
+        pairs = jnp.sum((x[index] - y[index][one.y_index]) ** 2) / 8
+        np.testing.assert_allclose(one.cost, pairs, rtol=1e-5)
+
+
+def test_sliced_plans_of_bad_inputs(key, as_users_see_it):
+    x, y, directions = jnp.ones((3, 2)), jnp.ones((4, 2)), jnp.eye(2)
+    with pytest.raises(ValueError, match="same dimension"):
+        swjko.best_sliced_plan(x, y[:, :1], directions)
+    with pytest.raises(ValueError, match="sum to one"):
+        swjko.best_sliced_plan(x, y, directions, x_weights=jnp.zeros(3))
+    with pytest.raises(ValueError, match="inverse_temperature must be at least 0"):
+        swjko.expected_sliced_plan(x, y, directions, inverse_temperature=-1.0)
+    one = swjko.best_sliced_plan(x[:1], y, directions)
+    np.testing.assert_allclose(one.cost, 0.0, atol=1e-6)
