@@ -28,6 +28,17 @@ if TYPE_CHECKING:
         wasserstein_1d_pow,
     )
     from swjko.distances.blocks import sliced_wasserstein_bytes
+    from swjko.distances.projections import (
+        convolutional_directions,
+        energy_based_weights,
+        polynomial_projection,
+        stereographic_projection,
+    )
+    from swjko.distances.circle import (
+        spherical_sliced_wasserstein_pow,
+        uniform_planes,
+        wasserstein_circle_pow,
+    )
     from swjko.distances.plans import (
         sliced_displacement,
         wasserstein_1d_plan,
@@ -84,6 +95,17 @@ _NAMES = {
     ),
     "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
     "distances.blocks": ("sliced_wasserstein_bytes",),
+    "distances.projections": (
+        "convolutional_directions",
+        "energy_based_weights",
+        "polynomial_projection",
+        "stereographic_projection",
+    ),
+    "distances.circle": (
+        "spherical_sliced_wasserstein_pow",
+        "uniform_planes",
+        "wasserstein_circle_pow",
+    ),
     "distances.plans": ("sliced_displacement", "wasserstein_1d_plan", "wasserstein_1d_potentials"),
     "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
     "functionals.energies": ("interaction", "internal_energy", "potential"),
@@ -150,9 +172,11 @@ __all__ = [
     "both",
     "certificate",
     "closed_form",
+    "convolutional_directions",
     "corrected",
     "direct_minimization",
     "distributed",
+    "energy_based_weights",
     "evaluate",
     "flow_mesh",
     "forward_kl",
@@ -174,6 +198,7 @@ __all__ = [
     "negative_entropy",
     "orthogonal_directions",
     "particles",
+    "polynomial_projection",
     "potential",
     "pushforward",
     "quasi_directions",
@@ -191,18 +216,22 @@ __all__ = [
     "sliced_wasserstein_estimate",
     "sliced_wasserstein_pow",
     "solve",
+    "spherical_sliced_wasserstein_pow",
     "stack_flows",
+    "stereographic_projection",
     "student_t",
     "sw_bdf2",
     "sw_jko",
     "sw_to_target",
     "symmetric_kl",
     "uniform_directions",
+    "uniform_planes",
     "until_certified",
     "until_stationary",
     "wasserstein_1d_plan",
     "wasserstein_1d_potentials",
     "wasserstein_1d_pow",
+    "wasserstein_circle_pow",
     "weighted_sum",
 ]
 

@@ -165,7 +165,7 @@ def _masses(u_weights: Float[Array, "l n"], v_weights: Float[Array, "l m"]) -> t
     packed = dtype != jnp.float64
     bits = _LEVEL_BITS - source_bits * packed
     with jax.enable_x64(True):
-        sides = [_levels(weights, bits) for weights in (u_weights, v_weights)]
+        sides = [integer_levels(weights, bits) for weights in (u_weights, v_weights)]
         levels = jnp.concatenate(sides, axis=-1)
         source = lax.broadcasted_iota(jnp.int64, levels.shape, levels.ndim - 1)
         if packed:
@@ -196,7 +196,7 @@ def _masses_jvp(primals, tangents):
     return (mass, source), (tangent, no_tangent)
 
 
-def _levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
+def integer_levels(weights: Float[Array, "l n"], bits: int) -> Int[Array, "l n"]:
     """Returns cumulative weights as integers whose last is 2^bits."""
     # Weights have the sum one up to rounding, so that sums of these stay below 2^63.
     levels = jnp.cumsum((weights.astype(jnp.float64) * 2.0**61).astype(jnp.int64), axis=-1)
