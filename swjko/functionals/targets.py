@@ -19,7 +19,16 @@ from swjko.functionals.base import (
     stratified_indices,
 )
 from swjko.functionals.energies import Interaction, interaction
-from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
+from swjko.types import (
+    Cloud,
+    DirectionFn,
+    Key,
+    Leaf,
+    Projection,
+    Scalar,
+    as_partial,
+    static_field,
+)
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
 _TARGET_BLOCK_BYTES = 2**26
@@ -31,6 +40,7 @@ def sw_to_target(
     *,
     direction_fn: DirectionFn = uniform_directions,
     batch_size: int | None = None,
+    projection: Projection | None = None,
 ) -> "SWToTarget":
     """Makes SW_2^2(mu, nu) / 2 for an empirical target nu. Note the factor 1/2.
 
@@ -40,6 +50,8 @@ def sw_to_target(
       direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
       batch_size: Number of target points drawn without replacement for each evaluation; None
         takes all m.
+      projection: ``(points [n d], directions [l ...]) -> positions [l n]``; None is the scalar
+        product. ``direction_fn`` then draws what it takes.
 
     References:
       Liutkus et al. (2019).
@@ -52,18 +64,22 @@ def sw_to_target(
             f"got {batch_size}."
         )
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
-    return SWToTarget(target, num_projections, direction_fn, batch_size)
+    if projection is not None:
+        signature = "(points, directions) -> positions"
+        projection = as_partial(validation.require_callable(projection, "projection", signature))
+    return SWToTarget(target, num_projections, direction_fn, batch_size, projection)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SWToTarget:
-    """Made by ``sw_to_target``. target is a leaf."""
+    """Made by ``sw_to_target``. target and projection are leaves."""
 
     target: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     batch_size: int | None = static_field()
+    projection: Leaf = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
@@ -72,7 +88,9 @@ class SWToTarget:
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
         if self.batch_size is not None:
             y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
-        return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+        return 0.5 * sliced_wasserstein_pow(
+            x, y, directions, x_weights=cloud.weights, projection=self.projection
+        )
 
 
 def mmd_to_target(
