@@ -52,7 +52,7 @@ def optimal_cut(
         else:
             bits = _LEVEL_BITS[str(u.dtype)]
             total = 2**bits
-            u_levels, v_levels = (integer_levels(one, bits) for one in weights)
+            u_levels, v_levels = (_to_total(integer_levels(one, bits), total) for one in weights)
             count = functools.partial(
                 jax.vmap(functools.partial(jnp.searchsorted, side="right")), u_levels
             )
@@ -65,6 +65,11 @@ def optimal_cut(
         turn, index = (jnp.take_along_axis(one, last, axis=-1)[:, 0] for one in (turn, index))
         starts = index, last[:, 0] + 1 - turn * m
         return tuple(start.astype(jnp.int32) for start in starts)
+
+
+def _to_total(levels: Int[Array, "l n"], total: int) -> Int[Array, "l n"]:
+    """Returns levels with the last, and those equal to it, moved to the total by rounding."""
+    return jnp.where(levels == levels[:, -1:], total, levels)
 
 
 def _shift(u, v, v_levels, count, total: int, p: float) -> Int[Array, " l"]:

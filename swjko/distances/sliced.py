@@ -56,7 +56,8 @@ def wasserstein_1d_pow(
     v_weights = validation.as_weights(v_weights, v.shape[0], "v_weights")
     direction = jnp.ones((1, 1), jnp.result_type(u, v))
     p = validation.as_power(p)
-    return _power(u[:, None], v[:, None], direction, u_weights, v_weights, p).value
+    inputs = u[:, None], v[:, None], direction, u_weights, v_weights
+    return _power(*inputs, p=p).value
 
 
 def sliced_wasserstein_pow(
@@ -229,8 +230,8 @@ def _power(
     directions,
     x_weights,
     y_weights,
-    projection,
-    projection_weights,
+    projection=None,
+    projection_weights=None,
     *,
     p: float,
     block_size: int | None = None,

@@ -19,16 +19,17 @@ def as_given(arrays, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("p", "sizes", "weighted"), [(1, (9, 9), False), (2, (9, 6), True)])
+@pytest.mark.parametrize(("p", "sizes", "weighted"), [(1.0, (9, 9), False), (2.0, (9, 6), True)])
 def test_circle(p, sizes, weighted, dtype):
-    rng = np.random.default_rng(p)
+    rng = np.random.default_rng(int(p))
     cases = as_given([rng.uniform(size=(NUM_CASES, size)) for size in sizes], dtype)
     weights = [np.stack([random_weights(rng, size) for _ in range(NUM_CASES)]) for size in sizes]
     weights = as_given(weights, dtype) if weighted else []
-    # POT has no batches of weights, and divides none by their sum.
-    weights = [one / one.sum(1, keepdims=True) for one in weights]
+    # Rounded weights do not sum to one, and POT does not divide by their sum.
     theirs = [
-        ot.wasserstein_circle(u[:, None], v[:, None], *masses, p=p, eps=1e-14)[0]
+        ot.wasserstein_circle(
+            u[:, None], v[:, None], *(mass / mass.sum() for mass in masses), p=p, eps=1e-14
+        )[0]
         for u, v, *masses in zip(*cases, *weights, strict=True)
     ]
     names = ("u_weights", "v_weights")
@@ -48,11 +49,12 @@ def test_circle(p, sizes, weighted, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_uniform_law_of_the_circle(dtype):
     rng = np.random.default_rng(3)
-    (u,) = as_given([rng.uniform(size=(NUM_CASES, 8))], dtype)
-    weights = np.stack([random_weights(rng, 8) for _ in u])
+    # POT sorts the points and not their weights, so the points are given in order.
+    u = np.sort(rng.uniform(size=(NUM_CASES, 8)), axis=1)
+    u, weights = as_given([u, np.stack([random_weights(rng, 8) for _ in u])], dtype)
     theirs = [
-        ot.semidiscrete_wasserstein2_unif_circle(*pair)
-        for pair in zip(u[:, :, None], weights[:, :, None], strict=True)
+        ot.semidiscrete_wasserstein2_unif_circle(one[:, None], mass / mass.sum())
+        for one, mass in zip(u, weights, strict=True)
     ]
     with jax.enable_x64(True):
         ours = jax.jit(jax.vmap(lambda u, a: swjko.wasserstein_circle_pow(u, u_weights=a)))
