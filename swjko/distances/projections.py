@@ -120,11 +120,10 @@ def convolutional_directions(height: int, width: int, channels: int = 1) -> Dire
       Nguyen, Ho, "Revisiting sliced Wasserstein on images: from vectorization to convolution"
       (2022), arXiv 2204.01188: the slicer with stride, without activations.
     """
-    sides = tuple(
-        validation.as_count(size, name)
-        for size, name in ((height, "height"), (width, "width"), (channels, "channels"))
-    )
-    return functools.partial(_convolutional, sides)
+    height = validation.as_count(height, "height")
+    width = validation.as_count(width, "width")
+    channels = validation.as_count(channels, "channels")
+    return functools.partial(_convolutional, (height, width, channels))
 
 
 def _convolutional(
@@ -182,6 +181,6 @@ def energy_based_weights(
       Nguyen, Ho, "Energy-based sliced Wasserstein distance" (2023), arXiv 2304.13586.
     """
     p = validation.as_power(p)
-    temperature = validation.as_positive(temperature, "temperature")
+    unit = validation.as_positive(temperature, "temperature")
     costs, scale = slice_costs(x, y, directions, x_weights, y_weights, projection, p=p)
-    return jax.nn.softmax(costs * scale**p / temperature.astype(costs.dtype))
+    return jax.nn.softmax(costs * scale**p / unit.astype(costs.dtype))

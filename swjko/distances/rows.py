@@ -128,7 +128,8 @@ def _costs(setting, u, v, u_weights, v_weights):
 
 def _costs_jvp(setting, primals, tangents):
     wanted = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
-    rows, permutations = _coupled(setting, *primals, (wanted[0], wanted[1]))
+    u, v, u_weights, v_weights = primals
+    rows, permutations = _coupled(setting, u, v, u_weights, v_weights, (wanted[0], wanted[1]))
     parts = (rows.u, rows.v, rows.u_potential, rows.v_potential)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose
     # derivatives would be finite and wrong.

@@ -53,9 +53,11 @@ def optimal_cut(
             bits = _LEVEL_BITS[str(u.dtype)]
             total = 2**bits
             u_levels, v_levels = (_to_total(integer_levels(one, bits), total) for one in weights)
-            count = functools.partial(
-                jax.vmap(functools.partial(jnp.searchsorted, side="right")), u_levels
-            )
+            search = jax.vmap(functools.partial(jnp.searchsorted, side="right"))
+
+            def count(level: Int[Array, "l k"]) -> Int[Array, "l k"]:
+                return search(u_levels, level)
+
         shift = _shift(u, v, v_levels, count, total, p)
         turn, level, index = _reached(v_levels + shift[:, None], count, total)
         # A level of v meets one of u if fewer points of u end below the level just before it.
@@ -63,8 +65,8 @@ def optimal_cut(
         place = lax.broadcasted_iota(jnp.int32, v.shape, 1)
         last = jnp.max(jnp.where(meets, place, 0), axis=-1, keepdims=True)
         turn, index = (jnp.take_along_axis(one, last, axis=-1)[:, 0] for one in (turn, index))
-        starts = index, last[:, 0] + 1 - turn * m
-        return tuple(start.astype(jnp.int32) for start in starts)
+        v_start = last[:, 0] + 1 - turn * m
+        return index.astype(jnp.int32), v_start.astype(jnp.int32)
 
 
 def _to_total(levels: Int[Array, "l n"], total: int) -> Int[Array, "l n"]:

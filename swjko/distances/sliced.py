@@ -133,13 +133,14 @@ def sliced_wasserstein(
     """
     p = validation.as_power(p, infinite=True)
     inputs = _checked(x, y, directions, x_weights, y_weights, projection, projection_weights)
+    x, y, directions, x_weights, y_weights, *_ = inputs
     if math.isinf(p):
         if projection is not None or projection_weights is not None:
             raise ValueError(
                 "p must be finite with projection or projection_weights; got inf. "
                 "Take the largest distance over single slices."
             )
-        return largest_displacement(*_prepared(*inputs[:5], block_size))
+        return largest_displacement(*_prepared(x, y, directions, x_weights, y_weights, block_size))
     value, scale = _power(*inputs, p=p, block_size=block_size, scaled=True)
     return scale * value ** (1.0 / p)
 
@@ -193,11 +194,13 @@ def slice_costs(
       p: Order of the distance.
       block_size: Directions processed at once.
     """
-    inputs = _checked(x, y, directions, x_weights, y_weights, projection, None)[:5]
-    linear = projection is None
-    *arrays, block_size = _prepared(*inputs, block_size, centre=linear)
+    inputs = _checked(x, y, directions, x_weights, y_weights, projection, None)
+    x, y, directions, x_weights, y_weights, *_ = inputs
+    prepared = _prepared(
+        *(x, y, directions, x_weights, y_weights, block_size), centre=projection is None
+    )
     project = linear_projection if projection is None else as_partial(projection)
-    return sliced_costs(project, *arrays, p=p, block_size=block_size)
+    return sliced_costs(project, *prepared[:-1], p=p, block_size=prepared[-1])
 
 
 def normalised_weights(weights: Array | None, count: int, dtype: DTypeLike) -> Array:
