@@ -25,6 +25,7 @@ BENCHMARKS = {
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
+    "spheres": ("benchmarks.spheres", "speed of the distances on circle and sphere"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 
