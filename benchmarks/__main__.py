@@ -26,6 +26,7 @@ BENCHMARKS = {
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),
+    "spheres": ("benchmarks.spheres", "speed of the distances on circle and sphere"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 

@@ -28,6 +28,17 @@ if TYPE_CHECKING:
         wasserstein_1d_pow,
     )
     from swjko.distances.blocks import sliced_wasserstein_bytes
+    from swjko.distances.projections import (
+        convolutional_directions,
+        energy_based_weights,
+        polynomial_projection,
+        stereographic_projection,
+    )
+    from swjko.distances.circle import (
+        spherical_sliced_wasserstein_pow,
+        uniform_planes,
+        wasserstein_circle_pow,
+    )
     from swjko.distances.plans import (
         best_sliced_plan,
         expected_sliced_plan,
@@ -110,6 +121,17 @@ _NAMES = {
         "sliced_wasserstein_to_quantiles_pow",
     ),
     "distances.unbalanced": ("sliced_unbalanced_ot", "unbalanced_sliced_ot"),
+    "distances.projections": (
+        "convolutional_directions",
+        "energy_based_weights",
+        "polynomial_projection",
+        "stereographic_projection",
+    ),
+    "distances.circle": (
+        "spherical_sliced_wasserstein_pow",
+        "uniform_planes",
+        "wasserstein_circle_pow",
+    ),
     "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
     "functionals.energies": ("interaction", "internal_energy", "potential"),
     "functionals.entropies": (
@@ -185,9 +207,11 @@ __all__ = [
     "bounded",
     "certificate",
     "closed_form",
+    "convolutional_directions",
     "corrected",
     "direct_minimization",
     "distributed",
+    "energy_based_weights",
     "evaluate",
     "expected_sliced_plan",
     "flow_mesh",
@@ -211,6 +235,7 @@ __all__ = [
     "negative_entropy",
     "orthogonal_directions",
     "particles",
+    "polynomial_projection",
     "potential",
     "pushforward",
     "quasi_directions",
@@ -233,7 +258,9 @@ __all__ = [
     "sliced_wasserstein_pow",
     "sliced_wasserstein_to_quantiles_pow",
     "solve",
+    "spherical_sliced_wasserstein_pow",
     "stack_flows",
+    "stereographic_projection",
     "student_t",
     "sw_bdf2",
     "sw_jko",
@@ -241,11 +268,13 @@ __all__ = [
     "symmetric_kl",
     "unbalanced_sliced_ot",
     "uniform_directions",
+    "uniform_planes",
     "until_certified",
     "until_stationary",
     "wasserstein_1d_plan",
     "wasserstein_1d_potentials",
     "wasserstein_1d_pow",
+    "wasserstein_circle_pow",
     "weighted_sum",
 ]
 

@@ -19,6 +19,8 @@ Params: TypeAlias = PyTree
 # A leaf of a registered dataclass: an array, or what JAX puts in its place (None, specs, tracers).
 Leaf: TypeAlias = Any
 DirectionFn: TypeAlias = Callable[[Key, int, int], Float[Array, "l d"]]
+# From points [n d] and parameters of slices [l ...] to the positions of the points on each [l n].
+Projection: TypeAlias = Callable[[Array, Array], Array]
 
 
 class Cloud(NamedTuple):

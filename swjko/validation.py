@@ -76,7 +76,9 @@ def require_finite(values: Array, name: str) -> None:
         _require(bad == 0, name, "be finite", got, "Remove or replace them.")
 
 
-def as_weights(weights: object, count: int, name: str, *, any_sum: bool = False) -> Array | None:
+def as_weights(
+    weights: object, count: int, name: str, of: str = "point", *, any_sum: bool = False
+) -> Array | None:
     """Returns None, or float weights [count], nonnegative and summing to one if concrete.
 
     With ``any_sum`` they need a positive sum only.
@@ -84,7 +86,7 @@ def as_weights(weights: object, count: int, name: str, *, any_sum: bool = False)
     if weights is None:
         return None
     array = as_float_array(weights, name)
-    requirement = f"have one weight for each point, shape ({count},)"
+    requirement = f"have one weight for each {of}, shape ({count},)"
     _require(array.shape == (count,), name, requirement, f"shape {array.shape}")
     if is_concrete(array):
         host = np.asarray(array, dtype=np.float64)
@@ -104,16 +106,25 @@ def as_directions(directions: object, dim: int) -> Array:
     fits = array.ndim == 2 and array.shape[1] == dim and array.shape[0] > 0
     requirement = f"have shape [number of directions, {dim}], at least one row for points in {dim}D"
     _require(fits, "directions", requirement, f"shape {array.shape}")
+    cure = "Draw them with swjko.uniform_directions, or divide each row by its norm."
+    return _with_unit_rows(array, "directions", cure)
+
+
+def as_unit_points(points: object, name: str) -> Array:
+    """Returns points on a sphere as a float array [n d] with d >= 2, of unit rows if concrete."""
+    array = as_points(points, name)
+    cure = "Angles are for swjko.wasserstein_circle_pow."
+    _require(array.shape[1] > 1, name, "have at least two dimensions", "one", cure)
+    return _with_unit_rows(array, name, "Divide each row by its norm.")
+
+
+def _with_unit_rows(array: Array, name: str, cure: str) -> Array:
     if is_concrete(array):
         norms = np.linalg.norm(np.asarray(array, dtype=np.float64), axis=1)
         tolerance = max(1e-5, 8 * float(jnp.finfo(array.dtype).eps))
-        _require(
-            bool(np.all(np.abs(norms - 1.0) < tolerance)),
-            "directions",
-            "be unit vectors",
-            f"norms between {norms.min():.6g} and {norms.max():.6g}",
-            "Draw them with swjko.uniform_directions, or divide each row by its norm.",
-        )
+        unit = bool(np.all(np.abs(norms - 1.0) < tolerance))
+        got = f"norms between {norms.min():.6g} and {norms.max():.6g}"
+        _require(unit, name, "be unit vectors", got, cure)
     return array
 
 

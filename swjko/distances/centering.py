@@ -26,7 +26,7 @@ def centred(
     if x.shape[1] > 1:
         origin = lax.stop_gradient(_robust_origin(y, y_weights))[None, :]
         x, y = x - origin, y - origin
-    return _without_wild_padding(x, x_weights), _without_wild_padding(y, y_weights)
+    return without_wild_padding(x, x_weights), without_wild_padding(y, y_weights)
 
 
 def exact_on_the_line(directions: Float[Array, "l d"]) -> Float[Array, "l d"]:
@@ -73,7 +73,8 @@ def _subsample(points: Float[Array, "n d"], weights: Float[Array, " n"] | None) 
     return points[jnp.minimum(chosen, count - 1)]
 
 
-def _without_wild_padding(points: Array, weights: Array | None) -> Array:
+def without_wild_padding(points: Array, weights: Array | None) -> Array:
+    """Returns points [n d] with NaN and infinity of zero weight replaced."""
     # NaN or infinity in a point of zero weight would enter sums as 0 * nan.
     if weights is None:
         return points

@@ -14,7 +14,7 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.kernel import ScaledPower
 from swjko.distances.scales import power_of_two
 from swjko.distances.sliced import sliced_wasserstein_scaled_pow
-from swjko.types import DirectionFn, Estimate, Key, Scalar
+from swjko.types import DirectionFn, Estimate, Key, Projection, Scalar
 
 # Replicates of dependent directions; enough for a standard error known to a fifth of itself.
 _NUM_REPLICATES = 16
@@ -43,6 +43,7 @@ def sliced_wasserstein_estimate(
     x_weights: Float[Array, " n"] | None = None,
     y_weights: Float[Array, " m"] | None = None,
     control_variate: bool = False,
+    projection: Projection | None = None,
 ) -> Estimate:
     """Estimates SW_p^p (a p-th power) and the standard error due to random directions.
 
@@ -63,6 +64,8 @@ def sliced_wasserstein_estimate(
       control_variate: Whether to regress the cost of a direction on three quadratic forms of known
         mean over the sphere: <m_x - m_y, theta>^2, theta^T C_x theta and theta^T C_y theta. It
         needs p = 2 and independent directions; its bias O(1 / num_projections) is below the error.
+      projection: Positions of the points on each slice, as for ``sliced_wasserstein_pow``;
+        ``direction_fn`` draws what it takes.
 
     References:
       Gaussian control variates: Nguyen and Ho (2023), arXiv 2305.00402. Least squares: Leluc et
@@ -71,9 +74,10 @@ def sliced_wasserstein_estimate(
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     num_projections = validation.as_count(num_projections, "num_projections", 2)
     independent = direction_fn is uniform_directions
-    if control_variate and not (independent and float(p) == 2.0):
+    if control_variate and not (independent and float(p) == 2.0 and projection is None):
         raise ValueError(
-            f"control_variate needs p = 2 and uniform_directions; got p = {p} and {direction_fn}."
+            "control_variate needs p = 2, uniform_directions and no projection; "
+            f"got p = {p}, {direction_fn} and {projection}."
         )
     if control_variate and num_projections < 8:
         raise ValueError(
@@ -87,7 +91,11 @@ def sliced_wasserstein_estimate(
 
     def power(directions: Float[Array, "l d"]) -> ScaledPower:
         return sliced_wasserstein_scaled_pow(
-            x, y, directions, p=p, x_weights=x_weights, y_weights=y_weights
+            *(x, y, directions),
+            p=p,
+            x_weights=x_weights,
+            y_weights=y_weights,
+            projection=projection,
         )
 
     p = validation.as_power(p)

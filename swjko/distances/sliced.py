@@ -16,10 +16,17 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.distances.blocks import automatic_block_size
-from swjko.distances.centering import centred, exact_on_the_line
+from swjko.distances.centering import centred, exact_on_the_line, without_wild_padding
 from swjko.distances.infinite_order import largest_displacement
 from swjko.distances.kernel import ScaledPower, sliced_power
-from swjko.types import Scalar
+from swjko.distances.rows import (
+    Costs,
+    as_slices,
+    linear_projection,
+    require_positions,
+    sliced_costs,
+)
+from swjko.types import Projection, Scalar, as_partial
 
 
 def wasserstein_1d_pow(
@@ -49,18 +56,21 @@ def wasserstein_1d_pow(
     v_weights = validation.as_weights(v_weights, v.shape[0], "v_weights")
     direction = jnp.ones((1, 1), jnp.result_type(u, v))
     p = validation.as_power(p)
-    return _power(u[:, None], v[:, None], direction, u_weights, v_weights, p).value
+    inputs = u[:, None], v[:, None], direction, u_weights, v_weights
+    return _power(*inputs, p=p).value
 
 
 def sliced_wasserstein_pow(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
-    directions: Float[Array, "l d"],
+    directions: Float[Array, "l ..."],
     *,
     p: float = 2.0,
     x_weights: Float[Array, " n"] | None = None,
     y_weights: Float[Array, " m"] | None = None,
     block_size: int | None = None,
+    projection: Projection | None = None,
+    projection_weights: Float[Array, " l"] | None = None,
 ) -> Scalar:
     """Returns SW_p^p between two clouds (a p-th power, no root, no factor d).
 
@@ -77,21 +87,32 @@ def sliced_wasserstein_pow(
         by their sum. A point of zero weight is ignored, so padding does not change the value.
       y_weights: Weights [m], likewise.
       block_size: Directions processed at once; None keeps the temporaries within a budget.
+      projection: ``(points [n d], directions [l ...]) -> positions [l n]``, row i from direction i
+        alone; None is the scalar product with unit directions. Gradients flow through it. Bind
+        arrays by ``jax.tree_util.Partial`` to keep them out of the compiled program.
+      projection_weights: Weights [l] of the slices, nonnegative, with sum one; None is uniform.
+        Traced weights are divided by their sum.
+
+    References:
+      Projections: Kolouri, Nadjahi, Simsekli, Badeau, Rohde, "Generalized sliced Wasserstein
+      distances" (2019), arXiv 1902.00434.
     """
     p = validation.as_power(p)
-    inputs = _checked(x, y, directions, x_weights, y_weights)
-    return _power(*inputs, p, block_size).value
+    inputs = _checked(x, y, directions, x_weights, y_weights, projection, projection_weights)
+    return _power(*inputs, p=p, block_size=block_size).value
 
 
 def sliced_wasserstein(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
-    directions: Float[Array, "l d"],
+    directions: Float[Array, "l ..."],
     *,
     p: float = 2.0,
     x_weights: Float[Array, " n"] | None = None,
     y_weights: Float[Array, " m"] | None = None,
     block_size: int | None = None,
+    projection: Projection | None = None,
+    projection_weights: Float[Array, " l"] | None = None,
 ) -> Scalar:
     """Returns SW_p, the p-th root of ``sliced_wasserstein_pow``: a distance.
 
@@ -107,23 +128,32 @@ def sliced_wasserstein(
       x_weights: Weights [n] with sum one; None is uniform.
       y_weights: Weights [m] with sum one; None is uniform.
       block_size: Directions processed at once, as for ``sliced_wasserstein_pow``.
+      projection: Positions of the points on each slice, as for ``sliced_wasserstein_pow``.
+      projection_weights: Weights [l] of the slices, as for ``sliced_wasserstein_pow``.
     """
     p = validation.as_power(p, infinite=True)
-    inputs = _checked(x, y, directions, x_weights, y_weights)
+    inputs = _checked(x, y, directions, x_weights, y_weights, projection, projection_weights)
+    x, y, directions, x_weights, y_weights, *_ = inputs
     if math.isinf(p):
-        return largest_displacement(*_prepared(*inputs, block_size))
-    value, scale = _power(*inputs, p, block_size, scaled=True)
+        if projection is not None or projection_weights is not None:
+            raise ValueError(
+                "p must be finite with projection or projection_weights; got inf. "
+                "Take the largest distance over single slices."
+            )
+        return largest_displacement(*_prepared(x, y, directions, x_weights, y_weights, block_size))
+    value, scale = _power(*inputs, p=p, block_size=block_size, scaled=True)
     return scale * value ** (1.0 / p)
 
 
 def sliced_wasserstein_scaled_pow(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
-    directions: Float[Array, "l d"],
+    directions: Float[Array, "l ..."],
     *,
     p: float = 2.0,
     x_weights: Float[Array, " n"] | None = None,
     y_weights: Float[Array, " m"] | None = None,
+    projection: Projection | None = None,
 ) -> ScaledPower:
     """Returns SW_p^p as value * scale^p, where the power itself may not be representable.
 
@@ -134,49 +164,113 @@ def sliced_wasserstein_scaled_pow(
       p: Order of the distance, at least 1.
       x_weights: Weights [n] with sum one; None is uniform.
       y_weights: Weights [m] with sum one; None is uniform.
+      projection: Positions of the points on each slice, as for ``sliced_wasserstein_pow``.
     """
     p = validation.as_power(p)
-    return _power(*_checked(x, y, directions, x_weights, y_weights), p, scaled=True)
+    inputs = _checked(x, y, directions, x_weights, y_weights, projection, None)
+    return _power(*inputs, p=p, scaled=True)
 
 
-def _checked(
-    x, y, directions, x_weights, y_weights
-) -> tuple[Array, Array, Array, Array | None, Array | None]:
+def slice_costs(
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"],
+    directions: Float[Array, "l ..."],
+    x_weights: Float[Array, " n"] | None,
+    y_weights: Float[Array, " m"] | None,
+    projection: Projection | None,
+    *,
+    p: float,
+    block_size: int | None = None,
+) -> Costs:
+    """Returns W_p^p of each slice, differentiable in all arrays.
+
+    Args:
+      x: Points [n d].
+      y: Points [m d].
+      directions: Unit rows [l d], or what ``projection`` takes.
+      x_weights: Weights [n] with sum one; None is uniform.
+      y_weights: Weights [m] with sum one; None is uniform.
+      projection: Positions of the points on each slice; None is the scalar product.
+      p: Order of the distance.
+      block_size: Directions processed at once.
+    """
+    inputs = _checked(x, y, directions, x_weights, y_weights, projection, None)
+    x, y, directions, x_weights, y_weights, *_ = inputs
+    prepared = _prepared(
+        *(x, y, directions, x_weights, y_weights, block_size), centre=projection is None
+    )
+    project = linear_projection if projection is None else as_partial(projection)
+    return sliced_costs(project, *prepared[:-1], p=p, block_size=prepared[-1])
+
+
+def normalised_weights(weights: Array | None, count: int, dtype: DTypeLike) -> Array:
+    """Returns weights [count] divided by their sum; None is uniform."""
+    if weights is None:
+        return jnp.full((count,), 1.0 / count, dtype)
+    weights = weights.astype(dtype)
+    return weights / jnp.sum(weights)
+
+
+def _checked(x, y, directions, x_weights, y_weights, projection, projection_weights) -> tuple:
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
-    directions = validation.as_directions(directions, x.shape[1])
+    if projection is None:
+        directions = validation.as_directions(directions, x.shape[1])
+    else:
+        directions = as_slices(directions)
+        require_positions(projection, x, y, directions)
     x_weights = validation.as_weights(x_weights, x.shape[0], "x_weights")
     y_weights = validation.as_weights(y_weights, y.shape[0], "y_weights")
-    return x, y, directions, x_weights, y_weights
+    projection_weights = validation.as_weights(
+        projection_weights, directions.shape[0], "projection_weights", of="slice"
+    )
+    return x, y, directions, x_weights, y_weights, projection, projection_weights
 
 
 def _power(
-    x, y, directions, x_weights, y_weights, p: float, block_size=None, *, scaled: bool = False
+    x,
+    y,
+    directions,
+    x_weights,
+    y_weights,
+    projection=None,
+    projection_weights=None,
+    *,
+    p: float,
+    block_size: int | None = None,
+    scaled: bool = False,
 ) -> ScaledPower:
-    prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
-    return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+    if projection is None and projection_weights is None:
+        prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
+        return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+    costs, scale = slice_costs(
+        *(x, y, directions, x_weights, y_weights, projection), p=p, block_size=block_size
+    )
+    weights = normalised_weights(projection_weights, costs.shape[0], costs.dtype)
+    value = jnp.sum(weights * costs)
+    if scaled:
+        return ScaledPower(value, scale)
+    # In two halves: the power of the scale may leave the range before the product does.
+    half = scale ** (p / 2)
+    return ScaledPower(value * half * half, jnp.ones_like(scale))
 
 
 def _prepared(
-    x, y, directions, x_weights, y_weights, block_size
+    x, y, directions, x_weights, y_weights, block_size, *, centre: bool = True
 ) -> tuple[Array, Array, Array, Array | None, Array | None, int]:
     """Returns inputs of one dtype, centred and of total weight one, and the size of a block."""
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     x, y, directions = x.astype(dtype), y.astype(dtype), directions.astype(dtype)
     if x_weights is not None or y_weights is not None:
-        x_weights = _normalised(x_weights, x.shape[0], dtype)
-        y_weights = _normalised(y_weights, y.shape[0], dtype)
+        x_weights = normalised_weights(x_weights, x.shape[0], dtype)
+        y_weights = normalised_weights(y_weights, y.shape[0], dtype)
     if block_size is None:
         block_size = automatic_block_size(
             x.shape[0], y.shape[0], directions.shape[0], x_weights is not None
         )
     block_size = min(validation.as_count(block_size, "block_size"), directions.shape[0])
+    if not centre:
+        x, y = without_wild_padding(x, x_weights), without_wild_padding(y, y_weights)
+        return x, y, directions, x_weights, y_weights, block_size
     x, y = centred(x, y, x_weights, y_weights)
     return x, y, exact_on_the_line(directions), x_weights, y_weights, block_size
-
-
-def _normalised(weights: Array | None, count: int, dtype: DTypeLike) -> Array:
-    if weights is None:
-        return jnp.full((count,), 1.0 / count, dtype)
-    weights = weights.astype(dtype)
-    return weights / jnp.sum(weights)

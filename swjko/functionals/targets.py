@@ -21,7 +21,16 @@ from swjko.functionals.base import (
     stratified_indices,
 )
 from swjko.functionals.energies import Interaction, interaction
-from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
+from swjko.types import (
+    Cloud,
+    DirectionFn,
+    Key,
+    Leaf,
+    Projection,
+    Scalar,
+    as_partial,
+    static_field,
+)
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
 _TARGET_BLOCK_BYTES = 2**26
@@ -34,6 +43,7 @@ def sw_to_target(
     direction_fn: DirectionFn = uniform_directions,
     batch_size: int | None = None,
     unbalanced: Prices | None = None,
+    projection: Projection | None = None,
 ) -> "SWToTarget":
     """Makes SW_2^2(mu, nu) / 2 for an empirical target nu. Note the factor 1/2.
 
@@ -50,16 +60,18 @@ def sw_to_target(
       unbalanced: Price of leaving out mass of the target, in units of the squared distance: about
         the square of the distance from which points are outliers. A pair (rho_mu, rho_nu) puts a
         price on the mass of mu as well, which is kept otherwise. None leaves out nothing.
+      projection: ``(points [n d], directions [l ...]) -> positions [l n]``; None is the scalar
+        product. ``direction_fn`` then draws what it takes.
 
     References:
       Liutkus et al. (2019); Bonet et al. (2023), arXiv 2306.07176, for the unbalanced one.
     """
     num_projections = validation.as_count(num_projections, "num_projections")
     if isinstance(target, QuantileTable):
-        if batch_size is not None or unbalanced is not None:
+        if any(one is not None for one in (batch_size, unbalanced, projection)):
             raise ValueError(
-                "`batch_size` and `unbalanced` need the points of the target; got a table of "
-                "quantiles. Leave them out, or pass points."
+                "`batch_size`, `unbalanced` and `projection` need the points of the target; got a "
+                "table of quantiles. Leave them out, or pass points."
             )
         if num_projections > target.directions.shape[0]:
             raise ValueError(
@@ -75,21 +87,29 @@ def sw_to_target(
         )
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
     if unbalanced is not None:
+        if projection is not None:
+            raise ValueError(
+                "`projection` must be None if `unbalanced` is given; got both. Leave one out."
+            )
         pair = unbalanced if isinstance(unbalanced, tuple) else (jnp.inf, unbalanced)
         unbalanced = as_prices(pair, "unbalanced")
-    return SWToTarget(target, num_projections, direction_fn, batch_size, unbalanced)
+    if projection is not None:
+        signature = "(points, directions) -> positions"
+        projection = as_partial(validation.require_callable(projection, "projection", signature))
+    return SWToTarget(target, num_projections, direction_fn, batch_size, unbalanced, projection)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SWToTarget:
-    """Made by ``sw_to_target``. target and unbalanced are leaves."""
+    """Made by ``sw_to_target``. target, unbalanced and projection are leaves."""
 
     target: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     batch_size: int | None = static_field()
     unbalanced: Leaf = None
+    projection: Leaf = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
@@ -104,7 +124,9 @@ class SWToTarget:
         if self.batch_size is not None:
             y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
         if self.unbalanced is None:
-            return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+            return 0.5 * sliced_wasserstein_pow(
+                x, y, directions, x_weights=cloud.weights, projection=self.projection
+            )
         rho = self.unbalanced[0], self.unbalanced[1]
         return 0.5 * unbalanced_sliced_ot(x, y, directions, rho=rho, x_weights=cloud.weights)
 

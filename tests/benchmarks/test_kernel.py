@@ -148,3 +148,12 @@ def test_every_benchmark_has_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     assert "--quick" in capsys.readouterr().out
+
+
+def test_spheres_measures_ours_where_torch_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "optional", lambda name: None)
+    assert main(["spheres", "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "spheres.json").read_text())
+    assert content["missing"] == ["torch", "ot"]
+    assert [row["case"]["dim"] for row in content["runs"]] == [2, 3]
+    assert all(row["ratio"] == {"swjko": 1.0} for row in content["runs"])
