@@ -38,11 +38,12 @@ def _bullets(
     }
     bullets = (
         "**Sample and infer**, with densities and evidence: a "
-        "[corrected](docs/howto/posteriors.md) flow holds {modes[modes]} of {modes[modes]} modes of {modes[target]}, with an error of "
+        "[corrected](docs/howto/posteriors.md) flow holds {modes[modes]} of {modes[modes]} modes "
+        "of {modes[target]}, with an error of "
         "log Z of {modes[mean_absolute_error]:.1g}, in {modes[seconds]:.0f} s.",
         "**Simulate** Fokker-Planck, porous medium and aggregation equations: in ten dimensions "
-        "the flow ends at a log10 SymKL of {flow[mean_log10]:.1f} to its stationary law, the published "
-        "one at {flow[published_log10]:.1f}.",
+        "the flow ends at a log10 SymKL of {flow[mean_log10]:.1f} to its stationary law, the "
+        "published one at {flow[published_log10]:.1f}.",
         "**Fit data**: particles in the codes of an autoencoder draw MNIST digits at "
         "{latent[mean]:.2f} times the Fréchet distance of the autoencoder alone.",
         "**Measure**: the exact sliced distance with its gradient is {ratios[POT torch][0]:.1f} to "
