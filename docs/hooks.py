@@ -1,4 +1,4 @@
-"""What the site adds to its pages: figures, formulas without a CDN, inner products in docstrings."""
+"""What the site adds to its pages: figures, formulas without a CDN, names in docstrings."""
 
 import importlib.util
 import re

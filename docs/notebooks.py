@@ -19,7 +19,7 @@ _CARDS = "<!-- cards -->"
 
 
 class Figure(NamedTuple):
-    """A figure: its file and page in the folder of the pages, what it shows, and the page's title."""
+    """A figure: its file and page in the folder of the pages, and what both show."""
 
     path: str
     page: str
@@ -60,8 +60,8 @@ def _parts(path: Path) -> Iterator[tuple[str, tuple[Figure, bytes] | None]]:
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code":
             title = title or _TITLE.findall(cell.source)[0]
-            for heading in re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE):
-                under = 0
+            headings = re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE)
+            heading, under = (headings[-1], 0) if headings else (heading, under)
             yield cell.source, None
             continue
         yield f"```python\n{cell.source}\n```", None
