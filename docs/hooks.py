@@ -18,7 +18,8 @@ _log = get_plugin_logger("swjko")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    config.repo_url = settings["tool"]["swjko"]["repository"] or None
+    custom = settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    config.repo_url = custom["repository"] or None
     return config
 
 
