@@ -20,7 +20,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_version_is_the_same_everywhere():
     citation, changes = ((ROOT / name).read_text() for name in ("CITATION.cff", "CHANGELOG.md"))
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [swjko.__version__]
-    assert re.findall(r"^## ([\d.]+)", changes, re.MULTILINE)[0] == swjko.__version__
+    # The version to come, or the last one.
+    versions = re.findall(r"^(?:This will be version |## \[)([\d.]+)\b", changes, re.MULTILINE)
+    assert versions[0].rstrip(".") == swjko.__version__
+    assert re.findall(r"^## (.*)$", changes, re.MULTILINE)[0] == "[Unreleased]"
 
 
 def test_all_files_that_the_sdist_names_exist():
