@@ -124,7 +124,7 @@ TABLES: dict[str, Region] = {
     "directions": region(
         "directions",
         _winners,
-        "d | orthogonal / uniform | quasi / uniform | least error | in so many settings",
+        "d | orthogonal / uniform | quasi / uniform | least error | number of settings",
         "{dim} | {error_over_uniform[orthogonal]:.2g} | {error_over_uniform[quasi]:.2g} | "
         "{winner} | {won} of {settings}",
     ),

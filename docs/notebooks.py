@@ -31,20 +31,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     figures = []
     index = ["# Notebooks", "", "Each page shows a notebook with the results of a whole run."]
     for path in sorted(FOLDER.glob("*.ipynb")):
-        parts, pictures = [], []
-        for part, picture in _parts(path):
-            parts.append(part)
-            if picture is not None:
-                figure, content = picture
-                pictures.append(figure)
-                files.append(File.generated(config, figure.path, content=content))
-        figures += pictures
-        title = _TITLE.findall(parts[0])[0]
-        parts[1:1] = [_links(path, config.repo_url)]
-        page = "\n\n".join(parts) + "\n"
+        page, pictures = page_of(path, config.repo_url)
+        for figure, content in pictures:
+            figures.append(figure)
+            files.append(File.generated(config, figure.path, content=content))
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
         files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
-        index += ["", f"- [{title}]({path.stem}.md)"]
+        index += ["", f"- [{_TITLE.findall(page)[0]}]({path.stem}.md)"]
     files.append(File.generated(config, "notebooks/index.md", content="\n".join(index) + "\n"))
     config.extra["figures"] = [*figures, *_figures_of_pages(files)]
     return files
@@ -52,6 +45,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     return markdown.replace(_CARDS, "\n".join(_card(one) for one in config.extra["figures"]))
+
+
+def page_of(path: Path, repository: str | None) -> tuple[str, list[tuple[Figure, bytes]]]:
+    """A notebook as Markdown, and its figures with the bytes of their files."""
+    parts, pictures = zip(*_parts(path), strict=True)
+    page = "\n\n".join([parts[0], _links(path, repository), *parts[1:]]) + "\n"
+    return page, [picture for picture in pictures if picture is not None]
 
 
 def _parts(path: Path) -> Iterator[tuple[str, tuple[Figure, bytes] | None]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from tornado.websocket import websocket_connect
 
-PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 _OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0"),
