@@ -4,16 +4,13 @@ import textwrap
 from statistics import median
 from typing import Any
 
-from benchmarks.markdown import Region, Result, fill, region, table
+from benchmarks.markdown import Region, Result, fill, provenance, table
 from benchmarks.speed_tables import equal_clouds
 
 # Columns of a page.
 _WIDTH = 100
-_METHODS = {
-    "corrected SW-JKO, mixture": "corrected SW-JKO, mixture base",
-    "SW-JKO, coupling": "SW-JKO",
-    "direct minimisation, coupling": "direct minimisation",
-}
+# The order within a cell.
+_METHODS = ("corrected SW-JKO, mixture", "SW-JKO, coupling", "direct minimisation, coupling")
 
 
 def _bullets(
@@ -73,12 +70,25 @@ def _held(sampling: Result) -> Any:
     return most
 
 
-def _samplers(sampling: Result) -> list[Any]:
-    return [
-        row | {"label": _METHODS[row["method"]]}
-        for row in sampling["rows"]
-        if row["method"] in _METHODS
-    ]
+def _samplers(sampling: Result) -> list[str]:
+    """A row for each target; a cell holds the values of all methods, in order."""
+    cells = {"modes": "{}", "mean_absolute_error": "{:.3f}", "effective_fraction": "{:.2f}"}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in sampling["rows"]:
+        found.setdefault((row["target"], row["dim"]), {})[row["method"]] = row
+    rows = []
+    for (target, dim), methods in found.items():
+        own = [methods[method] for method in _METHODS]
+        row = {"target": target, "dim": dim}
+        for name, form in (cells | {"seconds": "{:.0f}"}).items():
+            known = all(one[name] is not None for one in own)
+            row[name] = " / ".join(form.format(one[name]) for one in own) if known else ""
+        rows.append(row)
+    head = "target | d | modes | \\|log Z error\\| | effective draws | seconds"
+    template = (
+        "{target} | {dim} | {modes} | {mean_absolute_error} | {effective_fraction} | {seconds}"
+    )
+    return table(head, template, rows) + provenance(sampling)
 
 
 def _posteriors(result: Result) -> list[str]:
@@ -103,12 +113,6 @@ TABLES: dict[str, Region] = {
         ("sampling", "fokker_planck", "images_mnist", "kernel", "reliability"),
         _bullets,
     ),
-    "choose-samplers": region(
-        "sampling",
-        _samplers,
-        "target | d | method | modes | \\|log Z error\\| | effective | seconds",
-        "{target} | {dim} | {label} | {modes} | {mean_absolute_error:.3f} | "
-        "{effective_fraction:.2f} | {seconds:seconds}",
-    ),
+    "choose-samplers": (("sampling",), _samplers),
     "choose-posteriors": (("logistic_regression",), _posteriors),
 }
