@@ -1,6 +1,7 @@
 """What the site adds to its pages: figures, formulas without a CDN, names in docstrings."""
 
 import importlib.util
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -19,7 +20,10 @@ _log = get_plugin_logger("swjko")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     custom = settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]
-    config.repo_url = custom["repository"] or None
+    # As hatch_build.py does.
+    built_by = os.environ.get("GITHUB_REPOSITORY")
+    own = f"{os.environ['GITHUB_SERVER_URL']}/{built_by}" if built_by else None
+    config.repo_url = custom["repository"] or own
     return config
 
 

@@ -57,7 +57,8 @@ def corner(
     target = None if target is None else np.asarray(target, float)
     labels = [f"$x_{{{one + 1}}}$" for one in drawn] if names is None else list(names)
     count = len(drawn)
-    grid = new_axes(count, (_INCHES * count + 1.0,) * 2, rows=count).reshape(count, count)
+    side = _INCHES * count + 1.0
+    grid = new_axes(count, (side, side), rows=count).reshape(count, count)
     for row, column in np.ndindex(count, count):
         if column > row:
             grid[row, column].set_axis_off()
