@@ -4,9 +4,8 @@ import functools
 import io
 from typing import Any
 
-# Of the cycle of the style in use; the colour of text shows on any ground.
+# Of the cycle of the style in use.
 INK, TARGET = "C0", "C1"
-EXACT = "text.color"
 
 
 def new_axes(
@@ -24,11 +23,11 @@ def new_axes(
     return axes.ravel()
 
 
-def style_color(name: str) -> Any:
-    """Returns the colour of a setting of the style, such as "text.color"."""
+def text_color() -> Any:
+    """Returns the style's colour of text, which shows on its ground."""
     import matplotlib
 
-    return matplotlib.rcParams[name]
+    return matplotlib.rcParams["text.color"]
 
 
 @functools.cache
