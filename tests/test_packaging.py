@@ -122,7 +122,8 @@ def test_sdist_contains_what_tests_and_site_need(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         *("README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"),
-        *("pyproject.toml", ".ci/run", "docs/index.md", "docs/hooks.py", "tests/conftest.py"),
+        *("pyproject.toml", "hatch_build.py", ".ci/run", ".github/workflows/tests.yml"),
+        *("docs/index.md", "docs/hooks.py", "tests/conftest.py"),
         *("benchmarks/results/kernel.json", "notebooks/01_quickstart.py", "swjko/py.typed"),
     } <= names
     foreign = re.compile(r"(^|/)(\.venv|site|runs|__pycache__)(/|$)")
