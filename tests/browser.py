@@ -105,8 +105,12 @@ async def started() -> Any:
             browser = Browser(connection)
             for domain in ("Page", "Runtime", "Network", "Log"):
                 await browser.command(f"{domain}.enable")
-            yield browser
-            connection.close()
+            try:
+                yield browser
+            finally:
+                connection.close()
+                while await connection.read_message() is not None:
+                    pass
         finally:
             process.terminate()
             process.wait(_SECONDS)
