@@ -29,7 +29,7 @@ def _readme_fidelity(result: Result) -> list[str]:
         "50,000 particles, published": "{published:.2f}",
         "swjko, seconds": "{mean_seconds:seconds}",
     }
-    return across("$\\log_{10}$ SymKL to the stationary law", "d = {dim}", lines, rows)
+    return across("log10 SymKL to the stationary law", "d = {dim}", lines, rows)
 
 
 def _whole_run(result: Result) -> list[str]:

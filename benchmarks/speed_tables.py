@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.markdown import Region, Result, across, fill, provenance, region, table
+from benchmarks.markdown import Region, Result, fill, provenance, region, table
 
 
 def equal_clouds(kernel: Result) -> list[Any]:
@@ -29,14 +29,6 @@ def _unequal(kernel: Result) -> list[Any]:
 
 def _with_errors(kernel: Result) -> list[Any]:
     return _with_clouds([row for row in kernel["runs"] if row["relative_error"]])
-
-
-def _readme_speed(kernel: Result) -> list[str]:
-    peers = {"POT (torch)": "POT torch", "OTT-JAX": "OTT-JAX", "`torch.sort`": "torch.sort"}
-    lines = {"swjko": "{median_seconds[swjko]:ms}"}
-    lines |= {label: f"{{ratio[{name}]:ratio}}" for label, name in peers.items()}
-    head = "{shape[n]:,} / {shape[dim]} / {shape[directions]}"
-    return across("points, dimension, directions", head, lines, equal_clouds(kernel))
 
 
 def _oracles(flows: Result, equilibria: Result, kernel: Result) -> list[str]:
@@ -90,7 +82,14 @@ def _sizes(scaling: Result) -> list[Result]:
 
 TABLES: dict[str, Region] = {
     "oracles": (("fokker_planck", "aggregation", "kernel"), _oracles),
-    "readme-speed": (("kernel",), _readme_speed),
+    "readme-speed": region(
+        "kernel",
+        equal_clouds,
+        "points, dimension, directions | swjko | POT (torch) | OTT-JAX | `torch.sort`",
+        "{shape[n]:,} / {shape[dim]} / {shape[directions]} | {median_seconds[swjko]:ms} | "
+        "{ratio[POT torch]:ratio} | {ratio[OTT-JAX]:ratio} | {ratio[torch.sort]:ratio}",
+        note=False,
+    ),
     "kernel": region(
         "kernel",
         lambda kernel: _with_clouds(equal_clouds(kernel)),
@@ -125,7 +124,7 @@ TABLES: dict[str, Region] = {
     "directions": region(
         "directions",
         _winners,
-        "d | orthogonal / uniform | quasi / uniform | least error | in so many settings",
+        "d | orthogonal / uniform | quasi / uniform | least error | number of settings",
         "{dim} | {error_over_uniform[orthogonal]:.2g} | {error_over_uniform[quasi]:.2g} | "
         "{winner} | {won} of {settings}",
     ),

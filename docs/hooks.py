@@ -1,45 +1,54 @@
-"""What the site adds to its pages: figures, notebooks as pages, inner products in docstrings."""
+"""What the site adds to its pages: figures, formulas without a CDN, names in docstrings."""
 
+import importlib.util
+import os
 import re
+import tomllib
 from pathlib import Path
 
 import griffe
-import jupytext
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-# Folder of the site to the files that it takes from elsewhere in the repository.
-_COPIED = {"results": ("benchmarks/results", "*.png"), "notebooks": ("notebooks", "*.ipynb")}
+_MATHJAX = "javascripts/tex-svg.js"
 _INNER_PRODUCT = re.compile(r"<(?P<inside>[^<>=\n]*, [^<>=\n]*)>")
+_log = get_plugin_logger("swjko")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    custom = settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    # As hatch_build.py does.
+    built_by = os.environ.get("GITHUB_REPOSITORY")
+    own = f"{os.environ['GITHUB_SERVER_URL']}/{built_by}" if built_by else None
+    config.repo_url = custom["repository"] or own
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for folder, (source, pattern) in _COPIED.items():
-        for path in sorted((ROOT / source).glob(pattern)):
-            files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
-    index = [
-        "# Notebooks",
-        "",
-        "Each runs in the tests at a small size. The pages show text and code; run the files.",
-    ]
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        title, page = _page_of(path)
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
-        index += ["", f"- [{title}]({path.stem}.md)"]
-    files.append(File.generated(config, "notebooks/index.md", content="\n".join(index) + "\n"))
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    mathjax = _mathjax()
+    if mathjax is None:
+        _log.warning(
+            "Formulas stay TeX: MathJax is not installed. Run: pip install -e '.[docs]', "
+            "which brings it as django-static-mathjax."
+        )
+    else:
+        files.append(File.generated(config, _MATHJAX, abs_src_path=str(mathjax)))
     return files
 
 
-def _page_of(path: Path) -> tuple[str, str]:
-    """The title of a notebook, and its cells as Markdown."""
-    cells = jupytext.read(path).cells
-    parts = [
-        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
-        for cell in cells
-    ]
-    title = parts[0].splitlines()[0].removeprefix("# ")
-    return title, "\n\n".join([*parts, f"[Download the notebook]({path.name})"]) + "\n"
+def _mathjax() -> Path | None:
+    """MathJax in one file with its fonts as paths, from a package that needs nothing else."""
+    found = importlib.util.find_spec("mathjax")
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder) / "static" / "mathjax" / "es5" / "tex-svg.js"
+        if path.exists():
+            return path
+    return None
 
 
 class InnerProducts(griffe.Extension):

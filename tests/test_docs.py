@@ -1,5 +1,6 @@
 """The documentation: its code runs, its numbers are the results, its reference is complete."""
 
+import base64
 import importlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ from pages import ROOT, blocks, run, shrunk
 
 import swjko
 from benchmarks import tables
-from swjko import closed_form, flows, plots, problems
+from swjko import autoencoder, closed_form, datasets, flows, images, plots, problems
 
 DOCS = ROOT / "docs"
 PAGES = {
@@ -36,7 +37,13 @@ WITH_NEEDS = [
     for number, block in enumerate(blocks(text))
     if block.needs
 ]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 _PUBLIC_MODULES = {"closed_form": closed_form, "flows": flows, "plots": plots, "problems": problems}
+# Public modules that list their names, some of which are shown as those of other modules.
+_FACES = (
+    *(autoencoder, swjko.checkpoints, datasets, flows, swjko.functionals, images),
+    *(plots, problems),
+)
 
 
 @pytest.fixture
@@ -99,7 +106,7 @@ def test_front_page_shows_the_example_of_the_readme():
 def test_links_to_files_lead_somewhere():
     for name, text in PAGES.items():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-            if not target.startswith(("http", "results/", "../results/", "notebooks/")):
+            if not target.removeprefix("../").startswith(("http", "results/", "notebooks/")):
                 assert (DOCS / name).parent.joinpath(target).exists(), f"{name} links to {target}"
 
 
@@ -120,6 +127,10 @@ def test_reference_has_each_public_name_once():
     assert set(public) - {name.rpartition(".")[2] for name in shown} == set()
     for module_name, module in _PUBLIC_MODULES.items():
         assert {f"{module_name}.{name}" for name in defined_in(module)} - set(shown) == set()
+    last = {name.rpartition(".")[2] for name in shown}
+    assert {module.__name__: set(module.__all__) - last for module in _FACES} == {
+        module.__name__: set() for module in _FACES
+    }
     for name in shown:
         found(f"swjko.{name}")
 
@@ -140,6 +151,26 @@ def found(name: str) -> object:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_pages_with_their_figures(notebook):
+    """Each picture of a notebook is a file and a figure; Colab needs an address."""
+    pytest.importorskip("mkdocs", reason="MkDocs is in the extra docs")
+    specification = importlib.util.spec_from_file_location("hook", DOCS / "notebooks.py")
+    hook = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(hook)
+    page, figures = hook.page_of(notebook, "https://github.com/owner/name/")
+    assert f"google.com/github/owner/name/blob/main/notebooks/{notebook.name})" in page
+    assert "colab" not in hook.page_of(notebook, None)[0]
+    cells = json.loads(notebook.read_text())["cells"]
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    pictures = [one.get("image/png") or one.get("image/gif") for one in data]
+    pictures = ["".join(picture) for picture in pictures if picture]
+    assert [base64.b64decode(picture) for picture in pictures] == [one for _, one in figures]
+    paths = [figure.path for figure, _ in figures]
+    assert len(set(paths)) == len(paths) > 0
+    assert all(f"]({path.removeprefix('notebooks/')}){{ #figure-" in page for path in paths)
 
 
 def test_result_codes_are_explained():

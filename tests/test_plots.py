@@ -6,8 +6,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -54,6 +57,64 @@ def test_cloud_shows_its_points(options, tmp_path):
     assert any(part.shape == (50, 2) and np.allclose(part, points[:, :2]) for part in offsets)
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("a", "b")
     assert _is_drawn(figure, tmp_path)
+
+
+def test_corner_shows_each_coordinate_and_each_pair(tmp_path):
+    points, target = _points(400, 4), _points(200, 4) + 1.0
+    figure = plots.corner(points, target=target, coordinates=(0, 3, 2), names=("a", "b", "c"))
+    grid = np.reshape(figure.axes, (3, 3))
+    for row, column in np.ndindex(3, 3):
+        axis, pair = grid[row, column], [(0, 3, 2)[column], (0, 3, 2)[row]]
+        if column > row:
+            assert not axis.axison
+        elif column < row:
+            assert np.allclose(axis.collections[-1].get_offsets(), points[:, pair])
+            assert np.allclose(axis.collections[0].get_offsets(), target[:, pair])
+        else:
+            heights, edges = np.histogram(points[:, pair[0]], bins=40, density=True)
+            bars = axis.patches[40:]
+            np.testing.assert_allclose([bar.get_height() for bar in bars], heights)
+            np.testing.assert_allclose([bar.get_x() for bar in bars], edges[:-1])
+    assert [axis.get_xlabel() for axis in grid[2]] == ["a", "b", "c"]
+    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["", "b", "c"]
+    assert _is_drawn(figure, tmp_path)
+    assert len(plots.corner(_points(30, 8)).axes) == 36
+    assert len(plots.corner(_points(30, 1)).axes) == 1
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize(
+    ("points", "options", "message"),
+    [
+        (np.zeros(5), {}, r"points must have rank 2, .* got shape \(5,\)"),
+        (np.zeros((5, 2)), {"coordinates": (0, 2)}, r"coordinates must be .* 0 to 1.*\[0, 2\]"),
+        (np.zeros((5, 2)), {"coordinates": ()}, r"at least one; got \[\]"),
+        (np.zeros((5, 2)), {"names": ("a",)}, "names must have one name for each of 2; got 1"),
+        (np.zeros((5, 2)), {"target": np.zeros((5, 3))}, r"target must have shape \[points, 2\]"),
+    ],
+)
+def test_corners_that_cannot_be_are_refused(points, options, message):
+    with pytest.raises(ValueError, match=message):
+        plots.corner(points, **options)
+
+
+def test_colours_are_those_of_the_style(history):
+    with matplotlib.rc_context(
+        {
+            "axes.prop_cycle": matplotlib.cycler(color=["#010203", "#040506"]),
+            "text.color": "#070809",
+        }
+    ):
+        dots = plots.cloud(_points(9, 2), target=_points(9, 2)).axes[0].collections
+        lines = plots.energy(history, exact=1.0).axes[0].lines
+        colors = [to_hex(part.get_facecolor()[0]) for part in dots]
+        assert colors == ["#040506", "#010203"]
+        assert [to_hex(line.get_color()) for line in lines] == ["#010203", "#070809"]
+
+
+def test_notebooks_show_figures_without_a_magic_command(history):
+    figure = plots.energy(history)
+    assert DisplayFormatter().format(figure)[0]["image/png"].startswith(b"\x89PNG")
 
 
 def test_contours_stand_where_the_density_does():

@@ -1,4 +1,4 @@
 window.MathJax = {
   tex: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]], processEscapes: true},
-  options: {ignoreHtmlClass: ".*", processHtmlClass: "arithmatex"},
+  options: {ignoreHtmlClass: ".*", processHtmlClass: "arithmatex|md-ellipsis"},
 };

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
+from swjko._version import __version__
 from swjko.cli import settings
 from swjko.cli.arguments import as_names, as_path, as_positive, as_seconds, as_whole
 from swjko.cli.settings import Settings
@@ -128,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"swjko {__version__}")
     _add_common(top, None)
     subparsers = top.add_subparsers(
         dest="problem", metavar="PROBLEM", title="problems (python -m swjko PROBLEM --help)"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from swjko.plots.axes import EXACT, INK, new_axes
+from swjko.plots.axes import INK, new_axes, text_color
 from swjko.schemes.base import Info
 from swjko.types import Estimate, Scalar
 
@@ -78,7 +78,8 @@ def energy(
                 f"got shape {levels.shape}."
             )
         levels = np.broadcast_to(levels, times.shape[1:])
-        axis.plot(times[0], levels, color=EXACT, linestyle="--", linewidth=1.2, label=exact_name)
+        style = {"color": text_color(), "linestyle": "--", "linewidth": 1.2}
+        axis.plot(times[0], levels, label=exact_name, **style)
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=8)
     if log:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import swjko
 from swjko.cli import memory, paths
 from swjko.cli.main import main
 
@@ -48,6 +49,11 @@ def expect_one_line(capsys, *messages: str) -> None:
     assert len(line) < 400
     for message in messages:
         assert message in line
+
+
+def test_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"swjko {swjko.__version__}\n"
 
 
 @pytest.mark.parametrize("flag", [*_WHOLE, *_REAL])
