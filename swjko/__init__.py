@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from swjko.schemes.retry import guarded
     from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
     from swjko.checkpoints.store import CheckpointError
+    from swjko.checkpoints.reading import SavedRun, load
     from swjko.running.solution import FlowError, Solution
     from swjko.running.solve import solve
     from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
@@ -110,6 +111,7 @@ _NAMES = {
     "schemes.retry": ("guarded",),
     "running.ensemble": ("flow_mesh", "run_many", "shard_flows", "stack_flows"),
     "checkpoints.store": ("CheckpointError",),
+    "checkpoints.reading": ("SavedRun", "load"),
     "running.solution": ("FlowError", "Solution"),
     "running.solve": ("solve",),
     "diagnostics.evaluate": ("evaluate", "replay", "symmetric_kl"),
@@ -142,6 +144,7 @@ __all__ = [
     "Info",
     "MaxSliced",
     "Result",
+    "SavedRun",
     "Scheme",
     "Solution",
     "State",
@@ -168,6 +171,7 @@ __all__ = [
     "internal_energy",
     "kl_divergence",
     "langevin",
+    "load",
     "max_sliced_wasserstein",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from swjko import validation
@@ -16,9 +16,9 @@ from swjko.functionals.base import (
     kernel_at_zero,
     kernel_values,
     map_in_blocks,
-    stratified_indices,
 )
 from swjko.functionals.energies import Interaction, interaction
+from swjko.linalg import stratified_indices
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
@@ -29,6 +29,7 @@ def sw_to_target(
     target: Float[Array, "m d"],
     num_projections: int,
     *,
+    weights: Float[Array, " m"] | None = None,
     direction_fn: DirectionFn = uniform_directions,
     batch_size: int | None = None,
 ) -> "SWToTarget":
@@ -37,9 +38,10 @@ def sw_to_target(
     Args:
       target: Points [m d] of nu; a leaf, never compiled in.
       num_projections: Number of directions, drawn anew at each evaluation.
+      weights: Weights [m] of the target, nonnegative, with sum one; None is uniform.
       direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
-      batch_size: Number of target points drawn without replacement for each evaluation; None
-        takes all m.
+      batch_size: Number of target points drawn for each evaluation, without replacement or by
+        their weights; None takes all m.
 
     References:
       Liutkus et al. (2019).
@@ -52,33 +54,58 @@ def sw_to_target(
             f"got {batch_size}."
         )
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
-    return SWToTarget(target, num_projections, direction_fn, batch_size)
+    weights = validation.as_weights(weights, target.shape[0], "weights")
+    return SWToTarget(target, num_projections, direction_fn, batch_size, weights)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SWToTarget:
-    """Made by ``sw_to_target``. target is a leaf."""
+    """Made by ``sw_to_target``. target and weights are leaves."""
 
     target: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     batch_size: int | None = static_field()
+    weights: Leaf | None = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         direction_key, batch_key = jax.random.split(key)
-        x, y = cloud.points, self.target
+        x = cloud.points
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
-        if self.batch_size is not None:
-            y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
-        return 0.5 * sliced_wasserstein_pow(x, y, directions, x_weights=cloud.weights)
+        y, y_weights = _batch(batch_key, self.target, self.weights, self.batch_size)
+        return 0.5 * sliced_wasserstein_pow(
+            x, y, directions, x_weights=cloud.weights, y_weights=y_weights
+        )
+
+    def with_data(
+        self, target: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "SWToTarget":
+        """Returns the functional with another target."""
+        target, weights = as_data(target, weights, "target", self.target.dtype)
+        return dataclasses.replace(self, target=target, weights=weights)
+
+
+def _batch(
+    key: Key,
+    points: Float[Array, "m d"],
+    weights: Float[Array, " m"] | None,
+    batch_size: int | None,
+) -> tuple[Float[Array, "b d"], Float[Array, " b"] | None]:
+    """Draws a batch of equal weights by the weights; None takes all points and their weights."""
+    if batch_size is None:
+        return points, weights
+    if weights is None:
+        return jax.random.choice(key, points, (batch_size,), replace=False), None
+    return points[stratified_indices(key, weights, batch_size)], None
 
 
 def mmd_to_target(
     target: Float[Array, "m d"],
     kernel: Callable[[Float[Array, " d"]], Scalar],
     *,
+    weights: Float[Array, " m"] | None = None,
     block_size: int | None = None,
 ) -> "MMDToTarget":
     """Makes MMD^2(mu, nu) / 2 for an empirical target nu.
@@ -91,6 +118,7 @@ def mmd_to_target(
       kernel: Positive definite function of the difference of two points [d], such as
         ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``; or, for half the energy distance,
         ``lambda x: -jnp.linalg.norm(x)``. Points that coincide have the gradient zero.
+      weights: Weights [m] of the target, nonnegative, with sum one; None is uniform.
       block_size: Points worked on at once, so that the memory of a call is
         O(block_size (n + m) d); None takes all. The term of the target alone is computed here, in
         blocks of at most 64 MiB.
@@ -106,9 +134,16 @@ def mmd_to_target(
             f"got {target.shape[0]}."
         )
     validation.require_callable(kernel, "kernel", "from a difference of points [d] to a scalar")
+    weights = validation.as_weights(weights, target.shape[0], "weights")
     own = interaction(kernel, block_size=block_size)
-    in_blocks = dataclasses.replace(own, block_size=_target_block(target, block_size))
-    return MMDToTarget(own, target, in_blocks(jax.random.key(0), Cloud(target)))
+    return MMDToTarget(own, target, _target_energy(own, target, weights), weights)
+
+
+def _target_energy(
+    own: Interaction, target: Float[Array, "m d"], weights: Float[Array, " m"] | None
+) -> Scalar:
+    in_blocks = dataclasses.replace(own, block_size=_target_block(target, own.block_size))
+    return in_blocks(jax.random.key(0), Cloud(target, weights))
 
 
 def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
@@ -120,11 +155,12 @@ def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MMDToTarget:
-    """Made by ``mmd_to_target``. target and target_energy are leaves."""
+    """Made by ``mmd_to_target``. target, target_energy and weights are leaves."""
 
     own: Interaction
     target: Leaf
     target_energy: Leaf
+    weights: Leaf | None = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
@@ -132,11 +168,20 @@ class MMDToTarget:
 
         def attraction(point):
             differences = point[None, :] - self.target
-            return jnp.mean(kernel_values(self.own.w, at_zero, differences, "kernel"))
+            values = kernel_values(self.own.w, at_zero, differences, "kernel")
+            return expectation(Cloud(self.target, self.weights), values)
 
         cross = map_in_blocks(attraction, self.own.block_size, cloud.points)
         own = self.own(key, cloud) - expectation(cloud, cross)
         return own + self.target_energy.astype(cross.dtype)
+
+    def with_data(
+        self, target: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "MMDToTarget":
+        """Returns the functional with another target."""
+        target, weights = as_data(target, weights, "target", self.target.dtype)
+        energy = _target_energy(self.own, target, weights)
+        return MMDToTarget(self.own, target, energy, weights)
 
 
 def forward_kl(
@@ -182,10 +227,21 @@ class ForwardKL:
 
     def __call__(self, key: Key, cloud: Cloud, log_prob: Callable[..., Array]) -> Scalar:
         del cloud
-        points, weights = self.points, self.weights
-        if self.batch_size is not None and weights is None:
-            points = jax.random.choice(key, points, (self.batch_size,), replace=False)
-        elif self.batch_size is not None and weights is not None:
-            points = points[stratified_indices(key, weights, self.batch_size)]
-            weights = None
+        points, weights = _batch(key, self.points, self.weights, self.batch_size)
         return -expectation(Cloud(points, weights), log_prob(points))
+
+    def with_data(
+        self, points: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "ForwardKL":
+        """Returns the functional with other points."""
+        points, weights = as_data(points, weights, "points", self.points.dtype)
+        return dataclasses.replace(self, points=points, weights=weights)
+
+
+def as_data(
+    points: Float[Array, "m d"], weights: Float[Array, " m"] | None, name: str, dtype: DTypeLike
+) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    """Returns checked points and weights that take the place of others of this dtype."""
+    points = validation.as_points(points, name).astype(dtype)
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    return points, None if weights is None else weights.astype(dtype)

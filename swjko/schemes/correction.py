@@ -36,7 +36,8 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
-from swjko.functionals.base import effective_fraction, stratified_indices
+from swjko.functionals.base import effective_fraction
+from swjko.linalg import stratified_indices
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
