@@ -224,7 +224,7 @@ class Corrected:
         self, key: Key, params: Params, draws: Float[Array, "n d"], weights: Float[Array, " n"]
     ) -> Scalar:
         """Estimates forward KL up to a constant, plus the proximity to the weighted draws."""
-        index_key, latent_key, direction_key = jax.random.split(key, 3)
+        index_key, latent_key, direction_key = jax.random.split(jax.random.clone(key), 3)
         points = draws[stratified_indices(index_key, weights, self.batch_size)]
         value = -jnp.mean(self.family.log_prob(params, points))
         if self.step_size is None:

@@ -248,7 +248,7 @@ class ICNNJKO:
         cloud = self._push_batch({"frame": frame, "network": network}, batch)
         moved = jnp.mean(jnp.sum((cloud.points - batch.points) ** 2, axis=1))
         proximity = moved / (2.0 * self.step_size.astype(cloud.points.dtype))
-        energy = self.functional(key, cloud)
+        energy = self.functional(jax.random.clone(key), cloud)
         return energy + proximity, (energy, proximity)
 
     def _push_batch(self, params: Params, batch: Pool) -> Cloud:

@@ -223,7 +223,7 @@ class SlicedFlow:
 
     def energy(self, key: Key, points: Float[Array, "n d"]) -> Scalar:
         """Returns SW_2^2 / 2 from points [n d] to the target, on directions drawn with the key."""
-        directions = self._directions(key)
+        directions = self._directions(jax.random.clone(key))
         return 0.5 * sliced_wasserstein_pow(points, self.target, directions, **self._weights)
 
     def with_data(

@@ -125,7 +125,7 @@ class Guarded:
     def init(self, key: Key) -> State:
         """Returns the state at mu_0, time 0, with the scheme's step size."""
         start = self.scheme.init(key)
-        _, info = jax.eval_shape(self.scheme.step, key, start)
+        _, info = jax.eval_shape(self.scheme.step, jax.random.clone(key), start)
         lowest = jnp.full((), jnp.inf, info.energy.dtype)
         return start._replace(extra=GuardedExtra(start.extra, jnp.int32(0), jnp.int32(0), lowest))
 
@@ -139,7 +139,7 @@ class Guarded:
         def attempt(carry: "_Attempts") -> "_Attempts":
             backoffs = jnp.minimum(own.backoffs + carry.count, self.max_retries)
             further_key = jax.random.fold_in(retry_key, carry.count)
-            attempt_key = jnp.where(carry.count == 0, key, further_key)
+            attempt_key = jnp.where(carry.count == 0, jax.random.clone(key), further_key)
             scheme = self._smaller(backoffs)
             new, info = self._checked(inner, own.lowest, *scheme.step(attempt_key, inner))
             return _Attempts(carry.count + 1, backoffs, new, info, jnp.asarray(scheme.step_size))

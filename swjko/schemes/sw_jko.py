@@ -192,7 +192,8 @@ class SWJKO:
         the parameters of the log-density are held fixed. Equal keys give common random numbers.
         A proximity of None is SW_2^2 / (2 step_size).
         """
-        latent_key, anchor_key, direction_key, functional_key = jax.random.split(key, 4)
+        keys = jax.random.split(jax.random.clone(key), 4)
+        latent_key, anchor_key, direction_key, functional_key = keys
         latent = anchor_latent = self.family.latent(latent_key, self.num_samples)
         if not self.common_latents:
             anchor_latent = self.family.latent(anchor_key, self.num_samples)
