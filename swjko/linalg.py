@@ -25,7 +25,8 @@ def stratified_indices(key: Key, weights: Float[Array, " n"], num: int) -> Int[A
       num: Number of indices.
     """
     passed = jnp.cumsum(weights)
-    levels = (jnp.arange(num) + jax.random.uniform(key, (num,), passed.dtype)) / num
+    start = jnp.arange(num, dtype=passed.dtype)
+    levels = (start + jax.random.uniform(key, (num,), passed.dtype)) / num
     found = jnp.searchsorted(passed, levels * passed[-1], side="right")
     return jnp.minimum(found, weights.shape[0] - 1)
 

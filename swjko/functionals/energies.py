@@ -18,6 +18,7 @@ from swjko.functionals.base import (
     map_in_blocks,
     scalars,
 )
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field
 
 # Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
@@ -38,7 +39,7 @@ def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Potential:
+class Potential(Readable):
     """Made by ``potential``."""
 
     v: Partial
@@ -78,7 +79,7 @@ def interaction(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Interaction:
+class Interaction(Readable):
     """Made by ``interaction``."""
 
     w: Partial
@@ -134,7 +135,7 @@ def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InternalEnergy:
+class InternalEnergy(Readable):
     """Made by ``internal_energy``."""
 
     f: Partial

@@ -19,6 +19,7 @@ from swjko.functionals.base import (
 )
 from swjko.functionals.energies import Interaction, interaction
 from swjko.linalg import stratified_indices
+from swjko.readable import Readable
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
@@ -60,7 +61,7 @@ def sw_to_target(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWToTarget:
+class SWToTarget(Readable):
     """Made by ``sw_to_target``. target and weights are leaves."""
 
     target: Leaf
@@ -154,7 +155,7 @@ def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MMDToTarget:
+class MMDToTarget(Readable):
     """Made by ``mmd_to_target``. target, target_energy and weights are leaves."""
 
     own: Interaction
@@ -216,7 +217,7 @@ def forward_kl(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ForwardKL:
+class ForwardKL(Readable):
     """Made by ``forward_kl``. points and weights are leaves."""
 
     points: Leaf

@@ -38,6 +38,7 @@ from swjko.families.base import Family
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction
 from swjko.linalg import stratified_indices
+from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -49,7 +50,7 @@ from swjko.schemes.base import (
     start_shapes,
     step_result,
 )
-from swjko.schemes.optimizers import require_updates
+from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field
 
 # Halvings of the interval [0, 1] of the exponent.
@@ -110,7 +111,7 @@ def corrected(
         )
     if step_size is not None:
         step_size = validation.as_positive(step_size, "step_size")
-    validation.require_optimizer(optimizer)
+    optimizer = as_optimizer(optimizer)
     require_updates(optimizer, start_shapes(scheme.family))
     return Corrected(
         scheme,
@@ -146,7 +147,7 @@ class CorrectionReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Corrected:
+class Corrected(Readable):
     """Made by ``corrected``. scheme, target_log_prob and step_size are leaves."""
 
     scheme: Leaf

@@ -26,6 +26,7 @@ from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
 from swjko.families.particles import Particles, particles
 from swjko.functionals.targets import as_data
+from swjko.readable import Readable
 from swjko.schemes.base import Info, State, accept, start_state, step_result
 from swjko.types import DirectionFn, Key, Leaf, Scalar, as_partial, static_field
 
@@ -140,7 +141,7 @@ def sliced_flow(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Langevin:
+class Langevin(Readable):
     """Made by ``langevin``. family, log_prob and step_size are leaves."""
 
     family: Family
@@ -174,7 +175,7 @@ class Langevin:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SlicedFlow:
+class SlicedFlow(Readable):
     """Made by ``sliced_flow``.
 
     family, target, step_size, temperature and target_weights are leaves.

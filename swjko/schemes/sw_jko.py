@@ -23,6 +23,7 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, value_at
+from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -35,7 +36,7 @@ from swjko.schemes.base import (
     step_result,
 )
 from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
-from swjko.schemes.optimizers import require_updates
+from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
@@ -86,7 +87,6 @@ def sw_jko(
       ValueError: If the functional needs a density and the family has none, or if the shapes of
         the objective do not fit.
       TypeError: If the optimizer cannot update the parameters, such as ``optax.lookahead``.
-        Everything is checked before anything is compiled.
 
     Example::
 
@@ -113,7 +113,7 @@ def sw_jko(
         family,
         functional,
         validation.as_positive(step_size, "step_size"),
-        validation.require_optimizer(optimizer),
+        as_optimizer(optimizer),
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_samples, "num_samples"),
         validation.as_count(num_projections, "num_projections"),
@@ -130,7 +130,7 @@ def sw_jko(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWJKO:
+class SWJKO(Readable):
     """Made by ``sw_jko``.
 
     family, functional, step_size and inner_tolerance are leaves: replace them, or give them a
@@ -277,7 +277,7 @@ def direct_minimization(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DirectMinimization:
+class DirectMinimization(Readable):
     """Made by ``direct_minimization``. ``jko`` holds the leaves: family and functional."""
 
     jko: SWJKO
