@@ -178,7 +178,7 @@ class Adaptive(Readable):
         after = State(
             select(accepted, new.params, state.params),
             jnp.where(accepted, state.time + step_size, state.time),
-            state.step + running,
+            state.step + running.astype(state.step.dtype),
             jnp.where(stops, code, state.result).astype(state.result.dtype),
             AdaptiveExtra(jnp.clip(next_size, self.min_step_size, self.max_step_size), retries),
         )
