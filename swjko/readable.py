@@ -11,7 +11,7 @@ class Readable:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Set here, before ``dataclass`` would set its own.
-        cls.__repr__ = _short_repr
+        setattr(cls, "__repr__", _short_repr)  # noqa: B010
 
 
 def _short_repr(thing: object) -> str:

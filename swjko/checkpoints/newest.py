@@ -116,16 +116,17 @@ def _require_usable(directory: Path, where: str, has_checkpoints: bool, resume: 
 def _require_same(where: str, saved: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
     """Return the versions that differ in their patch; raise CheckpointError if more differs."""
     patched = {name for name in _VERSIONS if _is_patch(saved.get(name, ""), present.get(name, ""))}
-    left = [
+    old, new = (
         {name: value for name, value in run.items() if name not in patched | _MAY_DIFFER}
         for run in (saved, present)
-    ]
-    if listed := differences(*left):
+    )
+    if listed := differences(old, new):
         raise CheckpointError(
             f"{where} holds another run ({'; '.join(listed)}). Use another directory, "
             "or what that run was started with. Nothing was changed."
         )
-    return differences(*({name: run[name] for name in sorted(patched)} for run in (saved, present)))
+    old, new = ({name: run[name] for name in sorted(patched)} for run in (saved, present))
+    return differences(old, new)
 
 
 def _is_patch(saved: str, present: str) -> bool:

@@ -56,8 +56,8 @@ class Particles(Family):
     points: Leaf
     dim: int = static_field()
     weights: Leaf | None = None
-    learned_weights: bool = dataclasses.field(default=False, metadata={"static": True})
-    fixed_points: bool = dataclasses.field(default=False, metadata={"static": True})
+    learned_weights: bool = static_field(default=False)
+    fixed_points: bool = static_field(default=False)
     is_finite: ClassVar[bool] = True
 
     def init(self, key: Key) -> Params:
@@ -89,7 +89,7 @@ class Particles(Family):
 
     def draw(self, params: Params, key: Key, num: int) -> Cloud:
         points, weights = self._measure(params)
-        if num == self.points.shape[0] or not self.learned_weights:
+        if num == self.points.shape[0] or not self.learned_weights or weights is None:
             return self.push(params, self.latent(key, num))
         return Cloud(points[stratified_indices(key, weights, num)])
 

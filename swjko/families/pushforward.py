@@ -63,7 +63,7 @@ class Pushforward(Family):
     inverse: Partial | None = dataclasses.field()
     dim: int = static_field()
     latent_dim: int = static_field()
-    dtype: DTypeLike = dataclasses.field(repr=False, metadata={"static": True})
+    dtype: DTypeLike = static_field(repr=False)
 
     def latent(self, key: Key, num: int) -> Float[Array, "n d"]:
         return jax.random.normal(key, (num, self.latent_dim), self.dtype)

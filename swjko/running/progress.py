@@ -65,8 +65,8 @@ def progress_bar(
         task = bar.add_task(_COMPILING if compiles else _STEPS, total=total, summary="")
 
         def advance(step: int, info: Info | None) -> None:
-            told = {} if info is None else {"description": _STEPS, "summary": _summary(info)}
-            bar.update(task, completed=step, **told)
+            summary = "" if info is None else _summary(info)
+            bar.update(task, completed=step, description=_STEPS, summary=summary)
 
         yield advance
 

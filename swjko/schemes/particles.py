@@ -12,6 +12,7 @@ A measure known by points alone has no estimate of its entropy, so in ``Info`` `
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +192,7 @@ class SlicedFlow(Readable):
     target_weights: Leaf | None = None
 
     @property
-    def _weights(self) -> dict[str, Leaf | None]:
+    def _weights(self) -> dict[str, Any]:
         return {"x_weights": self.family.weights, "y_weights": self.target_weights}
 
     def init(self, key: Key) -> State:
