@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import jitted_run
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import swjko
@@ -258,6 +259,23 @@ def test_a_run_can_be_exported():
         exported = jax.export.deserialize(exported.serialize())
     found = exported.call(*arguments)
     np.testing.assert_allclose(found, end(*arguments), rtol=1e-6)
+
+
+def of_clouds(x, y):
+    functionals = (swjko.sw_to_target(y, 3), swjko.mmd_to_target(y, kernel))
+    scheme = swjko.sliced_flow(x, y, step_size=0.1, num_projections=3)
+    values = [one(jax.random.key(1), swjko.Cloud(x)) for one in functionals]
+    return values, scheme.step(jax.random.key(2), scheme.init(jax.random.key(3)))[0].params
+
+
+def test_points_may_be_sharded_over_an_explicit_mesh():
+    x, y = points(), points() ** 2
+    expected = jax.jit(of_clouds)(x, y)
+    mesh = jax.make_mesh((4,), ("rows",), (AxisType.Explicit,), devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec("rows"))
+        found = jax.jit(of_clouds)(*jax.device_put((x, y), place))
+    chex.assert_trees_all_close(jax.device_get(found), jax.device_get(expected), rtol=1e-5)
 
 
 # Pickling and texts.

@@ -19,6 +19,7 @@ from swjko.distances.blocks import automatic_block_size
 from swjko.distances.centering import centred, exact_on_the_line
 from swjko.distances.infinite_order import largest_displacement
 from swjko.distances.kernel import ScaledPower, sliced_power
+from swjko.sharding import on_auto_axes
 from swjko.types import Scalar
 
 
@@ -153,8 +154,11 @@ def _checked(
 def _power(
     x, y, directions, x_weights, y_weights, p: float, block_size=None, *, scaled: bool = False
 ) -> ScaledPower:
-    prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
-    return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+    def power(*inputs):
+        prepared = _prepared(*inputs, block_size)
+        return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+
+    return on_auto_axes(power, x, y, directions, x_weights, y_weights)
 
 
 def _prepared(

@@ -19,6 +19,7 @@ from swjko.functionals.base import (
     scalars,
 )
 from swjko.readable import Readable
+from swjko.sharding import on_auto_axes
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field
 
 # Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
@@ -89,6 +90,9 @@ class Interaction(Readable):
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         del key
+        return on_auto_axes(Interaction._energy, self, cloud)
+
+    def _energy(self, cloud: Cloud) -> Scalar:
         points, n = cloud.points, cloud.points.shape[0]
         if n < 2 and not self.self_pairs:
             raise ValueError(

@@ -20,6 +20,7 @@ from swjko.functionals.base import (
 from swjko.functionals.energies import Interaction, interaction
 from swjko.linalg import stratified_indices
 from swjko.readable import Readable
+from swjko.sharding import on_auto_axes
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
@@ -165,6 +166,9 @@ class MMDToTarget(Readable):
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        return on_auto_axes(MMDToTarget._value, self, key, cloud)
+
+    def _value(self, key: Key, cloud: Cloud) -> Scalar:
         at_zero = kernel_at_zero(self.own.w, cloud.points, "kernel")
 
         def attraction(point):
