@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from swjko.schemes.retry import guarded
     from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
     from swjko.checkpoints.store import CheckpointError
+    from swjko.checkpoints.reading import SavedRun, load
     from swjko.running.solution import FlowError, Solution
     from swjko.running.solve import solve
     from swjko.diagnostics.evaluate import evaluate, replay, symmetric_kl
@@ -159,6 +160,7 @@ _NAMES = {
     "schemes.retry": ("guarded",),
     "running.ensemble": ("flow_mesh", "run_many", "shard_flows", "stack_flows"),
     "checkpoints.store": ("CheckpointError",),
+    "checkpoints.reading": ("SavedRun", "load"),
     "running.solution": ("FlowError", "Solution"),
     "running.solve": ("solve",),
     "diagnostics.evaluate": ("evaluate", "replay", "symmetric_kl"),
@@ -196,6 +198,7 @@ __all__ = [
     "QuantileTable",
     "Raveled",
     "Result",
+    "SavedRun",
     "Scheme",
     "Solution",
     "State",
@@ -229,6 +232,7 @@ __all__ = [
     "kl_divergence",
     "langevin",
     "laplace",
+    "load",
     "max_sliced_wasserstein",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",

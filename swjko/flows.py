@@ -7,6 +7,7 @@ Params are nested dictionaries of arrays. Families start at mu_0 = N(init_mean, 
 exactly, except where the function says otherwise.
 """
 
+import functools
 import importlib
 import math
 from typing import Any
@@ -94,8 +95,10 @@ def coupling(
         )
     dim, width, num_layers = _coupling_sizes("coupling", dim, width, num_layers)
     return standardised(
-        lambda rngs: CouplingFlow(
-            dim, num_layers, width, Affine(), rngs, lu_mixing=lu_mixing, num_fixed=num_fixed
+        functools.partial(
+            *(CouplingFlow, dim, num_layers, width, Affine()),
+            lu_mixing=lu_mixing,
+            num_fixed=num_fixed,
         ),
         dim,
         init_mean,
@@ -147,7 +150,7 @@ def spline(
     dim, width, num_layers = _coupling_sizes("spline", dim, width, num_layers)
     bijection = RationalQuadratic(num_bins, float(bound))
     return standardised(
-        lambda rngs: CouplingFlow(dim, num_layers, width, bijection, rngs),
+        functools.partial(CouplingFlow, dim, num_layers, width, bijection),
         dim,
         init_mean,
         init_scale,
@@ -206,7 +209,7 @@ def cnf(
     seed = validation.as_count(seed, "seed", minimum=0)
     integrator = RungeKutta(num_steps) if solver is None else Diffrax(_as_solver(solver), num_steps)
     return standardised(
-        lambda rngs: ContinuousFlow(dim, width, num_layers, integrator, probes, seed, rngs),
+        functools.partial(ContinuousFlow, dim, width, num_layers, integrator, probes, seed),
         dim,
         init_mean,
         init_scale,
@@ -263,7 +266,7 @@ def icnn(
     probes = _probes(log_det, "log_det", "stochastic", num_probes)
     seed = validation.as_count(seed, "seed", minimum=0)
     return standardised(
-        lambda rngs: ConvexFlow(dim, width, num_layers, rank, alpha, probes, seed, rngs),
+        functools.partial(ConvexFlow, dim, width, num_layers, rank, alpha, probes, seed),
         dim,
         init_mean,
         init_scale,

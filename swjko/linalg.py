@@ -1,4 +1,4 @@
-"""Inverses of triangular matrices, functions of symmetric ones, random signs for traces, NaN.
+"""Triangular matrices, functions of symmetric ones, random signs and indices, NaN.
 
 JAX differentiates eigenvectors, and divides by differences of eigenvalues: NaN where two are equal.
 The functions of matrices here are smooth there, and so are their derivatives of any order.
@@ -11,9 +11,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from swjko.types import Key, Scalar
+
+
+def stratified_indices(key: Key, weights: Float[Array, " n"], num: int) -> Int[Array, " num"]:
+    """Draws indices by weights, one in each of ``num`` equal parts of their sum.
+
+    Args:
+      key: Random key.
+      weights: Weights [n], nonnegative.
+      num: Number of indices.
+    """
+    passed = jnp.cumsum(weights)
+    start = jnp.arange(num, dtype=passed.dtype)
+    levels = (start + jax.random.uniform(key, (num,), passed.dtype)) / num
+    found = jnp.searchsorted(passed, levels * passed[-1], side="right")
+    return jnp.minimum(found, weights.shape[0] - 1)
 
 
 def inverse_of_lower_triangular(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:

@@ -71,9 +71,13 @@ def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
     return function if isinstance(function, partial) else partial(function)
 
 
-def static_field() -> Any:
-    """Returns a dataclass field that is static: hashed at compile time, and not a leaf."""
-    return dataclasses.field(metadata={"static": True})
+def static_field(**options: Any) -> Any:
+    """Returns a dataclass field that is static: hashed at compile time, and not a leaf.
+
+    Args:
+      **options: Options of ``dataclasses.field``.
+    """
+    return dataclasses.field(metadata={"static": True}, **options)
 
 
 @jax.tree_util.register_dataclass

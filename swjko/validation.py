@@ -31,8 +31,12 @@ _MODEL_CURES = {
 
 def as_points(points: object, name: str) -> Array:
     """Returns points as a float array [n d] with n, d >= 1, finite if concrete."""
-    array = as_float_array(points, name)
-    shape, cure = f"shape {array.shape}", f"For points on a line use {name}[:, None]."
+    cure = ""
+    if getattr(points, "ndim", 2) > 2:
+        cure = f"Flatten each sample, as in {name}.reshape(len({name}), -1)."
+    array = as_float_array(points, name, cure)
+    shape = f"shape {array.shape}"
+    cure = cure or f"For points on a line use {name}[:, None]."
     _require(array.ndim == 2, name, "have rank 2, [number of points, dimension]", shape, cure)
     _require(0 not in array.shape, name, "hold at least one point and one dimension", shape)
     require_finite(array, name)
@@ -48,8 +52,13 @@ def as_values(values: object, name: str) -> Array:
     return array
 
 
-def as_float_array(values: object, name: str) -> Array:
+def as_float_array(values: object, name: str, cure: str = "") -> Array:
     """Returns values as a real floating-point array; integers and booleans are refused."""
+    if isinstance(values, (dict, set, str)):
+        raise TypeError(
+            f"{name} must be an array of floats; got {type(values).__name__}. Make a vector of "
+            "each sample, as jax.flatten_util.ravel_pytree does."
+        )
     if not isinstance(values, (jax.Array, np.ndarray, np.generic)):
         try:
             values = np.asarray(values)
@@ -62,7 +71,7 @@ def as_float_array(values: object, name: str) -> Array:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be real floating point; got dtype {values.dtype}. "
-            f"Convert it first, as in {name}.astype(jnp.float32)."
+            f"Convert it first, as in {name}.astype(jnp.float32)." + (cure and f" {cure}")
         )
     return jnp.asarray(values)
 

@@ -2,5 +2,6 @@
 
 from swjko.checkpoints.files import CheckpointError
 from swjko.checkpoints.history import read_history
+from swjko.checkpoints.reading import SavedRun, load
 
-__all__ = ["CheckpointError", "read_history"]
+__all__ = ["CheckpointError", "SavedRun", "load", "read_history"]

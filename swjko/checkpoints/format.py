@@ -27,6 +27,7 @@ _BODY = len(_MAGIC) + hashlib.sha256().digest_size
 _LENGTHS = struct.Struct("<QQ")
 _LONGEST_HEADER = 2**26
 _FIELDS = {"step", "configuration", "history"}
+_MORE_FIELDS = {"counted", "names"}
 _NAME = re.compile(r"step-([0-9]{10,})\.ckpt")
 
 
@@ -46,7 +47,7 @@ class Checkpoint(NamedTuple):
     """Content of a checkpoint, with the history up to it as bytes and their SHA-256.
 
     ``counted`` says whether the leaf ``state.step`` counts the steps, as it does in all schemes
-    of this package.
+    of this package. ``names`` are those of the leaves of "state" and "record", see ``naming``.
     """
 
     step: int
@@ -55,6 +56,7 @@ class Checkpoint(NamedTuple):
     history: bytes
     digest: Any
     counted: bool
+    names: dict[str, Any]
 
 
 def finite_json(value: Any) -> Any:
@@ -140,8 +142,9 @@ def load(path: Path, largest: int | None = None) -> Checkpoint:
     digest = hashlib.sha256(history)
     if len(history) != length or digest.hexdigest() != header["history"]["sha256"]:
         raise Damaged(f"the checksum of {history_path} up to it does not match")
-    counted = header.get("counted", False)
-    return Checkpoint(header["step"], header["configuration"], leaves, history, digest, counted)
+    counted, names = header.get("counted", False), header.get("names", {})
+    run = header["configuration"]
+    return Checkpoint(header["step"], run, leaves, history, digest, counted, names)
 
 
 def _read_body(path: Path, largest: int | None) -> bytes:
@@ -168,7 +171,7 @@ def _read_body(path: Path, largest: int | None) -> bytes:
 def _checked(header: Any) -> dict[str, Any]:
     """Return the header of a checkpoint if each of its fields has the right type."""
     counted = header.get("counted", False) if isinstance(header, dict) else None
-    if not isinstance(counted, bool) or header.keys() - {"counted"} != _FIELDS:
+    if not isinstance(counted, bool) or header.keys() - _MORE_FIELDS != _FIELDS:
         raise Damaged(f"its header does not have the fields {', '.join(sorted(_FIELDS))}")
     run, history = header["configuration"], header["history"]
     if not _is_count(header["step"]):

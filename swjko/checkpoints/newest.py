@@ -22,6 +22,10 @@ from swjko.checkpoints.sharded import ShardedArrays
 from swjko.checkpoints.single import SingleFile, check_records
 from swjko.schemes.base import State
 
+_VERSIONS = ("version of swjko", "version of jax")
+# A longer run continues a shorter one. "resumed" says what has happened to the run.
+_MAY_DIFFER = {"num_steps", "resumed"}
+
 
 def newest_checkpoint(
     directory: Path,
@@ -31,8 +35,10 @@ def newest_checkpoint(
     back_end: SingleFile | ShardedArrays,
     *,
     resume: bool,
-) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """Return the newest intact checkpoint of a run, and why newer ones are damaged.
+) -> tuple[Checkpoint | None, dict[Path, str], list[str]]:
+    """Return the newest intact checkpoint of a run, why newer ones are damaged, and new versions.
+
+    A run may have been meant to be shorter, and a library may have had another patch version.
 
     Args:
       directory: The run directory. Nothing in it is changed.
@@ -43,7 +49,8 @@ def newest_checkpoint(
       resume: Whether the directory may hold checkpoints.
 
     Raises:
-      CheckpointError: There is another run, a history without a checkpoint, or no intact one.
+      CheckpointError: There is another run or a longer one, a history without a checkpoint, or no
+        intact one.
     """
     where, damaged = f"checkpoint_dir {directory}", {}
     paths = checkpoint_paths(directory)
@@ -51,10 +58,11 @@ def newest_checkpoint(
     for path in paths:
         try:
             found = load(path, back_end.largest(start))
-            _require_same(where, found.run, run)
+            versions = _require_same(where, found.run, run)
             back_end.check(found, start)
             check_records(found, recorded)
-            return found, damaged
+            _require_enough_steps(where, found.step, run)
+            return found, damaged, versions
         except TooLarge as error:
             _require_same(where, error.run, run)
             damaged[path] = str(error)
@@ -68,7 +76,7 @@ def newest_checkpoint(
     if damaged:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in damaged.items())
         raise CheckpointError(f"{where} has no intact checkpoint: {reasons}. Nothing was changed.")
-    return None, {}
+    return None, {}, []
 
 
 def require_own_history(path: Path, found: Checkpoint | None) -> None:
@@ -105,9 +113,31 @@ def _require_usable(directory: Path, where: str, has_checkpoints: bool, resume: 
         require_regular(path)
 
 
-def _require_same(where: str, saved: Mapping[str, str], present: Mapping[str, str]) -> None:
-    if listed := differences(saved, present):
+def _require_same(where: str, saved: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """Return the versions that differ in their patch; raise CheckpointError if more differs."""
+    patched = {name for name in _VERSIONS if _is_patch(saved.get(name, ""), present.get(name, ""))}
+    old, new = (
+        {name: value for name, value in run.items() if name not in patched | _MAY_DIFFER}
+        for run in (saved, present)
+    )
+    if listed := differences(old, new):
         raise CheckpointError(
             f"{where} holds another run ({'; '.join(listed)}). Use another directory, "
             "or what that run was started with. Nothing was changed."
+        )
+    old, new = ({name: run[name] for name in sorted(patched)} for run in (saved, present))
+    return differences(old, new)
+
+
+def _is_patch(saved: str, present: str) -> bool:
+    """Return whether two versions differ in no more than their patch."""
+    return saved != present and saved.split(".")[:2] == present.split(".")[:2]
+
+
+def _require_enough_steps(where: str, step: int, run: Mapping[str, str]) -> None:
+    num_steps = int(run.get("num_steps", step))
+    if step > num_steps:
+        raise CheckpointError(
+            f"{where} holds a run of {step} steps; got num_steps={num_steps}. Pass num_steps="
+            f"{step} or more, or use another directory. Nothing was changed."
         )

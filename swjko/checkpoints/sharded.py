@@ -70,7 +70,7 @@ class ShardedArrays:
         del step, state
         return False
 
-    def check(self, found: Checkpoint, start: State) -> None:
+    def check(self, found: Checkpoint, start: State | None = None) -> None:
         """Compare the checksums in a ``.ckpt`` with the files of its arrays.
 
         Raises:
@@ -118,6 +118,15 @@ class ShardedArrays:
             for name, leaf in zip(like, leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, values)
+
+    def read(self, step: int) -> list[np.ndarray]:
+        """Read the leaves of a step on the host, random keys as numbers."""
+        from orbax.checkpoint import v1 as orbax
+
+        if step == 0:
+            raise Damaged("the state at step 0 is not saved in a run of several processes")
+        saved = orbax.load(str(self._arrays(step).absolute()))
+        return [np.asarray(saved[name]) for name in sorted(saved)]
 
     def prune(self, names: set[str]) -> None:
         """Remove arrays without a checkpoint among ``names``, and unfinished ones of orbax."""

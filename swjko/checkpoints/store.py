@@ -50,6 +50,7 @@ from swjko.checkpoints.format import (
     unpack_all,
 )
 from swjko.checkpoints.history import REPORTS, kept_lines, report_lines
+from swjko.checkpoints.naming import leaf_names
 from swjko.checkpoints.newest import newest_checkpoint, require_own_history
 from swjko.checkpoints.sharded import ShardedArrays
 from swjko.checkpoints.single import SingleFile
@@ -106,7 +107,8 @@ def open_store(
     """
     back_end = ShardedArrays(directory) if together else SingleFile()
     with contextlib.ExitStack() as stack:
-        store = Store(directory, run, back_end, every_seconds, every_steps)
+        names = {"state": leaf_names(start), "record": leaf_names(recorded)}
+        store = Store(directory, run, names, back_end, every_seconds, every_steps)
         stack.callback(store.close)
         found, notices, failure = None, [], None
         try:
@@ -137,11 +139,13 @@ class Store:
         self,
         directory: Path,
         run: Mapping[str, str],
+        names: Mapping[str, Any],
         back_end: SingleFile | ShardedArrays,
         every_seconds: float,
         every_steps: int | None,
     ):
         self._directory, self._run = directory, {**run, **back_end.entries}
+        self._names = names
         self._back_end, self._resources = back_end, contextlib.ExitStack()
         self._every_seconds, self._every_steps = every_seconds, every_steps
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
@@ -200,7 +204,7 @@ class Store:
                 os.fsync(file)
             history = {"bytes": self._history_bytes, "sha256": self._history_hash.hexdigest()}
             header = {"step": step, "configuration": self._run, "history": history}
-            header["counted"] = self._back_end.counts(step, state)
+            header |= {"counted": self._back_end.counts(step, state), "names": self._names}
             # A file with this name appeared meanwhile, and is not ours.
             write_atomically(self._path(step), encode(header, leaves), replace=False)
             ours = [path for path in checkpoint_paths(self._directory) if is_checkpoint(path)]
@@ -224,10 +228,15 @@ class Store:
                 raise CheckpointError(f"checkpoint_dir {directory} {error}") from None
             if owner:
                 notices.append(f"{path} was left by {owner}, which has ended; it is taken over")
-            found, damaged = newest_checkpoint(
+            found, damaged, versions = newest_checkpoint(
                 directory, self._run, start, recorded, self._back_end, resume=resume
             )
             require_own_history(directory / HISTORY, found)
+        if found:
+            resumed = [f"{one}, after step {found.step}" for one in versions]
+            notices += [f"{directory}: {one}; results may differ in bits" for one in resumed]
+            resumed = [*filter(None, [found.run.get("resumed", "")]), *resumed]
+            self._run |= {"resumed": "; ".join(resumed)} if resumed else {}
         with explained(directory, "write in"):
             for path, reason in damaged.items():
                 notices.append(f"the checkpoint {path} is damaged ({reason}); using an older one")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from swjko.cli.compilation_cache import use_compilation_cache
 from swjko.cli.job import Job, prepare
 from swjko.cli.options import parser
-from swjko.cli.terminal import RunError, UsageError, first_line, say, say_error, silence
+from swjko.cli.terminal import RunError, UsageError, first_line, log_lines, say, say_error, silence
 from swjko.data.errors import DataError
 
 # What a shell reports of a program that wrote to a pipe without a reader.
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 on success, 1 if a flow failed, 2 if the input cannot be used, 130 after
       Ctrl-C, 141 if nobody reads the output any more.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), log_lines():
         # Print warnings as one line, without their place in the code.
         warnings.showwarning = _show_warning
         try:

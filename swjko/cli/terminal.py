@@ -1,7 +1,10 @@
 """Output of the command line, and the errors that end it with one line."""
 
+import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from swjko.data.errors import DataError
@@ -43,6 +46,23 @@ def say_error(error: BaseException | str) -> None:
     """Print an error on stderr; only the problems of a data file take more than one line."""
     whole = isinstance(error, DataError) and str(error).strip()
     say(f"error: {whole or first_line(error)}")
+
+
+@contextlib.contextmanager
+def log_lines() -> Iterator[None]:
+    """Print what the library logs as lines of the command line, while the context is open."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with contextlib.suppress(OSError):  # after SIGHUP the terminal is gone
+                say(record.getMessage())
+
+    lines, log = Lines(), logging.getLogger("swjko")
+    log.addHandler(lines)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
 
 
 def silence() -> None:

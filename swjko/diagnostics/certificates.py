@@ -146,7 +146,7 @@ def gradient_of_energy(key: Key, scheme: SWJKO, params: Params, num_repeats: int
     def repeat(key):
         return ravel_pytree(scheme.objective_and_gradient(key, params, params)[1])[0]
 
-    return _norm_of_mean(lax.map(repeat, jax.random.split(key, num_repeats)))
+    return _norm_of_mean(lax.map(repeat, jax.random.split(jax.random.clone(key), num_repeats)))
 
 
 def _norm_of_mean(gradients: Float[Array, "r p"]) -> Estimate:

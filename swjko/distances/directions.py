@@ -164,7 +164,7 @@ def _sharded(
 
 def _half_spiral(num: int) -> Float[Array, "l 3"]:
     """Returns a point in each equal-area band of the half sphere, turned by the golden angle."""
-    index = jnp.arange(num) + 0.5
+    index = jnp.arange(num, dtype=float) + 0.5
     height = index / num
     angle = index * (math.pi * (3.0 - math.sqrt(5.0)))
     radius = jnp.sqrt(1.0 - height**2)

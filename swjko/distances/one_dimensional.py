@@ -146,7 +146,7 @@ def merge_weights(
     n, m = u_weights.shape[-1], v_weights.shape[-1]
     mass, source = _masses(u_weights, v_weights)
     from_u = source < n
-    passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u
+    passed_u = jnp.cumsum(from_u, axis=-1, dtype=jnp.int32) - from_u.astype(jnp.int32)
     passed_v = lax.broadcasted_iota(jnp.int32, source.shape, source.ndim - 1) - passed_u
     return jnp.minimum(passed_u, n - 1), jnp.minimum(passed_v, m - 1), mass, from_u
 

@@ -26,6 +26,7 @@ from swjko.distances.rows import (
     require_positions,
     sliced_costs,
 )
+from swjko.sharding import on_auto_axes
 from swjko.types import Projection, Scalar, as_partial
 
 
@@ -241,8 +242,12 @@ def _power(
     scaled: bool = False,
 ) -> ScaledPower:
     if projection is None and projection_weights is None:
-        prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
-        return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+
+        def power(*inputs):
+            prepared = _prepared(*inputs, block_size)
+            return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
+
+        return on_auto_axes(power, x, y, directions, x_weights, y_weights)
     costs, scale = slice_costs(
         *(x, y, directions, x_weights, y_weights, projection), p=p, block_size=block_size
     )

@@ -4,6 +4,7 @@ A model with ``forward_and_log_det(z)`` and ``inverse_and_log_det(points)`` has 
 with only ``__call__(z)`` has none.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -67,12 +68,9 @@ def from_nnx(
         _, _, frozen = nnx.split(make_model(nnx.Rngs(0)), nnx.Param, ...)
     data = nnx.to_pure_dict(frozen)
 
-    def init(key: Key) -> Params:
-        return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
-
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
     return pushforward(
-        init,
+        _Start(make_model),
         Partial(forward, graph, data),
         dim=dim,
         inverse=None if inverse is None else Partial(inverse, graph, data),
@@ -193,6 +191,17 @@ def _methods(model: object) -> tuple[str, str | None]:
     """Returns the names of the map and of its inverse, which is None without a density."""
     names = ("forward_and_log_det", "inverse_and_log_det")
     return names if all(hasattr(model, name) for name in names) else ("__call__", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """The parameters of a new nnx model; unlike a local function it can be pickled."""
+
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+
+    def __call__(self, key: Key) -> Params:
+        model = self.make_model(nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
 
 
 def _call(graph, frozen, params, z):

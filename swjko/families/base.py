@@ -20,10 +20,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
 from swjko import validation
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Params, as_partial, static_field
 
 
-class Family:
+class Family(Readable):
     """A parametrised set of measures on R^dim.
 
     ``Family(init, latent, push, log_prob, dim, has_density)`` makes one from functions. Data that

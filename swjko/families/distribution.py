@@ -7,12 +7,13 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.base import Family, sample
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FlowDistribution:
+class FlowDistribution(Readable):
     """The measure of a family at given parameters, such as the end of a flow. It is a pytree.
 
     Attributes:

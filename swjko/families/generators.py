@@ -1,5 +1,7 @@
 """Images of Gaussian noise under networks, without a density."""
 
+import functools
+
 import jax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
@@ -40,7 +42,7 @@ def mlp(
     num_layers = validation.as_count(num_layers, "num_layers")
     width = validation.as_count(width, "width")
     return standardised(
-        lambda rngs: Perceptron(latent_dim, dim, width, num_layers, rngs),
+        functools.partial(Perceptron, latent_dim, dim, width, num_layers),
         dim,
         init_mean,
         init_scale,
@@ -96,7 +98,7 @@ def convolutional(
     )
     squashed = validation.as_choice(output, "output", ("linear", "sigmoid")) == "sigmoid"
     family = standardised(
-        lambda rngs: ConvolutionalGenerator(latent_dim, (h, w, c), width, rngs),
+        functools.partial(ConvolutionalGenerator, latent_dim, (h, w, c), width),
         h * w * c,
         init_mean,
         init_scale,

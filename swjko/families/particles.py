@@ -1,4 +1,4 @@
-"""Measures of finitely many points: moving points of equal weight, and weights on fixed points."""
+"""Measures of finitely many points: particles, and a grid of fixed points with a density."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,43 +9,96 @@ from jaxtyping import Array, Float, Int
 
 from swjko import validation
 from swjko.families.base import Family
-from swjko.types import Cloud, Key, Leaf, Scalar, static_field
+from swjko.linalg import stratified_indices
+from swjko.types import Cloud, Key, Leaf, Params, Scalar, static_field
 
 
-def particles(points: Float[Array, "n d"]) -> "Particles":
-    """Makes the family of n equal particles, mu = sum_i delta(x_i) / n.
+def particles(
+    points: Float[Array, "n d"],
+    weights: Float[Array, " n"] | None = None,
+    *,
+    learned_weights: bool = False,
+    fixed_points: bool = False,
+) -> "Particles":
+    """Makes the family of n particles, mu = sum_i w_i delta(x_i).
 
-    Params are the points [n d]. ``latent(key, num)`` picks indices: all n in order if num == n, a
-    subset without replacement if num < n, and independent draws if num > n. There is no density.
+    Points move unless they are fixed, and weights stay unless they are learned. Params are the
+    points [n d]; with learned weights they are {"points": [n d], "logits": [n]}, or {"logits": [n]}
+    if the points are fixed, with w = softmax(logits). There is no density.
+
+    ``latent(key, num)`` picks indices: all n in order if num == n, a subset without replacement if
+    num < n, and independent draws if num > n. With weights that stay, draws other than all n are
+    made by the weights. With learned weights, schemes need num_samples == n.
 
     Args:
       points: Points [n d] of mu_0.
+      weights: Weights [n] of mu_0, nonnegative with sum one; None means equal weights. A learned
+        weight of zero stays zero.
+      learned_weights: Whether the weights are params.
+      fixed_points: Whether the points stay; needs learned weights.
     """
     points = validation.as_points(points, "points")
-    return Particles(points, points.shape[1])
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    if fixed_points and not learned_weights:
+        raise ValueError(
+            "learned_weights must be True if fixed_points is, or nothing moves; got False."
+        )
+    if weights is not None:
+        weights = weights.astype(points.dtype)
+    return Particles(points, points.shape[1], weights, bool(learned_weights), bool(fixed_points))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Particles(Family):
-    """Made by ``particles``. points is a leaf."""
+    """Made by ``particles``. points and weights are leaves."""
 
     points: Leaf
     dim: int = static_field()
+    weights: Leaf | None = None
+    learned_weights: bool = static_field(default=False)
+    fixed_points: bool = static_field(default=False)
     is_finite: ClassVar[bool] = True
 
-    def init(self, key: Key) -> Float[Array, "n d"]:
+    def init(self, key: Key) -> Params:
         del key
-        return self.points
+        if not self.learned_weights:
+            return self.points
+        equal = jnp.zeros_like(self.points[:, 0])
+        logits = {"logits": equal if self.weights is None else _logits(self.weights, 0.0)}
+        return logits if self.fixed_points else logits | {"points": self.points}
 
     def latent(self, key: Key, num: int) -> Int[Array, " num"]:
         count = self.points.shape[0]
         if num == count:
             return jnp.arange(count)
+        if self.learned_weights:
+            raise ValueError(
+                "`num_samples` of particles with learned weights must be their number, "
+                f"{count}; got {num}."
+            )
+        if self.weights is not None:
+            return stratified_indices(key, self.weights, num)
         return jax.random.choice(key, count, (num,), replace=num > count)
 
-    def push(self, params: Float[Array, "n d"], z: Int[Array, " num"]) -> Cloud:
-        return Cloud(params[z])
+    def push(self, params: Params, z: Int[Array, " num"]) -> Cloud:
+        points, weights = self._measure(params)
+        # Other draws than all points in order are made by the weights, and have equal ones.
+        is_whole = z.shape[0] == self.points.shape[0]
+        return Cloud(points[z], weights[z] if is_whole and weights is not None else None)
+
+    def draw(self, params: Params, key: Key, num: int) -> Cloud:
+        points, weights = self._measure(params)
+        if num == self.points.shape[0] or not self.learned_weights or weights is None:
+            return self.push(params, self.latent(key, num))
+        return Cloud(points[stratified_indices(key, weights, num)])
+
+    def _measure(self, params: Params) -> tuple[Float[Array, "n d"], Float[Array, " n"] | None]:
+        """Returns points and weights."""
+        if not self.learned_weights:
+            return params, self.weights
+        points = self.points if self.fixed_points else params["points"]
+        return points, jax.nn.softmax(params["logits"])
 
 
 def grid(
@@ -87,7 +140,7 @@ def grid(
     return Grid(points, cell_volume.astype(points.dtype), logits, points.shape[1])
 
 
-def _logits(weights: Float[Array, " n"], floor: Scalar) -> Float[Array, " n"]:
+def _logits(weights: Float[Array, " n"], floor: float | Scalar) -> Float[Array, " n"]:
     """Returns logs of weights that are at least ``floor`` / n, and finite."""
     least = jnp.maximum(floor / weights.shape[0], jnp.finfo(weights.dtype).tiny)
     return jnp.log(jnp.maximum(weights, least.astype(weights.dtype)))

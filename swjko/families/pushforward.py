@@ -58,12 +58,12 @@ def pushforward(
 class Pushforward(Family):
     """Made by ``pushforward``. The data bound to the functions are leaves."""
 
-    init: Partial
-    transform: Partial
-    inverse: Partial | None
+    init: Partial = dataclasses.field(repr=False)
+    transform: Partial = dataclasses.field()
+    inverse: Partial | None = dataclasses.field()
     dim: int = static_field()
     latent_dim: int = static_field()
-    dtype: DTypeLike = static_field()
+    dtype: DTypeLike = static_field(repr=False)
 
     def latent(self, key: Key, num: int) -> Float[Array, "n d"]:
         return jax.random.normal(key, (num, self.latent_dim), self.dtype)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from swjko import validation
 from swjko.types import Cloud, Functional, Key, Scalar
@@ -67,20 +67,6 @@ def value_at(
             "none. Use a family with log_prob, such as swjko.flows.coupling."
         )
     return functional(key, cloud, log_prob)  # pyright: ignore[reportCallIssue]
-
-
-def stratified_indices(key: Key, weights: Float[Array, " n"], num: int) -> Int[Array, " num"]:
-    """Draws indices by weights, one in each of ``num`` equal parts of their sum.
-
-    Args:
-      key: Random key.
-      weights: Weights [n], nonnegative.
-      num: Number of indices.
-    """
-    passed = jnp.cumsum(weights)
-    levels = (jnp.arange(num) + jax.random.uniform(key, (num,), passed.dtype)) / num
-    found = jnp.searchsorted(passed, levels * passed[-1], side="right")
-    return jnp.minimum(found, weights.shape[0] - 1)
 
 
 def effective_fraction(log_weights: Float[Array, " n"]) -> Scalar:

@@ -18,6 +18,8 @@ from swjko.functionals.base import (
     map_in_blocks,
     scalars,
 )
+from swjko.readable import Readable
+from swjko.sharding import on_auto_axes
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field
 
 # Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
@@ -38,7 +40,7 @@ def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Potential:
+class Potential(Readable):
     """Made by ``potential``."""
 
     v: Partial
@@ -78,7 +80,7 @@ def interaction(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Interaction:
+class Interaction(Readable):
     """Made by ``interaction``."""
 
     w: Partial
@@ -88,6 +90,9 @@ class Interaction:
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         del key
+        return on_auto_axes(Interaction._energy, self, cloud)
+
+    def _energy(self, cloud: Cloud) -> Scalar:
         points, n = cloud.points, cloud.points.shape[0]
         if n < 2 and not self.self_pairs:
             raise ValueError(
@@ -134,7 +139,7 @@ def internal_energy(f: Callable[[Scalar], Scalar]) -> "InternalEnergy":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InternalEnergy:
+class InternalEnergy(Readable):
     """Made by ``internal_energy``."""
 
     f: Partial

@@ -16,6 +16,7 @@ from swjko.distances.sorting import sort_rows
 from swjko.functionals.base import expectation, log_density
 from swjko.functionals.energies import potential
 from swjko.functionals.sums import WeightedSum, weighted_sum
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Scalar, static_field
 
 
@@ -30,7 +31,7 @@ def negative_entropy() -> "NegativeEntropy":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NegativeEntropy:
+class NegativeEntropy(Readable):
     """Made by ``negative_entropy``."""
 
     needs_density: ClassVar[bool] = True
@@ -97,7 +98,7 @@ def nearest_neighbour_negative_entropy(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NearestNeighbourNegativeEntropy:
+class NearestNeighbourNegativeEntropy(Readable):
     """Made by ``nearest_neighbour_negative_entropy``."""
 
     num_neighbours: int = static_field()

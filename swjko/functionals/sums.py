@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from swjko.functionals.base import is_entropy_like, needs_density, needs_log_prob, value_at
+from swjko.readable import Readable
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial
 
 
@@ -43,7 +44,7 @@ def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class WeightedSum:
+class WeightedSum(Readable):
     """Made by ``weighted_sum``. coefs are leaves."""
 
     coefs: tuple[Leaf, ...]

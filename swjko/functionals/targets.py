@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from swjko import validation
@@ -18,9 +18,11 @@ from swjko.functionals.base import (
     kernel_at_zero,
     kernel_values,
     map_in_blocks,
-    stratified_indices,
 )
 from swjko.functionals.energies import Interaction, interaction
+from swjko.linalg import stratified_indices
+from swjko.readable import Readable
+from swjko.sharding import on_auto_axes
 from swjko.types import (
     Cloud,
     DirectionFn,
@@ -40,6 +42,7 @@ def sw_to_target(
     target: Float[Array, "m d"] | QuantileTable,
     num_projections: int,
     *,
+    weights: Float[Array, " m"] | None = None,
     direction_fn: DirectionFn = uniform_directions,
     batch_size: int | None = None,
     unbalanced: Prices | None = None,
@@ -54,9 +57,10 @@ def sw_to_target(
       target: Points [m d] of nu; a leaf, never compiled in. A table of ``sliced_quantiles`` stands
         for any number of points: then directions are drawn from those of the table.
       num_projections: Number of directions, drawn anew at each evaluation.
+      weights: Weights [m] of the target, nonnegative, with sum one; None is uniform.
       direction_fn: ``(key, num, dim) -> [num dim]``, unit vectors.
-      batch_size: Number of target points drawn without replacement for each evaluation; None
-        takes all m.
+      batch_size: Number of target points drawn for each evaluation, without replacement or by
+        their weights; None takes all m.
       unbalanced: Price of leaving out mass of the target, in units of the squared distance: about
         the square of the distance from which points are outliers. A pair (rho_mu, rho_nu) puts a
         price on the mass of mu as well, which is kept otherwise. None leaves out nothing.
@@ -68,10 +72,10 @@ def sw_to_target(
     """
     num_projections = validation.as_count(num_projections, "num_projections")
     if isinstance(target, QuantileTable):
-        if any(one is not None for one in (batch_size, unbalanced, projection)):
+        if any(one is not None for one in (weights, batch_size, unbalanced, projection)):
             raise ValueError(
-                "`batch_size`, `unbalanced` and `projection` need the points of the target; got a "
-                "table of quantiles. Leave them out, or pass points."
+                "`weights`, `batch_size`, `unbalanced` and `projection` need the points of the "
+                "target; got a table of quantiles. Leave them out, or pass points."
             )
         if num_projections > target.directions.shape[0]:
             raise ValueError(
@@ -86,6 +90,7 @@ def sw_to_target(
             f"got {batch_size}."
         )
     validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions")
+    weights = validation.as_weights(weights, target.shape[0], "weights")
     if unbalanced is not None:
         if projection is not None:
             raise ValueError(
@@ -96,45 +101,69 @@ def sw_to_target(
     if projection is not None:
         signature = "(points, directions) -> positions"
         projection = as_partial(validation.require_callable(projection, "projection", signature))
-    return SWToTarget(target, num_projections, direction_fn, batch_size, unbalanced, projection)
+    options = weights, unbalanced, projection
+    return SWToTarget(target, num_projections, direction_fn, batch_size, *options)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWToTarget:
-    """Made by ``sw_to_target``. target, unbalanced and projection are leaves."""
+class SWToTarget(Readable):
+    """Made by ``sw_to_target``. target, weights, unbalanced and projection are leaves."""
 
     target: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     batch_size: int | None = static_field()
+    weights: Leaf | None = None
     unbalanced: Leaf = None
     projection: Leaf = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         direction_key, batch_key = jax.random.split(key)
-        x, y = cloud.points, self.target
-        if isinstance(y, QuantileTable):
-            number = y.directions.shape[0]
+        x = cloud.points
+        if isinstance(self.target, QuantileTable):
+            number = self.target.directions.shape[0]
             rows = jax.random.choice(direction_key, number, (self.num_projections,), replace=False)
-            table = jax.tree.map(lambda leaf: leaf[rows], y)
+            table = jax.tree.map(lambda leaf: leaf[rows], self.target)
             return 0.5 * sliced_wasserstein_to_quantiles_pow(x, table, x_weights=cloud.weights)
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
-        if self.batch_size is not None:
-            y = jax.random.choice(batch_key, y, (self.batch_size,), replace=False)
+        y, y_weights = _batch(batch_key, self.target, self.weights, self.batch_size)
+        weights = {"x_weights": cloud.weights, "y_weights": y_weights}
         if self.unbalanced is None:
             return 0.5 * sliced_wasserstein_pow(
-                x, y, directions, x_weights=cloud.weights, projection=self.projection
+                x, y, directions, projection=self.projection, **weights
             )
         rho = self.unbalanced[0], self.unbalanced[1]
-        return 0.5 * unbalanced_sliced_ot(x, y, directions, rho=rho, x_weights=cloud.weights)
+        return 0.5 * unbalanced_sliced_ot(x, y, directions, rho=rho, **weights)
+
+    def with_data(
+        self, target: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "SWToTarget":
+        """Returns the functional with another target."""
+        target, weights = as_data(target, weights, "target", self.target.dtype)
+        return dataclasses.replace(self, target=target, weights=weights)
+
+
+def _batch(
+    key: Key,
+    points: Float[Array, "m d"],
+    weights: Float[Array, " m"] | None,
+    batch_size: int | None,
+) -> tuple[Float[Array, "b d"], Float[Array, " b"] | None]:
+    """Draws a batch of equal weights by the weights; None takes all points and their weights."""
+    if batch_size is None:
+        return points, weights
+    if weights is None:
+        return jax.random.choice(key, points, (batch_size,), replace=False), None
+    return points[stratified_indices(key, weights, batch_size)], None
 
 
 def mmd_to_target(
     target: Float[Array, "m d"],
     kernel: Callable[[Float[Array, " d"]], Scalar],
     *,
+    weights: Float[Array, " m"] | None = None,
     block_size: int | None = None,
 ) -> "MMDToTarget":
     """Makes MMD^2(mu, nu) / 2 for an empirical target nu.
@@ -147,6 +176,7 @@ def mmd_to_target(
       kernel: Positive definite function of the difference of two points [d], such as
         ``lambda x: jnp.exp(-jnp.sum(x**2) / 2)``; or, for half the energy distance,
         ``lambda x: -jnp.linalg.norm(x)``. Points that coincide have the gradient zero.
+      weights: Weights [m] of the target, nonnegative, with sum one; None is uniform.
       block_size: Points worked on at once, so that the memory of a call is
         O(block_size (n + m) d); None takes all. The term of the target alone is computed here, in
         blocks of at most 64 MiB.
@@ -162,9 +192,16 @@ def mmd_to_target(
             f"got {target.shape[0]}."
         )
     validation.require_callable(kernel, "kernel", "from a difference of points [d] to a scalar")
+    weights = validation.as_weights(weights, target.shape[0], "weights")
     own = interaction(kernel, block_size=block_size)
-    in_blocks = dataclasses.replace(own, block_size=_target_block(target, block_size))
-    return MMDToTarget(own, target, in_blocks(jax.random.key(0), Cloud(target)))
+    return MMDToTarget(own, target, _target_energy(own, target, weights), weights)
+
+
+def _target_energy(
+    own: Interaction, target: Float[Array, "m d"], weights: Float[Array, " m"] | None
+) -> Scalar:
+    in_blocks = dataclasses.replace(own, block_size=_target_block(target, own.block_size))
+    return in_blocks(jax.random.key(0), Cloud(target, weights))
 
 
 def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
@@ -175,24 +212,37 @@ def _target_block(target: Float[Array, "m d"], block_size: int | None) -> int:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MMDToTarget:
-    """Made by ``mmd_to_target``. target and target_energy are leaves."""
+class MMDToTarget(Readable):
+    """Made by ``mmd_to_target``. target, target_energy and weights are leaves."""
 
     own: Interaction
     target: Leaf
     target_energy: Leaf
+    weights: Leaf | None = None
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
+        return on_auto_axes(MMDToTarget._value, self, key, cloud)
+
+    def _value(self, key: Key, cloud: Cloud) -> Scalar:
         at_zero = kernel_at_zero(self.own.w, cloud.points, "kernel")
 
         def attraction(point):
             differences = point[None, :] - self.target
-            return jnp.mean(kernel_values(self.own.w, at_zero, differences, "kernel"))
+            values = kernel_values(self.own.w, at_zero, differences, "kernel")
+            return expectation(Cloud(self.target, self.weights), values)
 
         cross = map_in_blocks(attraction, self.own.block_size, cloud.points)
         own = self.own(key, cloud) - expectation(cloud, cross)
         return own + self.target_energy.astype(cross.dtype)
+
+    def with_data(
+        self, target: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "MMDToTarget":
+        """Returns the functional with another target."""
+        target, weights = as_data(target, weights, "target", self.target.dtype)
+        energy = _target_energy(self.own, target, weights)
+        return MMDToTarget(self.own, target, energy, weights)
 
 
 def forward_kl(
@@ -227,7 +277,7 @@ def forward_kl(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ForwardKL:
+class ForwardKL(Readable):
     """Made by ``forward_kl``. points and weights are leaves."""
 
     points: Leaf
@@ -238,10 +288,21 @@ class ForwardKL:
 
     def __call__(self, key: Key, cloud: Cloud, log_prob: Callable[..., Array]) -> Scalar:
         del cloud
-        points, weights = self.points, self.weights
-        if self.batch_size is not None and weights is None:
-            points = jax.random.choice(key, points, (self.batch_size,), replace=False)
-        elif self.batch_size is not None and weights is not None:
-            points = points[stratified_indices(key, weights, self.batch_size)]
-            weights = None
+        points, weights = _batch(key, self.points, self.weights, self.batch_size)
         return -expectation(Cloud(points, weights), log_prob(points))
+
+    def with_data(
+        self, points: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
+    ) -> "ForwardKL":
+        """Returns the functional with other points."""
+        points, weights = as_data(points, weights, "points", self.points.dtype)
+        return dataclasses.replace(self, points=points, weights=weights)
+
+
+def as_data(
+    points: Float[Array, "m d"], weights: Float[Array, " m"] | None, name: str, dtype: DTypeLike
+) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    """Returns checked points and weights that take the place of others of this dtype."""
+    points = validation.as_points(points, name).astype(dtype)
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    return points, None if weights is None else weights.astype(dtype)

@@ -183,11 +183,13 @@ class RationalQuadratic:
         return 3 * self.num_bins + 1
 
     def forward(self, x: Array, raw: Array) -> tuple[Array, Array]:
-        image, log_det = self._spline(raw).forward_and_log_det(x)
+        with jax.numpy_dtype_promotion("standard"):  # distrax mixes dtypes
+            image, log_det = self._spline(raw).forward_and_log_det(x)
         return jnp.asarray(image), jnp.asarray(log_det)
 
     def inverse(self, y: Array, raw: Array) -> tuple[Array, Array]:
-        image, log_det = self._spline(raw).inverse_and_log_det(y)
+        with jax.numpy_dtype_promotion("standard"):
+            image, log_det = self._spline(raw).inverse_and_log_det(y)
         return jnp.asarray(image), jnp.asarray(log_det)
 
     def _spline(self, raw):

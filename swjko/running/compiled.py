@@ -18,6 +18,8 @@ from swjko.types import Key
 
 # Number of executables kept for later calls.
 _MAX_EXECUTABLES = 64
+# What the runs of this process were like.
+_runs: set[Hashable] = set()
 
 
 class Timing(NamedTuple):
@@ -37,34 +39,43 @@ class ChunkRunner:
 
     Args:
       key: Key of one flow, or keys [flows], prepared by ``batching.prepare``.
-      scheme: Scheme, prepared with the key.
+      scheme: Scheme, prepared with the key. Another one with equal shapes may replace it.
       record: ``(state, info) -> what to keep of each step``.
       batching: How the flows are batched.
     """
 
     def __init__(self, key: Key, scheme: Scheme, record: RecordFn, batching: Batching):
-        self._key, self._scheme = key, scheme
+        self._key, self.scheme = key, scheme
         self._batching, self._record = batching, record
         self._executables: dict[int, Any] = {}
         self.timing = Timing(0.0, 0.0)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no run like this one was made before, so that it starts with compilation."""
+        leaves, structure = jax.tree.flatten((self._key, self.scheme))
+        run = (structure, tuple(map(_kind, leaves)), self._batching, self._record)
+        is_new = run not in _runs
+        _runs.add(run)
+        return is_new
+
     def start(self) -> State:
         """Return the state before the first step."""
-        return start_flows(self._key, self._scheme, batching=self._batching)
+        return start_flows(self._key, self.scheme, batching=self._batching)
 
     def record_structure(self, state: State) -> PyTree:
         """Return a tree with the structure of what ``run`` records."""
         program = functools.partial(
             advance_flows, num_steps=1, batching=self._batching, record=self._record
         )
-        return jax.eval_shape(program, self._key, self._scheme, state)[1][1]
+        return jax.eval_shape(program, self._key, self.scheme, state)[1][1]
 
     def compile(self, num_steps: int, state: State) -> None:
         """Compile the program of ``num_steps`` steps, unless this has been done."""
         if num_steps in self._executables:
             return
         start = time.perf_counter()
-        leaves, structure = jax.tree.flatten((self._key, self._scheme, state))
+        leaves, structure = jax.tree.flatten((self._key, self.scheme, state))
         # JAX's configuration decides on precisions and compiler passes.
         settings = tuple(getattr(jax.config, name, None) for name in jax.config.values)
         self._executables[num_steps] = _compile(
@@ -81,7 +92,7 @@ class ChunkRunner:
           seconds taken.
         """
         start = time.perf_counter()
-        state, reported = self._executables[num_steps](self._key, self._scheme, state)
+        state, reported = self._executables[num_steps](self._key, self.scheme, state)
         info, recorded = self._batching.fetch(reported)
         seconds = time.perf_counter() - start
         self.timing = self.timing._replace(run_seconds=self.timing.run_seconds + seconds)

@@ -8,6 +8,7 @@ by the note. A failed process exits without JAX's last meeting of all processes.
 
 import atexit
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ _LINGER_SECONDS = 3.0
 _OF_PEERS = re.compile(
     r"\b(Gloo|NCCL|RCCL)\b|coordination service|Connection (closed|reset) by peer", re.IGNORECASE
 )
+_log = logging.getLogger("swjko")
 _doomed = threading.Event()
 
 
@@ -79,7 +81,7 @@ def _watch(over: threading.Event, directory: Path | None) -> None:
     while not over.wait(_PAUSE_SECONDS):
         note = _note()
         if note and not over.wait(_GRACE_SECONDS):
-            print(f"swjko: error: {_failure_message(note, None, directory)}", file=sys.stderr)
+            _log.error("error: %s", _failure_message(note, None, directory))
             _exit(1)
 
 

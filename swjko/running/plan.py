@@ -19,7 +19,10 @@ StopFn = Callable[[State, PyTree], Any]
 
 @dataclasses.dataclass
 class ChunkPlan:
-    """How many steps each chunk takes. A chunk never passes a step at which ``stop`` is checked."""
+    """How many steps each chunk takes.
+
+    A chunk never passes a step at which ``stop`` is checked or a batch of data is read.
+    """
 
     num_steps: int
     chunk_size: int
@@ -27,6 +30,7 @@ class ChunkPlan:
     seconds: float
     stop: StopFn | None
     stop_steps: int
+    data_steps: int | None
 
     @classmethod
     def of(
@@ -37,10 +41,17 @@ class ChunkPlan:
         checkpoint_seconds: float,
         stop: StopFn | None,
         stop_steps: int,
+        reads_data: bool,
     ) -> "ChunkPlan":
         size = _default_chunk(num_steps, _TARGET_CHUNKS)
         if chunk_size is not None:
             size = validation.as_count(chunk_size, "chunk_size")
+        elif reads_data:
+            raise ValueError(
+                "chunk_size must be given together with data; got None. Pass the number of steps "
+                "that each batch serves."
+            )
+        data_steps = size if reads_data else None
         if checkpoint_steps is not None:
             size = min(size, validation.as_count(checkpoint_steps, "checkpoint_steps"))
         stop_steps = validation.as_count(stop_steps, "stop_steps")
@@ -49,12 +60,14 @@ class ChunkPlan:
             if chunk_size is None and size < stop_steps:
                 size = _default_chunk(stop_steps, -(-stop_steps // size))
         seconds = float(validation.as_positive(checkpoint_seconds, "checkpoint_seconds"))
-        return cls(num_steps, size, chunk_size is not None, seconds, stop, stop_steps)
+        is_fixed = chunk_size is not None
+        return cls(num_steps, size, is_fixed, seconds, stop, stop_steps, data_steps)
 
     def next_chunk(self, step: int) -> int:
         """Return the number of steps to take after this one."""
-        size = min(self.chunk_size, self.num_steps - step)
-        return size if self.stop is None else min(size, self.stop_steps - step % self.stop_steps)
+        periods = (self.stop_steps if self.stop is not None else None, self.data_steps)
+        ends = [period - step % period for period in periods if period is not None]
+        return min(self.chunk_size, self.num_steps - step, *ends)
 
     def adapt(self, size: int, seconds: float) -> None:
         """Shorten the chunks if one of this size took longer than the time between saves."""

@@ -1,9 +1,11 @@
 """The progress bar of ``swjko.solve`` on stderr, or lines if there is no terminal.
 
-A run does not fail because its terminal was closed or its pipe is broken.
+A run does not fail because its terminal was closed or its pipe is broken. The lines go to the
+logger "swjko" if it shows messages of the level INFO.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,22 +16,27 @@ from swjko.schemes.base import Info, Result
 
 # Lines of a whole run in a file or a pipe.
 _LINES = 10
+_COMPILING, _STEPS = "compiling (once for each shape) ...", "JKO steps"
+_log = logging.getLogger("swjko")
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[int, Info], None]]:
-    """Show a progress bar of steps.
+def progress_bar(
+    total: int, shown: bool | Callable[[str], object], compiles: bool
+) -> Iterator[Callable[[int, Info | None], None]]:
+    """Show a progress bar of steps, or lines.
 
     Args:
       total: Number of steps of the whole run.
-      shown: Whether to show it at all.
-      done: Number of steps already taken.
+      shown: Whether to show it at all. A function is called with the lines in place of the bar.
+      compiles: Whether the run starts with compilation.
 
     Yields:
-      ``advance(steps, info)``, for reports of these steps, [steps ...] or [steps flows ...].
+      ``advance(step, info)``, for the number of steps taken and the reports of the last of them,
+      [steps ...] or [steps flows ...]; None for steps of an earlier run.
     """
-    if not shown:
-        yield lambda steps, info: None
+    if shown is False:
+        yield lambda step, info: None
         return
     # Imported here, since importing swjko must stay light.
     from rich.console import Console
@@ -43,8 +50,8 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
 
     lenient: Any = _Lenient(sys.stderr)
     console = Console(file=lenient)
-    if not console.is_terminal:
-        with _lines(total, done) as printed:
+    if callable(shown) or not console.is_terminal:
+        with _lines(total, shown if callable(shown) else _print, compiles) as printed:
             yield printed
         return
     columns = (
@@ -55,31 +62,35 @@ def progress_bar(total: int, shown: bool, done: int = 0) -> Iterator[Callable[[i
         TextColumn("{task.fields[summary]}"),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=total, completed=done, summary="")
+        task = bar.add_task(_COMPILING if compiles else _STEPS, total=total, summary="")
 
-        def advance(steps: int, info: Info) -> None:
-            bar.update(task, advance=steps, description="JKO steps", summary=_summary(info))
+        def advance(step: int, info: Info | None) -> None:
+            summary = "" if info is None else _summary(info)
+            bar.update(task, completed=step, description=_STEPS, summary=summary)
 
         yield advance
 
 
 @contextlib.contextmanager
-def _lines(total: int, done: int) -> Iterator[Callable[[int, Info], None]]:
-    """Print a line before compilation, at every tenth of the steps and at the last step."""
-    _print(f"compiling, {done}/{total} JKO steps")
-    step, pending = done, ""
+def _lines(
+    total: int, tell: Callable[[str], object], compiles: bool
+) -> Iterator[Callable[[int, Info | None], None]]:
+    """Tell a line before compilation, at every tenth of the steps and at the last step."""
+    if compiles:
+        tell(_COMPILING)
+    before, pending = 0, ""
 
-    def advance(steps: int, info: Info) -> None:
-        nonlocal step, pending
-        before, step = step, step + steps
-        pending = f"{step}/{total} JKO steps: {_summary(info)}"
+    def advance(step: int, info: Info | None) -> None:
+        nonlocal before, pending
+        pending = f"{step}/{total} {_STEPS}" + (f": {_summary(info)}" if info else "")
         if step * _LINES // total > before * _LINES // total:
-            _print(pending)
+            tell(pending)
             pending = ""
+        before = step
 
     yield advance
     if pending:
-        _print(pending)
+        tell(pending)
 
 
 class _Lenient:
@@ -102,6 +113,10 @@ class _Lenient:
 
 
 def _print(line: str) -> None:
+    """Log a line if somebody reads the log, else print it on stderr."""
+    if _log.isEnabledFor(logging.INFO) and _log.hasHandlers():
+        _log.info("%s", line)
+        return
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import itertools
+import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +16,8 @@ from swjko.schemes.base import State
 
 # Windows has no SIGHUP.
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+_log = logging.getLogger("swjko")
 
 # Saves a state, given the number of steps taken.
 Save = Callable[[int, State], None]
@@ -44,9 +46,7 @@ class Interrupts:
         message = f"stopped after step {step}, which is saved in {self._directory}"
         if number == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        # After SIGHUP the terminal is gone.
-        with contextlib.suppress(OSError):
-            print(f"swjko: {message}", file=sys.stderr)
+        _log.warning("%s", message)
         raise SystemExit(128 + number)
 
 
@@ -101,7 +101,7 @@ class Preemption:
         if number == signal.SIGINT:
             raise KeyboardInterrupt(message)
         if jax.process_index() == 0:
-            print(f"swjko: {message}", file=sys.stderr)
+            _log.warning("%s", message)
         raise SystemExit(128 + number)
 
 

@@ -9,8 +9,8 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,16 +18,18 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from swjko import validation
-from swjko.checkpoints.fingerprint import describe
-from swjko.checkpoints.store import CheckpointError, Saved, Store, open_store
+from swjko.checkpoints.store import CheckpointError, Store, open_store
 from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
 from swjko.running.failures import watching
+from swjko.running.hooks import Callback, DataStream, as_callback, as_start, saved_on_error
 from swjko.running.plan import ChunkPlan, StopFn
 from swjko.running.progress import progress_bar
+from swjko.running.saving import NoStore, as_directory, as_text, fingerprint
 from swjko.running.signals import Interrupts, Preemption, listening
 from swjko.running.solution import Solution, make_solution
+from swjko.running.stopping import mark_stopped
 from swjko.schemes.base import (
     Info,
     RecordFn,
@@ -41,21 +43,6 @@ from swjko.schemes.base import (
 from swjko.types import Key
 
 
-class _NoStore:
-    """Stands for a store in a run without checkpoints."""
-
-    def __init__(self, start: State):
-        self.saved = Saved(0, start, [])
-
-    def append(self, first_step: int, infos: Info, recorded: PyTree) -> None:
-        """Do nothing."""
-
-    def save(self, step: int, state: State) -> None:
-        """Do nothing."""
-
-    save_if_due = save
-
-
 def solve(
     key: Key,
     scheme: Scheme,
@@ -65,7 +52,10 @@ def solve(
     mesh: Mesh | None = None,
     batch_size: int | None = None,
     chunk_size: int | None = None,
-    progress: bool = True,
+    state: PyTree = None,
+    data: Iterable[Any] | None = None,
+    progress: bool | Callable[[str], object] = True,
+    callback: Callback | None = None,
     stop: StopFn | None = None,
     stop_steps: int = 10,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -75,7 +65,7 @@ def solve(
     throw: bool = True,
     record: RecordFn | str = infos,
 ) -> Solution:
-    """Run ``num_steps`` steps from ``scheme.init``, or fewer if ``stop`` ends the flow.
+    """Run ``num_steps`` steps from mu_0 or ``state``, or fewer if ``stop`` ends the flow.
 
     With a checkpoint directory, SIGTERM, SIGHUP and Ctrl-C save before they end the run: SIGTERM
     with exit code 143, SIGHUP (a closed terminal) with 129, Ctrl-C with KeyboardInterrupt. A
@@ -86,7 +76,8 @@ def solve(
         Keys [flows], such as ``jax.random.split(key, flows)``, run many flows. Flow i has the
         draws of a single flow with ``keys[i]``, and its values up to rounding.
       scheme: Scheme such as ``sw_jko(...)``.
-      num_steps: Number of JKO steps of each flow.
+      num_steps: Number of JKO steps of each flow. With ``checkpoint_dir``, a larger number extends
+        a run that has ended: it is then the run of so many steps, bit for bit on one machine.
       axes: Stacked leaves of the scheme for many flows, as in ``run_many``.
       mesh: Devices for many flows, as in ``run_many``. A run that resumes on another mesh is the
         same up to rounding.
@@ -95,7 +86,23 @@ def solve(
       chunk_size: Steps per compiled call. Between calls the host updates the progress bar, saves,
         and checks ``stop``. None takes about a twentieth of the steps. With checkpoints, it takes
         fewer if a chunk lasts longer than ``checkpoint_seconds``.
-      progress: Whether to show a progress bar on stderr, one for all flows.
+      state: Where to start in place of mu_0: ``Solution.state`` of another run of the scheme, or
+        the ``state`` that ``swjko.load`` returns. With the key of that run, both runs together are
+        one longer run, bit for bit on one machine. Steps are counted from this state.
+      data: Iterable of batches [m d], or of pairs (points, weights), which take the place of the
+        data of the one part of the scheme that has a method ``with_data``: ``sw_to_target``,
+        ``mmd_to_target``, ``forward_kl``, ``sliced_flow``. Another batch is read every
+        ``chunk_size`` steps, which must be given. All have the shape of the data that the scheme
+        was made with, so nothing compiles again. A run that resumes reads the iterable from its
+        start again, and passes over the batches that it has used. Several processes must read the
+        same batches.
+      progress: Whether to show a progress bar on stderr, one for all flows. Without a terminal it
+        is about ten lines, which go to the logger "swjko" if it shows the level INFO. A function
+        such as ``print`` is called with these lines.
+      callback: ``(step, state, infos) -> anything``, called on the host after each chunk with the
+        number of steps taken, the state, and the reports of the chunk, [steps ...] or
+        [flows steps ...]. If it raises, the state is saved (except in a run of several processes)
+        and the error ends the run.
       stop: ``(state, history) -> bool`` or bools [flows], called on the host after every
         ``stop_steps`` steps. The history is what ``record`` kept of these steps, as in
         ``Solution.history``. Each of many flows stops by itself, and the run ends when none is
@@ -127,8 +134,10 @@ def solve(
       FlowError: A flow failed and ``throw`` is True.
       DistributedError: The processes differ in their arguments or versions, or one has failed.
         After a failure during the run, the process should exit; it exits with code 1.
-      CheckpointError: The directory holds another run (the message lists the differences), is in
-        use by another process, cannot be written, or has only damaged checkpoints.
+      CheckpointError: The directory holds another run (the message lists the differences) or more
+        steps than ``num_steps``, is in use by another process, cannot be written, or has only
+        damaged checkpoints. Another patch version of JAX or of swjko only warns; see
+        ``swjko.load(directory).configuration["resumed"]``.
 
     Example::
 
@@ -140,28 +149,38 @@ def solve(
         require_scheme(scheme)
         record = as_record(record)
         plan = ChunkPlan.of(
-            num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps
+            *(num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps),
+            reads_data=data is not None,
         )
-        saving = {"checkpoint_dir": _as_text(checkpoint_dir), "resume": resume}
+        stream = None if data is None else DataStream(data, plan.data_steps or 1)
+        callback = as_callback(callback)
+        saving = {"checkpoint_dir": as_text(checkpoint_dir), "resume": resume}
         saving |= {"checkpoint_seconds": checkpoint_seconds, "checkpoint_steps": checkpoint_steps}
         rules = {"stop": stop, "stop_steps": stop_steps, "record": record, "throw": throw}
         layout = {"axes": axes, "batch_size": batch_size, "chunk_size": chunk_size}
-        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules)
+        given = {} if state is None else {"start": state}
+        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules, **given)
     prepared = prepare_one_or_many(key, scheme, axes=axes, mesh=mesh, batch_size=batch_size)
     batching, runner = prepared[-1], ChunkRunner(*prepared[:2], record, prepared[-1])
     if batching.padding_notice:
         warnings.warn(batching.padding_notice, stacklevel=2)
     together = batching.spans_processes
-    directory = _as_directory(checkpoint_dir, together)
-    with watching(together, directory):
-        padded = runner.start()
-        start = batching.unpad(padded)
+    directory = as_directory(checkpoint_dir, together)
+    shown = progress if callable(progress) else bool(progress)
+    if together and jax.process_index():
+        shown = False
     with contextlib.ExitStack() as stack:
-        store: Store | _NoStore = _NoStore(start)
+        is_new = shown is not False and runner.is_new
+        advance = stack.enter_context(progress_bar(num_steps, shown, is_new))
+        with watching(together, directory):
+            padded = runner.start()
+            start = batching.unpad(padded)
+            start = start if state is None else as_start(state, start)
+        store: Store | NoStore = NoStore(start)
         if directory is None:
             plan.seconds = math.inf
         else:
-            run = _fingerprint(key, scheme, record, start, plan, batching)
+            run = fingerprint(key, scheme, record, start, plan, batching, state is not None)
             with watching(together, directory, alike=(CheckpointError,)):
                 store = open_store(
                     directory,
@@ -174,11 +193,12 @@ def solve(
                     together=together,
                 )
             stack.enter_context(store)
+            if store.saved.step:
+                advance(store.saved.step, None)
         stack.enter_context(watching(together, directory))
         signals = stack.enter_context(listening(directory, together=together))
-        shown = progress and not (together and jax.process_index())
-        advance = stack.enter_context(progress_bar(num_steps, shown, store.saved.step))
-        state, records = _run_chunks(runner, plan, batching, store, signals, advance)
+        hooks = (stream, advance, callback)
+        state, records = _run_chunks(runner, plan, batching, store, signals, hooks)
     history = batching.concatenate(records)
     return make_solution(key, scheme, batching, state, history, runner.timing, throw)
 
@@ -187,28 +207,39 @@ def _run_chunks(
     runner: ChunkRunner,
     plan: ChunkPlan,
     batching: Batching,
-    store: Store | _NoStore,
+    store: Store | NoStore,
     signals: Interrupts | Preemption,
-    advance: Callable[[int, Info], None],
+    hooks: tuple[DataStream | None, Callable[[int, Info | None], None], Callback],
 ) -> tuple[State, list[PyTree]]:
     """Run the steps that are left; return the final state without padding, and the records."""
-    step, state, records = store.saved
+    (stream, advance, callback), (step, state, records) = hooks, store.saved
     state = batching.shard(state)
+
+    def save() -> None:
+        # Other processes would wait for this one in vain, or it for them.
+        if not batching.spans_processes:
+            store.save(step, batching.unpad(state))
+
     while step < plan.num_steps and (step == 0 or _is_running(state)):
         size = plan.next_chunk(step)
+        if stream is not None and stream.is_due(step):
+            with saved_on_error(save):
+                fed = stream.feed(step, runner.scheme)
+            runner.scheme = fed if batching.mesh is None else batching.shard_scheme(fed)
         runner.compile(size, state)
         signals.obey(step, batching.unpad(state), store.save)
         state, info, recorded, seconds = runner.run(size, state)
-        info = batching.time_major(info)
         records.append(recorded)
-        store.append(step + 1, info, recorded)
+        store.append(step + 1, batching.time_major(info), recorded)
         step += size
         if plan.stop is not None and step % plan.stop_steps == 0:
             history = batching.last_steps(records, plan.stop_steps)
-            state = _mark_stopped(plan.stop, state, history, batching)
+            state = mark_stopped(plan.stop, state, history, batching)
         store.save_if_due(step, batching.unpad(state))
         plan.adapt(size, seconds)
-        advance(size, info)
+        advance(step, batching.time_major(info))
+        with saved_on_error(save):
+            callback(step, batching.unpad(state), info)
     state = batching.unpad(state)
     store.save(step, state)
     signals.obey(step, state, store.save)
@@ -218,57 +249,3 @@ def _run_chunks(
 def _is_running(state: State) -> bool:
     """Return whether any flow still moves."""
     return bool(np.any(on_host(state.result) == Result.OK))
-
-
-def _mark_stopped(stop: StopFn, state: State, history: PyTree, batching: Batching) -> State:
-    """Give the code STOPPED to the flows that ``stop`` ends."""
-    shown = batching.unpad(state)
-    codes = on_host(shown.result)
-    answer = np.asarray(stop(on_host(shown) if batching.spans_processes else shown, history))
-    if answer.dtype != bool or answer.shape not in {(), codes.shape}:
-        expected = f", or {codes.size} bools, one for each flow" if batching.step_axis else ""
-        raise ValueError(f"stop must return a bool{expected}; got {answer!r}.")
-    ended = answer & (codes == Result.OK)
-    if not np.any(ended):
-        return state
-    marked = np.where(ended, Result.STOPPED, codes).astype(codes.dtype)
-    sharding = shown.result.sharding if shown.result.committed else None
-    # Padding repeats the first flows, so it stops together with them.
-    return state._replace(result=batching.shard(jax.device_put(marked, sharding)))
-
-
-def _fingerprint(
-    key: Key, scheme: Scheme, record: RecordFn, start: State, plan: ChunkPlan, batching: Batching
-) -> dict[str, str]:
-    rule = {} if plan.stop is None else {"stop": plan.stop, "stop_steps": plan.stop_steps}
-    return describe(
-        scheme=scheme,
-        key=key,
-        num_steps=plan.num_steps,
-        record=record,
-        state=jax.eval_shape(lambda: start),
-        **batching.fingerprint,
-        **rule,
-    )
-
-
-def _as_text(checkpoint_dir: str | os.PathLike[str] | None) -> str | None:
-    """Return the absolute path, which the processes compare."""
-    if checkpoint_dir is None:
-        return None
-    if not isinstance(checkpoint_dir, (str, os.PathLike)) or not os.fspath(checkpoint_dir):
-        raise TypeError(
-            f"checkpoint_dir must be the path of a directory, or None; got {checkpoint_dir!r}."
-        )
-    return str(Path(checkpoint_dir).absolute())
-
-
-def _as_directory(checkpoint_dir: str | os.PathLike[str] | None, together: bool) -> Path | None:
-    if checkpoint_dir is None:
-        return None
-    if jax.process_count() > 1 and not together:
-        raise ValueError(
-            "checkpoint_dir must be None in a run of several processes whose flows are not spread "
-            f"over them; got {str(checkpoint_dir)!r}. Pass keys [flows] and mesh=swjko.flow_mesh()."
-        )
-    return Path(checkpoint_dir)

@@ -16,8 +16,9 @@ from jaxtyping import PyTree
 
 from swjko import validation
 from swjko.diagnostics.certificates import certificate, gradient_of_energy
-from swjko.running.batching import Batching, prepare_one_or_many
-from swjko.schemes.base import Info, State
+from swjko.running.batching import Batching, on_host, prepare_one_or_many
+from swjko.running.plan import StopFn
+from swjko.schemes.base import Info, Result, State
 from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Key, Params
 
@@ -183,6 +184,23 @@ class UntilCertified:
 @jax.jit
 def _judge_flows(rule: UntilCertified, step, trajectory):
     return rule.batching.over_flows(rule.judge, rule.scheme, rule.key, step, trajectory)
+
+
+def mark_stopped(stop: StopFn, state: State, history: PyTree, batching: Batching) -> State:
+    """Give the code STOPPED to the flows that ``stop`` ends."""
+    shown = batching.unpad(state)
+    codes = on_host(shown.result)
+    answer = np.asarray(stop(on_host(shown) if batching.spans_processes else shown, history))
+    if answer.dtype != bool or answer.shape not in {(), codes.shape}:
+        expected = f", or {codes.size} bools, one for each flow" if batching.step_axis else ""
+        raise ValueError(f"stop must return a bool{expected}; got {answer!r}.")
+    ended = answer & (codes == Result.OK)
+    if not np.any(ended):
+        return state
+    marked = np.where(ended, Result.STOPPED, codes).astype(codes.dtype)
+    sharding = shown.result.sharding if shown.result.committed else None
+    # Padding repeats the first flows, so it stops together with them.
+    return state._replace(result=batching.shard(jax.device_put(marked, sharding)))
 
 
 def _recorded_infos(history: PyTree) -> Info:

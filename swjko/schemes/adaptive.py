@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from swjko import validation
 from swjko.families.base import Family
+from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, State, select
 from swjko.schemes.sw_jko import SWJKO
 from swjko.types import Estimate, Key, Leaf, Params, Scalar, static_field
@@ -134,7 +135,7 @@ class AdaptiveReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Readable):
     """Made by ``adaptive``. scheme and the bounds are leaves."""
 
     scheme: SWJKO
@@ -167,7 +168,7 @@ class Adaptive:
         solved = new.result == Result.OK
         accepted = running & solved & self._falls(change, energies)
         rejected = running & ~accepted
-        retries = jnp.where(accepted, 0, retries + rejected).astype(retries.dtype)
+        retries = jnp.where(accepted, 0, retries + rejected.astype(retries.dtype))
         at_the_bottom = (step_size <= self.min_step_size) & (retries > 1)
         stops = rejected & (at_the_bottom | (retries > self.max_retries))
         code = jnp.where(solved, Result.INNER_NOT_CONVERGED, new.result)
@@ -177,7 +178,7 @@ class Adaptive:
         after = State(
             select(accepted, new.params, state.params),
             jnp.where(accepted, state.time + step_size, state.time),
-            state.step + running,
+            state.step + running.astype(state.step.dtype),
             jnp.where(stops, code, state.result).astype(state.result.dtype),
             AdaptiveExtra(jnp.clip(next_size, self.min_step_size, self.max_step_size), retries),
         )

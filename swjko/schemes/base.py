@@ -187,7 +187,8 @@ def run(
 
 def split_run_key(key: Key) -> tuple[Key, Key]:
     """Returns the key of ``scheme.init`` and that of ``run`` for one flow."""
-    init_key, run_key = jax.random.split(key)
+    # A run splits its key once for the start, and again for each chunk of steps.
+    init_key, run_key = jax.random.split(jax.random.clone(key))
     return init_key, run_key
 
 

@@ -36,7 +36,9 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
-from swjko.functionals.base import effective_fraction, stratified_indices
+from swjko.functionals.base import effective_fraction
+from swjko.linalg import stratified_indices
+from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -48,7 +50,7 @@ from swjko.schemes.base import (
     start_shapes,
     step_result,
 )
-from swjko.schemes.optimizers import require_updates
+from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field
 
 # Halvings of the interval [0, 1] of the exponent.
@@ -109,7 +111,7 @@ def corrected(
         )
     if step_size is not None:
         step_size = validation.as_positive(step_size, "step_size")
-    validation.require_optimizer(optimizer)
+    optimizer = as_optimizer(optimizer)
     require_updates(optimizer, start_shapes(scheme.family))
     return Corrected(
         scheme,
@@ -145,7 +147,7 @@ class CorrectionReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Corrected:
+class Corrected(Readable):
     """Made by ``corrected``. scheme, target_log_prob and step_size are leaves."""
 
     scheme: Leaf
@@ -223,7 +225,7 @@ class Corrected:
         self, key: Key, params: Params, draws: Float[Array, "n d"], weights: Float[Array, " n"]
     ) -> Scalar:
         """Estimates forward KL up to a constant, plus the proximity to the weighted draws."""
-        index_key, latent_key, direction_key = jax.random.split(key, 3)
+        index_key, latent_key, direction_key = jax.random.split(jax.random.clone(key), 3)
         points = draws[stratified_indices(index_key, weights, self.batch_size)]
         value = -jnp.mean(self.family.log_prob(params, points))
         if self.step_size is None:

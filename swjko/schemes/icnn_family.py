@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from swjko.families.base import standard_normal_log_prob
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Params, Scalar, static_field
 
 
@@ -38,7 +39,7 @@ class Frame(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MapChain:
+class MapChain(Readable):
     """mu_0 = N(mean, scale^2 I) and the chain of maps that follows it.
 
     Attributes:
@@ -145,7 +146,7 @@ class MapChain:
             params["maps"],
             new,
         )
-        return {"maps": maps, "num_maps": step + keep}
+        return {"maps": maps, "num_maps": step + keep.astype(step.dtype)}
 
 
 def _through_maps(move: Callable, params: Params, carry: PyTree, reverse: bool = False) -> Any:

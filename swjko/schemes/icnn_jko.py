@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int
 from swjko import validation
 from swjko.families.base import Family
 from swjko.functionals.base import needs_density, needs_log_prob
+from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -51,7 +52,7 @@ from swjko.schemes.base import (
 )
 from swjko.schemes.estimators import reads_entropy_alone
 from swjko.schemes.icnn_family import Frame, MapChain
-from swjko.schemes.optimizers import require_updates
+from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field
 
 
@@ -129,7 +130,7 @@ def icnn_jko(
             "functional must not read the density at points of its own, such as forward_kl: each "
             "value would invert all maps. Use swjko.sw_jko."
         )
-    validation.require_optimizer(optimizer)
+    optimizer = as_optimizer(optimizer)
     num_samples = validation.as_count(num_samples, "num_samples")
     if (num_points := validation.as_count(num_points, "num_points")) < num_samples:
         raise ValueError(
@@ -186,7 +187,7 @@ class Pool(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ICNNJKO:
+class ICNNJKO(Readable):
     """Made by ``icnn_jko``.
 
     functional and step_size are leaves, and so are mean and scale of mu_0 in chain.
@@ -248,7 +249,7 @@ class ICNNJKO:
         cloud = self._push_batch({"frame": frame, "network": network}, batch)
         moved = jnp.mean(jnp.sum((cloud.points - batch.points) ** 2, axis=1))
         proximity = moved / (2.0 * self.step_size.astype(cloud.points.dtype))
-        energy = self.functional(key, cloud)
+        energy = self.functional(jax.random.clone(key), cloud)
         return energy + proximity, (energy, proximity)
 
     def _push_batch(self, params: Params, batch: Pool) -> Cloud:

@@ -144,6 +144,8 @@ class _GradientWatch(NamedTuple):
 
     def solved(self, tolerance: Array) -> Bool[Array, ""]:
         # The mean starts at zero; the division takes that out, as in Adam.
-        norm = optax.tree.norm(self.mean) / (1.0 - _DECAY ** jnp.maximum(self.count, 1))
+        norm = optax.tree.norm(self.mean) / (
+            1.0 - _DECAY ** jnp.maximum(self.count, 1).astype(float)
+        )
         enough = self.count >= _MIN_UPDATES
         return enough & (norm <= tolerance.astype(norm.dtype) * self.first_norm)

@@ -7,7 +7,9 @@ Some need more than gradients. ``update`` gets what its signature names, of
 - ``grad_fn``: ``(params, i) -> gradient``, for optimizers that take several gradients an update.
 """
 
+import functools
 import inspect
+import types
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -17,10 +19,62 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from swjko import validation
 from swjko.types import Params, Scalar
 
 # These pass on what the transformations inside them do.
 _WRAPPERS = ("chain", "named_chain", "with_extra_args_support")
+# The first of equal optimizers, by its content.
+_MAX_OPTIMIZERS = 64
+_optimizers: dict[Any, optax.GradientTransformation] = {}
+
+
+def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the optimizer, or an equal one that was used before, so that programs are reused.
+
+    Optax makes new functions at each call, and programs are kept by function. Two optimizers are
+    equal if their functions have the same code, globals, defaults and values in their closures:
+    numbers, texts, and tuples and functions of these. Anything else is equal to itself alone.
+    """
+    validation.require_optimizer(optimizer)
+    try:
+        content = _content(optimizer)
+    except (ValueError, RecursionError):  # an empty closure, or a function that calls itself
+        return optimizer
+    if len(_optimizers) >= _MAX_OPTIMIZERS and content not in _optimizers:
+        del _optimizers[next(iter(_optimizers))]
+    return _optimizers.setdefault(content, optimizer)
+
+
+def _content(thing: Any) -> Any:
+    """Returns a hashable value that is equal for things that act alike."""
+    if isinstance(thing, types.FunctionType) and not thing.__dict__:
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        values = (cells, thing.__defaults__, sorted((thing.__kwdefaults__ or {}).items()))
+        parts = tuple(tuple(map(_content, value or ())) for value in values)
+        return thing.__code__, _Same(thing.__globals__), parts
+    if isinstance(thing, functools.partial):
+        parts = (thing.args, tuple(sorted(thing.keywords.items())))
+        return functools.partial, _content(thing.func), tuple(map(_content, parts))
+    if isinstance(thing, tuple):
+        return type(thing), tuple(map(_content, thing))
+    # The type tells 1 from 1.0 and True, the text 0.0 from -0.0.
+    if isinstance(thing, bool | int | float | str | bytes | types.NoneType):
+        return type(thing), repr(thing)
+    return _Same(thing)
+
+
+class _Same:
+    """A key for a thing, equal to that of the same object alone."""
+
+    def __init__(self, thing: Any):
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._thing is other._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
 
 
 def update(

@@ -12,6 +12,7 @@ A measure known by points alone has no estimate of its entropy, so in ``Info`` `
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.plans import sliced_displacement
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
-from swjko.families.particles import particles
+from swjko.families.particles import Particles, particles
+from swjko.functionals.targets import as_data
+from swjko.readable import Readable
 from swjko.schemes.base import Info, State, accept, start_state, step_result
 from swjko.types import DirectionFn, Key, Leaf, Scalar, as_partial, static_field
 
@@ -83,6 +86,8 @@ def sliced_flow(
     step_size: float | Scalar,
     num_projections: int,
     temperature: float | Scalar = 0.0,
+    weights: Float[Array, " n"] | None = None,
+    target_weights: Float[Array, " m"] | None = None,
     direction_fn: DirectionFn = uniform_directions,
     num_inner_steps: int = 1,
 ) -> "SlicedFlow":
@@ -101,6 +106,8 @@ def sliced_flow(
       step_size: Wasserstein time of one ``step``.
       num_projections: Directions drawn for each move.
       temperature: Weight of the entropy, at least 0.
+      weights: Weights [n] of the points, nonnegative, with sum one; None is uniform. They stay.
+      target_weights: Weights [m] of the target, likewise.
       direction_fn: ``(key, num, dim) -> [num dim]`` unit rows.
       num_inner_steps: Moves in one ``step``; h = step_size / num_inner_steps is stable below 2 d,
         and h = 1 goes all the way on a line. A step measures the energy before and after its
@@ -120,13 +127,14 @@ def sliced_flow(
     target = validation.as_points(target, "target")
     validation.require_same_dim(points_init, target, "points_init", "target")
     scheme = SlicedFlow(
-        particles(points_init),
+        particles(points_init, weights),
         target,
         validation.as_positive(step_size, "step_size"),
         validation.as_nonnegative(temperature, "temperature"),
         validation.as_count(num_projections, "num_projections"),
         validation.require_callable(direction_fn, "direction_fn", "(key, num, dim) -> directions"),
         validation.as_count(num_inner_steps, "num_inner_steps"),
+        validation.as_weights(target_weights, target.shape[0], "target_weights"),
     )
     jax.eval_shape(scheme.energy, jax.eval_shape(lambda: jax.random.key(0)), points_init)
     return scheme
@@ -134,7 +142,7 @@ def sliced_flow(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Langevin:
+class Langevin(Readable):
     """Made by ``langevin``. family, log_prob and step_size are leaves."""
 
     family: Family
@@ -168,16 +176,24 @@ class Langevin:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SlicedFlow:
-    """Made by ``sliced_flow``. family, target, step_size and temperature are leaves."""
+class SlicedFlow(Readable):
+    """Made by ``sliced_flow``.
 
-    family: Family
+    family, target, step_size, temperature and target_weights are leaves.
+    """
+
+    family: Particles
     target: Leaf
     step_size: Leaf
     temperature: Leaf
     num_projections: int = static_field()
     direction_fn: DirectionFn = static_field()
     num_inner_steps: int = static_field()
+    target_weights: Leaf | None = None
+
+    @property
+    def _weights(self) -> dict[str, Any]:
+        return {"x_weights": self.family.weights, "y_weights": self.target_weights}
 
     def init(self, key: Key) -> State:
         """Returns the state at the initial points, time 0."""
@@ -192,9 +208,13 @@ class SlicedFlow:
 
         def move(points, key):
             direction_key, noise_key = jax.random.split(key)
-            velocity = sliced_displacement(points, self.target, self._directions(direction_key))
+            directions = self._directions(direction_key)
+            velocity = sliced_displacement(points, self.target, directions, **self._weights)
             noise = jax.random.normal(noise_key, points.shape, points.dtype)
             moved = points + h * velocity + jnp.sqrt(2 * temperature * h) * noise
+            if self.family.weights is not None:
+                share = self.family.weights.astype(dtype) * points.shape[0]
+                velocity *= share[:, None]
             return moved, jnp.linalg.norm(velocity) / points.shape[0]
 
         keys = jax.random.split(move_key, self.num_inner_steps)
@@ -205,7 +225,15 @@ class SlicedFlow:
 
     def energy(self, key: Key, points: Float[Array, "n d"]) -> Scalar:
         """Returns SW_2^2 / 2 from points [n d] to the target, on directions drawn with the key."""
-        return 0.5 * sliced_wasserstein_pow(points, self.target, self._directions(key))
+        directions = self._directions(jax.random.clone(key))
+        return 0.5 * sliced_wasserstein_pow(points, self.target, directions, **self._weights)
+
+    def with_data(
+        self, target: Float[Array, "m d"], target_weights: Float[Array, " m"] | None = None
+    ) -> "SlicedFlow":
+        """Returns the scheme with another target."""
+        target, weights = as_data(target, target_weights, "target", self.target.dtype)
+        return dataclasses.replace(self, target=target, target_weights=weights)
 
     def _directions(self, key: Key) -> Float[Array, "l d"]:
         return self.direction_fn(key, self.num_projections, self.family.dim)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Int, PyTree
 
 from swjko import validation
 from swjko.families.base import Family
+from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, Scheme, State, is_divergent, require_scheme, select
 from swjko.types import Key, Leaf, Scalar, static_field
 
@@ -109,7 +110,7 @@ class GuardedReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Guarded:
+class Guarded(Readable):
     """Made by ``guarded``. scheme holds the leaves."""
 
     scheme: Leaf
@@ -125,7 +126,7 @@ class Guarded:
     def init(self, key: Key) -> State:
         """Returns the state at mu_0, time 0, with the scheme's step size."""
         start = self.scheme.init(key)
-        _, info = jax.eval_shape(self.scheme.step, key, start)
+        _, info = jax.eval_shape(self.scheme.step, jax.random.clone(key), start)
         lowest = jnp.full((), jnp.inf, info.energy.dtype)
         return start._replace(extra=GuardedExtra(start.extra, jnp.int32(0), jnp.int32(0), lowest))
 
@@ -139,7 +140,8 @@ class Guarded:
         def attempt(carry: "_Attempts") -> "_Attempts":
             backoffs = jnp.minimum(own.backoffs + carry.count, self.max_retries)
             further_key = jax.random.fold_in(retry_key, carry.count)
-            attempt_key = jnp.where(carry.count == 0, key, further_key)
+            own_key = jax.random.clone(key)
+            attempt_key = jax.random.clone(jnp.where(carry.count == 0, own_key, further_key))
             scheme = self._smaller(backoffs)
             new, info = self._checked(inner, own.lowest, *scheme.step(attempt_key, inner))
             return _Attempts(carry.count + 1, backoffs, new, info, jnp.asarray(scheme.step_size))
@@ -157,7 +159,7 @@ class Guarded:
         recovers = unfailing >= self.recovery
         extra = GuardedExtra(
             done.state.extra,
-            backoffs=jnp.where(running, done.backoffs - recovers, own.backoffs),
+            backoffs=jnp.where(running, done.backoffs - recovers.astype(jnp.int32), own.backoffs),
             unfailing=jnp.where(recovers, 0, unfailing),
             lowest=jnp.where(good, jnp.minimum(own.lowest, done.info.energy), own.lowest),
         )

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PyTree
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sorting import sort_rows
 from swjko.families.base import Family
+from swjko.readable import Readable
 from swjko.schemes.base import Info, State, select
 from swjko.schemes.sw_jko import SWJKO, sw_jko
 from swjko.types import Cloud, DirectionFn, Functional, Key, Params, Scalar
@@ -92,7 +93,7 @@ def sw_bdf2(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWBDF2:
+class SWBDF2(Readable):
     """Made by ``sw_bdf2``. ``jko`` holds the leaves: family, functional and step_size."""
 
     jko: SWJKO

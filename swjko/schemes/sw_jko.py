@@ -23,6 +23,7 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, value_at
+from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -35,7 +36,7 @@ from swjko.schemes.base import (
     step_result,
 )
 from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
-from swjko.schemes.optimizers import require_updates
+from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
@@ -87,7 +88,6 @@ def sw_jko(
       ValueError: If the functional needs a density and the family has none, or if the shapes of
         the objective do not fit.
       TypeError: If the optimizer cannot update the parameters, such as ``optax.lookahead``.
-        Everything is checked before anything is compiled.
 
     Example::
 
@@ -114,7 +114,7 @@ def sw_jko(
         family,
         functional,
         validation.as_positive(step_size, "step_size"),
-        validation.require_optimizer(optimizer),
+        as_optimizer(optimizer),
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_samples, "num_samples"),
         validation.as_count(num_projections, "num_projections"),
@@ -131,7 +131,7 @@ def sw_jko(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWJKO:
+class SWJKO(Readable):
     """Made by ``sw_jko``.
 
     family, functional, step_size and inner_tolerance are leaves: replace them, or give them a
@@ -193,7 +193,8 @@ class SWJKO:
         the parameters of the log-density are held fixed. Equal keys give common random numbers.
         A proximity of None is SW_2^2 / (2 step_size).
         """
-        latent_key, anchor_key, direction_key, functional_key = jax.random.split(key, 4)
+        keys = jax.random.split(jax.random.clone(key), 4)
+        latent_key, anchor_key, direction_key, functional_key = keys
         latent = anchor_latent = self.family.latent(latent_key, self.num_samples)
         if not self.common_latents:
             anchor_latent = self.family.latent(anchor_key, self.num_samples)
@@ -277,7 +278,7 @@ def direct_minimization(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DirectMinimization:
+class DirectMinimization(Readable):
     """Made by ``direct_minimization``. ``jko`` holds the leaves: family and functional."""
 
     jko: SWJKO

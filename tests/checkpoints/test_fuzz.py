@@ -129,7 +129,7 @@ def test_a_mutated_checkpoint_is_damaged_or_equal(change, seed, complete, tmp_pa
     arguments = (tmp_path / "run", expected.run, start, recorded, SingleFile())
     found, damaged, refusal = None, {}, ""
     try:
-        found, damaged = newest_checkpoint(*arguments, resume=True)
+        found, damaged, _ = newest_checkpoint(*arguments, resume=True)
     except CheckpointError as error:
         refusal = str(error)
     if found is None:

@@ -188,13 +188,13 @@ def solved(directory=None, num_steps=4, mesh=None):
 
 @pytest.mark.filterwarnings("ignore:the number of flows:UserWarning")
 @pytest.mark.parametrize(("num_devices", "tolerance"), [(8, 0.0), (3, 1e-6)])
-def test_a_preempted_run_saves_and_resumes(num_devices, tolerance, preempted, tmp_path, capsys):
+def test_a_preempted_run_saves_and_resumes(num_devices, tolerance, preempted, tmp_path, caplog):
     expected = solved()
     preempted |= {"at": 2, "counts": []}
     with pytest.raises(SystemExit) as ended:
         solved(tmp_path, mesh=swjko.flow_mesh(jax.devices()[:num_devices]))
     assert ended.value.code == 143
-    assert "stopped after step 2" in capsys.readouterr().err
+    assert "stopped after step 2" in caplog.text
     assert (tmp_path / arrays(2)).is_dir()
     preempted |= {"at": None, "counts": []}
     found = solved(tmp_path)
@@ -209,11 +209,11 @@ def test_a_preempted_run_saves_and_resumes(num_devices, tolerance, preempted, tm
     assert [line["step"] for line in read_history(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_a_run_without_checkpoints_is_preempted_too(preempted, capsys):
+def test_a_run_without_checkpoints_is_preempted_too(preempted, caplog):
     preempted["at"] = 1
     with pytest.raises(SystemExit):
         solved()
-    assert "stopped after step 1" in capsys.readouterr().err
+    assert "stopped after step 1" in caplog.text
 
 
 def test_checkpoints_of_several_processes_need_flows_spread_over_them(monkeypatch, tmp_path):

@@ -225,7 +225,6 @@ def test_an_incomplete_line_is_not_read_and_not_kept(saved, uninterrupted):
 
 OTHERS = {
     "key": lambda: {"key": 1},
-    "num_steps": lambda: {"num_steps": STEPS + 1},
     "record": lambda: {"record": swjko.infos},
     "scheme.step_size: float32[] 0.1": lambda: {"scheme": tiny_scheme(step_size=0.2)},
     "scheme.num_inner_steps: 4 saved, 5": lambda: {"scheme": tiny_scheme(num_inner_steps=5)},
@@ -391,12 +390,12 @@ def default_handlers():
         (signal.SIGINT, KeyboardInterrupt),
     ],
 )
-def test_signals_save_and_end(number, raised, uninterrupted, tmp_path, monkeypatch, capsys):
+def test_signals_save_and_end(number, raised, uninterrupted, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         after_append(patch, lambda chunk: signal.raise_signal(number))
         with pytest.raises(raised) as caught:
             solved(tmp_path)
-    error, message = capsys.readouterr().err, "stopped after step 2"
+    error, message = caplog.text, "stopped after step 2"
     if raised is SystemExit:
         assert caught.value.code == {signal.SIGTERM: 143, signal.SIGHUP: 129}[number]
         assert message in error
