@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         negative_entropy,
     )
     from swjko.functionals.targets import forward_kl, mmd_to_target, sw_to_target
+    from swjko.functionals.stein import ksd_to_target
     from swjko.functionals.sums import weighted_sum
     from swjko.families.base import Family, sample
     from swjko.families.distribution import FlowDistribution
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from swjko.schemes.correction import corrected
     from swjko.schemes.icnn_jko import icnn_jko
     from swjko.schemes.particles import langevin, sliced_flow
+    from swjko.schemes.particle_flow import particle_flow
+    from swjko.schemes.drifts import kernel_density_drift, mmd_drift, svgd
+    from swjko.schemes.radon import radon_wasserstein
     from swjko.schemes.retry import guarded
     from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
     from swjko.checkpoints.store import CheckpointError
@@ -93,6 +97,7 @@ _NAMES = {
         "negative_entropy",
     ),
     "functionals.targets": ("forward_kl", "mmd_to_target", "sw_to_target"),
+    "functionals.stein": ("ksd_to_target",),
     "functionals.sums": ("weighted_sum",),
     "families.base": ("Family", "sample"),
     "families.distribution": ("FlowDistribution",),
@@ -107,6 +112,9 @@ _NAMES = {
     "schemes.correction": ("corrected",),
     "schemes.icnn_jko": ("icnn_jko",),
     "schemes.particles": ("langevin", "sliced_flow"),
+    "schemes.particle_flow": ("particle_flow",),
+    "schemes.drifts": ("kernel_density_drift", "mmd_drift", "svgd"),
+    "schemes.radon": ("radon_wasserstein",),
     "schemes.retry": ("guarded",),
     "running.ensemble": ("flow_mesh", "run_many", "shard_flows", "stack_flows"),
     "checkpoints.store": ("CheckpointError",),
@@ -166,17 +174,22 @@ __all__ = [
     "infos",
     "interaction",
     "internal_energy",
+    "kernel_density_drift",
     "kl_divergence",
+    "ksd_to_target",
     "langevin",
     "max_sliced_wasserstein",
+    "mmd_drift",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",
     "negative_entropy",
     "orthogonal_directions",
+    "particle_flow",
     "particles",
     "potential",
     "pushforward",
     "quasi_directions",
+    "radon_wasserstein",
     "recommended_directions",
     "replay",
     "run",
@@ -193,6 +206,7 @@ __all__ = [
     "solve",
     "stack_flows",
     "student_t",
+    "svgd",
     "sw_bdf2",
     "sw_jko",
     "sw_to_target",

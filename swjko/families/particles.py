@@ -12,26 +12,33 @@ from swjko.families.base import Family
 from swjko.types import Cloud, Key, Leaf, Scalar, static_field
 
 
-def particles(points: Float[Array, "n d"]) -> "Particles":
-    """Makes the family of n equal particles, mu = sum_i delta(x_i) / n.
+def particles(
+    points: Float[Array, "n d"], *, weights: Float[Array, " n"] | None = None
+) -> "Particles":
+    """Makes the family of n particles of fixed weights, mu = sum_i w_i delta(x_i).
 
     Params are the points [n d]. ``latent(key, num)`` picks indices: all n in order if num == n, a
-    subset without replacement if num < n, and independent draws if num > n. There is no density.
+    subset without replacement if num < n, and independent draws if num > n. Points with weights
+    are drawn by them, with replacement, unless num == n. There is no density.
 
     Args:
       points: Points [n d] of mu_0.
+      weights: Weights [n], nonnegative with sum one; None means equal weights.
     """
     points = validation.as_points(points, "points")
-    return Particles(points, points.shape[1])
+    return Particles(
+        points, points.shape[1], validation.as_weights(weights, points.shape[0], "weights")
+    )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Particles(Family):
-    """Made by ``particles``. points is a leaf."""
+    """Made by ``particles``. points and weights are leaves."""
 
     points: Leaf
     dim: int = static_field()
+    weights: Leaf | None = None
     is_finite: ClassVar[bool] = True
 
     def init(self, key: Key) -> Float[Array, "n d"]:
@@ -42,10 +49,12 @@ class Particles(Family):
         count = self.points.shape[0]
         if num == count:
             return jnp.arange(count)
-        return jax.random.choice(key, count, (num,), replace=num > count)
+        replace = num > count or self.weights is not None
+        return jax.random.choice(key, count, (num,), replace=replace, p=self.weights)
 
     def push(self, params: Float[Array, "n d"], z: Int[Array, " num"]) -> Cloud:
-        return Cloud(params[z])
+        whole = self.weights is not None and z.shape[0] == self.points.shape[0]
+        return Cloud(params[z], self.weights[z] if whole else None)
 
 
 def grid(
