@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from swjko.families.bases import student_t
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
     from swjko.families.pushforward import pushforward
+    from swjko.families.slice_matching import slice_matching
     from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
     from swjko.schemes.sw_jko import direct_minimization, sw_jko
     from swjko.schemes.sw_bdf2 import sw_bdf2
@@ -105,6 +106,7 @@ _NAMES = {
     "families.bases": ("student_t",),
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
     "families.pushforward": ("pushforward",),
+    "families.slice_matching": ("slice_matching",),
     "schemes.base": ("Info", "Result", "Scheme", "State", "both", "infos", "run"),
     "schemes.sw_jko": ("direct_minimization", "sw_jko"),
     "schemes.sw_bdf2": ("sw_bdf2",),
@@ -197,6 +199,7 @@ __all__ = [
     "sample",
     "shard_flows",
     "sharded_directions",
+    "slice_matching",
     "sliced_displacement",
     "sliced_flow",
     "sliced_wasserstein",

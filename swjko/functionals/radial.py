@@ -129,7 +129,7 @@ class RadialKernel:
         x, z = (points - center) / width, (queries - center) / width
         squares = jnp.sum(x**2, axis=1)
 
-        def row(z: Float[Array, " d"]) -> Float[Array, " e+d"]:
+        def row(z: Float[Array, " d"]) -> Float[Array, " columns"]:
             u = jnp.maximum(jnp.sum(z**2) + squares - 2 * matmul(x, z), 0.0)
             kernel, slope = jax.vmap(jax.value_and_grad(self.profile))(u)
             slope = 2 * weights * slope
