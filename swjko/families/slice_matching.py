@@ -9,8 +9,8 @@ tables of T_k are kept. The map acts on each coordinate of the basis Q alone, so
 of N(0, I) times the slopes of all T_k, and the inverse maps noise to new points.
 
 Tables are regularised. A knot is the mean of an equal share of the sorted projections, matched to
-the mean of N(0, 1) between the same levels. Between knots and in the tails the maps are linear, with
-slopes between bounds.
+the mean of N(0, 1) between the same levels. Between knots and in the tails the maps are linear,
+with slopes between bounds.
 """
 
 from typing import Any, NamedTuple
@@ -157,7 +157,9 @@ def _standardizing(points: Float[Array, "n d"], num_knots: int) -> dict[str, Any
 def _standardized(params: Params, points: Float[Array, "n d"]) -> _Moved:
     if "factor" not in params:
         return points, jnp.zeros_like(points[:, 0])
-    z, log_det = _mapped(params["marginals"], (points - params["mean"]) / params["scale"])
+    z, log_det = _mapped(
+        params["marginals"], (points - params["mean"][None]) / params["scale"][None]
+    )
     scales = params["scale"] * jnp.diagonal(params["factor"])
     z = solve_triangular(params["factor"], z.T, lower=True).T
     return z, log_det - jnp.sum(jnp.log(jnp.abs(scales)))
@@ -168,7 +170,8 @@ def _unstandardized(params: Params, z: Float[Array, "n d"]) -> _Moved:
         return z, jnp.zeros_like(z[:, 0])
     z, log_det = _mapped(_inverted(params["marginals"]), z @ params["factor"].T)
     scales = params["scale"] * jnp.diagonal(params["factor"])
-    return z * params["scale"] + params["mean"], log_det + jnp.sum(jnp.log(jnp.abs(scales)))
+    points = z * params["scale"][None] + params["mean"][None]
+    return points, log_det + jnp.sum(jnp.log(jnp.abs(scales)))
 
 
 def _matched(rows: Float[Array, "d n"], step_size: Scalar, num_knots: int) -> _Table:

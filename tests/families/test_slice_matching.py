@@ -1,4 +1,4 @@
-"""Slice matching: densities by quadrature and autodiff, the rate on Gaussians, bad input."""
+"""Slice matching: densities by importance and autodiff, the rate on Gaussians, bad input."""
 
 import functools
 import re
@@ -30,17 +30,15 @@ def bent_law(standardize=True):
 def test_the_density_integrates_to_one(standardize):
     with jax.enable_x64(True):
         law = bent_law(standardize)
-        line = np.linspace(-20.0, 40.0, 1001)
-        grid = jnp.asarray(np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2))
-        total = jnp.sum(jnp.exp(jax.jit(law.family.log_prob)(law.params, grid))) * 0.06**2
-        assert float(total) == pytest.approx(1.0, abs=5e-3)
-        # By importance, with draws of a wide Gaussian.
-        wide = jnp.asarray([[0.0, 2.0]]) + 5.0 * jax.random.normal(jax.random.key(2), (100_000, 2))
-        reference = jax.scipy.stats.norm.logpdf(wide, jnp.asarray([[0.0, 2.0]]), 5.0).sum(1)
-        ratios = np.exp(np.asarray(law.log_prob(wide) - reference))
-        error = ratios.std() / np.sqrt(len(ratios))
-        assert error < 0.02
-        assert abs(ratios.mean() - 1) < 4 * error
+        # The mean of density over density for draws of a law with heavier tails.
+        wide = jax.random.t(jax.random.key(2), 3.0, (40_000, 2))
+        reference = jnp.sum(jax.scipy.stats.t.logpdf(wide, 3.0), 1) - jnp.log(9.0)
+        points = jnp.asarray([[0.0, 2.0]]) + 3.0 * wide
+        density = jax.jit(law.family.log_prob)(law.params, points)
+        ratios = np.exp(np.asarray(density - reference))
+    error = ratios.std() / np.sqrt(len(ratios))
+    assert error < 0.03
+    assert abs(ratios.mean() - 1) < 4 * error
 
 
 @pytest.mark.parametrize("standardize", [True, False])
@@ -76,7 +74,7 @@ def test_draws_follow_the_law_of_the_points():
 
 def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
     """E |S - I|^2 falls by d / (d + 2) in a step of a random basis if S is near I and traceless."""
-    dim, steps, num = 3, 3, 20_000
+    dim, steps, num = 3, 3, 5000
     scales = np.array([1.2, 1.0, 0.8])
     with jax.enable_x64(True):
         points = np.random.default_rng(0).normal(size=(num, dim))
@@ -86,12 +84,12 @@ def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
 
         def errors(key):
             law = swjko.slice_matching(
-                key, points, num_steps=steps, num_knots=200, standardize=False
+                key, points, num_steps=steps, num_knots=100, standardize=False
             )
             moved, _ = law.family.inverse(law.params, points)
             return jnp.sum((moved.T @ moved / num - jnp.eye(dim)) ** 2)
 
-        found = jax.lax.map(errors, jax.random.split(jax.random.key(1), 40))
+        found = jax.lax.map(errors, jax.random.split(jax.random.key(1), 30))
     start = np.sum((scales**2 / np.mean(scales**2) - 1) ** 2)
     ratios = np.asarray(found) / start
     error = ratios.std() / np.sqrt(len(ratios))
@@ -104,10 +102,8 @@ def test_steps_after_the_largest_held_out_likelihood_are_dropped():
     key = jax.random.key(1)
     stopped = fit(key, points, num_steps=12, held_out=held_out, **options)
     likelihoods = []
+    basis, table = fit(key, points, num_steps=12, **options).params["steps"]
     for last in range(12):
-        keys = jax.random.split(key, 12)
-        del keys
-        basis, table = fit(key, points, num_steps=12, **options).params["steps"]
         kept = jnp.arange(12)[:, None, None] <= last
         steps = (
             basis,
