@@ -49,12 +49,13 @@ class Sizes(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A target with draws, and a density unless it is a data set."""
+    """A target with draws, and a density unless it is a data set; ``part`` of the way is stable."""
 
     name: str
     dim: int
     draw: Callable[[np.random.Generator, int], np.ndarray]
     log_prob: Partial | None
+    part: float
 
 
 DEFAULT = Sizes()
@@ -141,9 +142,10 @@ def _radon(regularized: bool, problem: Problem, points: Any, sample: Any, sizes:
         regularized=regularized,
         direction_fn=swjko.orthogonal_directions,
     )
-    # A quarter of the way on each line, on lines that are orthogonal.
-    part = 0.25 * (problem.dim if problem.dim < _DIRECTIONS else _DIRECTIONS)
-    return _flow(points, sizes, drift=drift, step_size=part)
+    # The same part of the way on each line, on lines that are orthogonal.
+    part = 0.25 if regularized else problem.part
+    step_size = part * min(problem.dim, _DIRECTIONS)
+    return _flow(points, sizes, drift=drift, step_size=step_size)
 
 
 def _svgd(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
@@ -168,7 +170,7 @@ def _langevin(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
 
 
 def _sliced_flow(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
-    part = 0.5 * (problem.dim if problem.dim < _DIRECTIONS else _DIRECTIONS)
+    part = 0.5 * min(problem.dim, _DIRECTIONS)
     return swjko.sliced_flow(
         points,
         sample,
@@ -210,7 +212,7 @@ def _banana() -> Problem:
         x = rng.normal(size=(num, 2))
         return np.stack([x[:, 0], x[:, 0] ** 2 - 1 + 0.5 * x[:, 1]], axis=1)
 
-    return Problem("banana", 2, draw, Partial(_banana_log_prob))
+    return Problem("banana", 2, draw, Partial(_banana_log_prob), 0.03)
 
 
 def _banana_log_prob(x):
@@ -225,7 +227,7 @@ def _gaussian(dim: int) -> Problem:
         return 1.0 + scales * rng.normal(size=(num, dim))
 
     log_prob = Partial(_gaussian_log_prob, jnp.asarray(scales, float))
-    return Problem(f"Gaussian, d = {dim}", dim, draw, log_prob)
+    return Problem(f"Gaussian, d = {dim}", dim, draw, log_prob, 0.25)
 
 
 def _gaussian_log_prob(scales, x):
@@ -240,7 +242,7 @@ def _digits() -> Problem:
     def draw(rng: np.random.Generator, num: int) -> np.ndarray:
         return pixels[rng.permutation(len(pixels))[:num]]
 
-    return Problem("digits", pixels.shape[1], draw, None)
+    return Problem("digits", pixels.shape[1], draw, None, 0.0)
 
 
 def beside_blackjax(sizes: Sizes) -> dict[str, Any]:

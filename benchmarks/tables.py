@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flow_tables, scaling_plan, speed_tables
+from benchmarks import flow_tables, particle_tables, scaling_plan, speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,7 +29,7 @@ REGION = re.compile(
 _MARKER = re.compile(r"<!-- (?:begin|end): [^>]*-->")
 
 # Name of a region to the results that it needs and the function that writes it from them.
-TABLES = speed_tables.TABLES | flow_tables.TABLES | scaling_plan.TABLES
+TABLES = speed_tables.TABLES | flow_tables.TABLES | particle_tables.TABLES | scaling_plan.TABLES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
