@@ -54,7 +54,7 @@ class Problem(NamedTuple):
     name: str
     dim: int
     draw: Callable[[np.random.Generator, int], np.ndarray]
-    log_prob: Partial | None
+    log_prob: Any
     part: float
 
 
@@ -321,9 +321,10 @@ def held_out(name: str, sizes: Sizes) -> dict[str, Any]:
 
 def _trained(train: Any, valid: Any, sizes: Sizes) -> swjko.FlowDistribution:
     family = flows.coupling(train.shape[1], num_layers=6, width=64, mixing="lu")
+    likelihood_loss: Any = swjko.forward_kl(train, batch_size=128)
     scheme = swjko.direct_minimization(
         family,
-        swjko.forward_kl(train, batch_size=128),
+        likelihood_loss,
         optax.adam(1e-3),
         num_inner_steps=50,
         num_samples=2,

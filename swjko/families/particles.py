@@ -38,7 +38,7 @@ class Particles(Family):
 
     points: Leaf
     dim: int = static_field()
-    weights: Leaf | None = None
+    weights: Leaf = None
     is_finite: ClassVar[bool] = True
 
     def init(self, key: Key) -> Float[Array, "n d"]:
@@ -53,8 +53,9 @@ class Particles(Family):
         return jax.random.choice(key, count, (num,), replace=replace, p=self.weights)
 
     def push(self, params: Float[Array, "n d"], z: Int[Array, " num"]) -> Cloud:
-        whole = self.weights is not None and z.shape[0] == self.points.shape[0]
-        return Cloud(params[z], self.weights[z] if whole else None)
+        if self.weights is None or z.shape[0] != self.points.shape[0]:
+            return Cloud(params[z])
+        return Cloud(params[z], self.weights[z])
 
 
 def grid(

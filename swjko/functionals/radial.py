@@ -107,7 +107,7 @@ class RadialKernel:
     """Made by ``radial_kernel``. The data bound to profile and the bandwidth are leaves."""
 
     profile: Partial
-    bandwidth: Leaf | None
+    bandwidth: Leaf
     block_size: int | None = static_field()
 
     def width(self, key: Key, points: Float[Array, "n d"]) -> Scalar:

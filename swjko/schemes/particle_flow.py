@@ -73,17 +73,9 @@ def particle_flow(
       Ambrosio, Gigli, Savare, "Gradient flows" (2008); see the drifts for theirs.
     """
     family = particles(points_init, weights=weights)
-    if functional is None and not hasattr(drift, "energy"):
-        raise TypeError(
-            "functional must be given, or a drift with a method energy(key, cloud); got functional "
-            f"None and drift {type(drift).__name__}. Pass a functional such as "
-            "swjko.potential(v), or a drift such as swjko.svgd(log_prob)."
-        )
+    moving = _as_drift(drift, functional)
     if functional is not None:
         functional = _of_points_alone(as_functional(functional))
-    if drift is not None:
-        validation.require_callable(drift, "drift", "(key, cloud) -> velocity [n d]")
-        drift = drift if dataclasses.is_dataclass(drift) else as_partial(drift)
     if optimizer is not None:
         require_updates(validation.require_optimizer(optimizer), family.points)
     # Noise of no variance is not drawn.
@@ -91,15 +83,15 @@ def particle_flow(
     scheme = ParticleFlow(
         family,
         functional,
-        drift,
+        moving,
         validation.as_positive(step_size, "step_size"),
         None if cold else validation.as_nonnegative(temperature, "temperature"),
         optimizer,
         validation.as_count(num_inner_steps, "num_inner_steps"),
     )
-    if hasattr(drift, "log_prob"):
-        require_gradient(drift.log_prob, family.points)
-    elif drift is None:
+    if hasattr(moving, "log_prob"):
+        require_gradient(moving.log_prob, family.points)
+    elif moving is None:
         key = jax.random.key(0)
         _differentiate(jax.grad(lambda x: scheme.energy(key, x)), family.points, "functional")
     check_scheme(scheme)
@@ -181,8 +173,8 @@ class ParticleFlow(ParticleScheme):
     """Made by ``particle_flow``. All fields but optimizer and num_inner_steps are leaves."""
 
     family: Particles
-    functional: Leaf | None
-    drift: Leaf | None
+    functional: Leaf
+    drift: Leaf
     step_size: Leaf
     temperature: Leaf
     optimizer: optax.GradientTransformation | None = static_field()
@@ -237,6 +229,20 @@ def _differentiate(gradient: Callable[..., Any], points: Float[Array, "n d"], na
             f"{type(error).__name__}: {text}. Write it in jax.numpy with a float result, or give "
             "it a gradient by jax.custom_jvp."
         ) from error
+
+
+def _as_drift(drift: Drift | None, functional: Functional | None) -> Any:
+    """Returns the drift as a pytree, and raises TypeError if there is no energy to report."""
+    has_energy = hasattr(drift, "energy")
+    if functional is None and not has_energy:
+        raise TypeError(
+            "functional must be given, or a drift with a method energy(key, cloud); got functional "
+            f"None and drift {type(drift).__name__}. Pass a functional such as "
+            "swjko.potential(v), or a drift such as swjko.svgd(log_prob)."
+        )
+    if drift is None or has_energy or dataclasses.is_dataclass(drift):
+        return drift
+    return as_partial(validation.require_callable(drift, "drift", "(key, cloud) -> velocity"))
 
 
 def _of_points_alone(functional: Functional) -> Functional:

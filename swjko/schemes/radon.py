@@ -89,7 +89,7 @@ class RadonWasserstein:
     """Made by ``radon_wasserstein``. The data bound to log_prob and the bandwidth are leaves."""
 
     log_prob: Partial
-    bandwidth: Leaf | None
+    bandwidth: Leaf
     num_projections: int = static_field()
     regularized: bool = static_field()
     num_bins: int = static_field()
