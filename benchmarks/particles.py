@@ -159,8 +159,12 @@ def _ksd(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
 
 
 def _mmd(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
-    del problem
-    return _flow(points, sizes, 0.05, drift=swjko.mmd_drift(sample, noise=0.1))
+    return _flow(
+        points,
+        sizes,
+        0.05,
+        drift=swjko.mmd_drift(sample, bandwidth=math.sqrt(problem.dim), noise=0.1),
+    )
 
 
 def _langevin(problem: Problem, points: Any, sample: Any, sizes: Sizes) -> Any:
