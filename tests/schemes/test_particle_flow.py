@@ -183,7 +183,7 @@ def test_radon_wasserstein_moves_a_shifted_gaussian_by_a_dth_of_its_shift():
 )
 def test_particles_reach_the_moments_of_the_target(name, step_size, options):
     points = 2.0 + 0.5 * jax.random.normal(jax.random.key(1), (200, 2))
-    drift = dataclasses.replace(DRIFTS[name](**options))
+    drift = DRIFTS[name](**options)
     scheme = flow(points, drift=drift, step_size=10 * step_size, num_inner_steps=10)
     key = jax.random.key(0)
     state, infos = jitted_run(key, scheme, scheme.init(key), num_steps=40, record=swjko.infos)
@@ -204,6 +204,18 @@ def test_a_weight_of_two_is_two_points(name):
         drift = DRIFTS[name](**options)
         found = velocity_of(drift, weights=weights)
         np.testing.assert_allclose(found, velocity_of(drift, twice)[:7], rtol=1e-9, atol=1e-12)
+
+
+def test_points_with_weights_are_drawn_by_them():
+    family = swjko.particles(jnp.asarray(POINTS, float), weights=jnp.zeros(7).at[3].set(1.0))
+    key = jax.random.key(0)
+    cloud = swjko.sample(family, family.points, key, 7)
+    np.testing.assert_array_equal(cloud.points, family.points)
+    np.testing.assert_array_equal(cloud.weights, family.weights)
+    for num in (4, 9):
+        cloud = swjko.sample(family, family.points, key, num)
+        assert cloud.weights is None
+        np.testing.assert_array_equal(cloud.points, np.tile(family.points[3], (num, 1)))
 
 
 def test_functionals_move_points_by_minus_their_wasserstein_gradient():
