@@ -25,7 +25,7 @@ TABLES: dict[str, Region] = {
         "particles",
         lambda result: [result["svgd"]],
         "points | d | swjko | blackjax | ratio | largest difference | swjko, MiB | blackjax, MiB",
-        "{n:,} | {dim} | {median_seconds[swjko]:seconds} | {median_seconds[blackjax]:seconds} | "
+        "{n:,} | {dim} | {median_seconds[swjko]:ms} | {median_seconds[blackjax]:ms} | "
         "{ratio:.1f} | {largest_difference:.0e} | {temporary_mib[swjko]:.0f} | "
         "{temporary_mib[blackjax]:.0f}",
         note=False,
