@@ -72,7 +72,7 @@ def particle_flow(
     References:
       Ambrosio, Gigli, Savare, "Gradient flows" (2008); see the drifts for theirs.
     """
-    family = particles(points_init, weights=weights)
+    family = particles(validation.as_points(points_init, "points_init"), weights=weights)
     moving = _as_drift(drift, functional)
     if functional is not None:
         functional = _of_points_alone(as_functional(functional))

@@ -56,7 +56,7 @@ def langevin(
       discrete approximations"; Jordan, Kinderlehrer, Otto (1998).
     """
     scheme = Langevin(
-        particles(points_init),
+        particles(validation.as_points(points_init, "points_init")),
         as_target(log_prob),
         validation.as_positive(step_size, "step_size"),
         validation.as_count(num_inner_steps, "num_inner_steps"),
@@ -107,7 +107,8 @@ def sliced_flow(
       Liutkus, Simsekli, Majewski, Durmus, Stoter, "Sliced-Wasserstein flows: nonparametric
       generative modeling via optimal transport and diffusions" (2019), arXiv 1806.08141.
     """
-    family, target = particles(points_init), validation.as_points(target, "target")
+    family = particles(validation.as_points(points_init, "points_init"))
+    target = validation.as_points(target, "target")
     validation.require_same_dim(family.points, target, "points_init", "target")
     scheme = SlicedFlow(
         family,
