@@ -23,6 +23,7 @@ BENCHMARKS = {
     ),
     "mixtures": ("benchmarks.mixtures", "flows to mixtures of Gaussians, for each family"),
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
+    "particles": ("benchmarks.particles", "particle methods by updates and by seconds"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),

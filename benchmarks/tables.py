@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flow_tables, front_tables, scaling_plan, speed_tables
+from benchmarks import flow_tables, front_tables, particle_tables, scaling_plan, speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,7 +29,13 @@ REGION = re.compile(
 _MARKER = re.compile(r"<!-- (?:begin|end): [^>]*-->")
 
 # Name of a region to the results that it needs and the function that writes it from them.
-TABLES = front_tables.TABLES | speed_tables.TABLES | flow_tables.TABLES | scaling_plan.TABLES
+TABLES = (
+    front_tables.TABLES
+    | speed_tables.TABLES
+    | flow_tables.TABLES
+    | particle_tables.TABLES
+    | scaling_plan.TABLES
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

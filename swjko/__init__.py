@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         negative_entropy,
     )
     from swjko.functionals.targets import forward_kl, mmd_to_target, sw_to_target
+    from swjko.functionals.stein import ksd_to_target
     from swjko.functionals.sums import weighted_sum
     from swjko.families.base import Family, sample
     from swjko.families.distribution import FlowDistribution
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from swjko.families.rejection import rejection
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
     from swjko.families.pushforward import pushforward
+    from swjko.families.slice_matching import slice_matching
     from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
     from swjko.schemes.sw_jko import direct_minimization, sw_jko
     from swjko.schemes.sw_bdf2 import sw_bdf2
@@ -80,6 +82,9 @@ if TYPE_CHECKING:
     from swjko.schemes.correction import corrected
     from swjko.schemes.icnn_jko import icnn_jko
     from swjko.schemes.particles import langevin, sliced_flow
+    from swjko.schemes.particle_flow import particle_flow
+    from swjko.schemes.drifts import kernel_density_drift, mmd_drift, svgd
+    from swjko.schemes.radon import radon_wasserstein
     from swjko.schemes.retry import guarded
     from swjko.running.ensemble import flow_mesh, run_many, shard_flows, stack_flows
     from swjko.checkpoints.store import CheckpointError
@@ -141,6 +146,7 @@ _NAMES = {
         "negative_entropy",
     ),
     "functionals.targets": ("forward_kl", "mmd_to_target", "sw_to_target"),
+    "functionals.stein": ("ksd_to_target",),
     "functionals.sums": ("weighted_sum",),
     "families.base": ("Family", "sample"),
     "families.distribution": ("FlowDistribution",),
@@ -149,6 +155,7 @@ _NAMES = {
     "families.rejection": ("rejection",),
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
     "families.pushforward": ("pushforward",),
+    "families.slice_matching": ("slice_matching",),
     "schemes.base": ("Info", "Result", "Scheme", "State", "both", "infos", "run"),
     "schemes.sw_jko": ("direct_minimization", "sw_jko"),
     "schemes.sw_bdf2": ("sw_bdf2",),
@@ -157,6 +164,9 @@ _NAMES = {
     "schemes.correction": ("corrected",),
     "schemes.icnn_jko": ("icnn_jko",),
     "schemes.particles": ("langevin", "sliced_flow"),
+    "schemes.particle_flow": ("particle_flow",),
+    "schemes.drifts": ("kernel_density_drift", "mmd_drift", "svgd"),
+    "schemes.radon": ("radon_wasserstein",),
     "schemes.retry": ("guarded",),
     "running.ensemble": ("flow_mesh", "run_many", "shard_flows", "stack_flows"),
     "checkpoints.store": ("CheckpointError",),
@@ -229,20 +239,25 @@ __all__ = [
     "infos",
     "interaction",
     "internal_energy",
+    "kernel_density_drift",
     "kl_divergence",
+    "ksd_to_target",
     "langevin",
     "laplace",
     "load",
     "max_sliced_wasserstein",
+    "mmd_drift",
     "mmd_to_target",
     "nearest_neighbour_negative_entropy",
     "negative_entropy",
     "orthogonal_directions",
+    "particle_flow",
     "particles",
     "polynomial_projection",
     "potential",
     "pushforward",
     "quasi_directions",
+    "radon_wasserstein",
     "raveled",
     "recommended_directions",
     "rejection",
@@ -252,6 +267,7 @@ __all__ = [
     "sample",
     "shard_flows",
     "sharded_directions",
+    "slice_matching",
     "sliced_displacement",
     "sliced_flow",
     "sliced_quantiles",
@@ -266,6 +282,7 @@ __all__ = [
     "stack_flows",
     "stereographic_projection",
     "student_t",
+    "svgd",
     "sw_bdf2",
     "sw_jko",
     "sw_to_target",

@@ -1,22 +1,15 @@
-"""Particle methods as schemes: unadjusted Langevin and the sliced-Wasserstein flow.
+"""Unadjusted Langevin and the sliced-Wasserstein flow, as schemes of moving particles.
 
     x <- x + h v(x) + noise,   v = grad log nu, or the mean displacement towards a sample.
 
-Nothing is minimised, and noise stands for the entropy. ``state.params`` are the points [n d]. Time
-is that of Wasserstein flows: an SW-JKO flow at time t resembles one of these at time d t.
-
-A measure known by points alone has no estimate of its entropy, so in ``Info`` ``energy`` and
-``objective`` are F without its entropy at the new points, ``proximity`` is zero, and
-``gradient_norm`` is the norm of the energy's gradient where the last move began.
+Their steps and reports are those of ``swjko.schemes.particle_flow``.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -24,12 +17,11 @@ from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.plans import sliced_displacement
 from swjko.distances.sliced import sliced_wasserstein_pow
-from swjko.families.base import Family
 from swjko.families.particles import Particles, particles
+from swjko.functionals.radial import as_target, mean_potential
 from swjko.functionals.targets import as_data
-from swjko.readable import Readable
-from swjko.schemes.base import Info, State, accept, start_state, step_result
-from swjko.types import DirectionFn, Key, Leaf, Scalar, as_partial, static_field
+from swjko.schemes.particle_flow import ParticleScheme, check_scheme, require_gradient
+from swjko.types import DirectionFn, Key, Leaf, Scalar, static_field
 
 
 def langevin(
@@ -64,18 +56,13 @@ def langevin(
       Roberts, Tweedie (1996), "Exponential convergence of Langevin distributions and their
       discrete approximations"; Jordan, Kinderlehrer, Otto (1998).
     """
-    points_init = validation.as_points(points_init, "points_init")
-    family = particles(points_init)
-    validation.require_callable(log_prob, "log_prob", "from one point [d] to a scalar")
     scheme = Langevin(
-        family,
-        as_partial(log_prob),
+        particles(validation.as_points(points_init, "points_init")),
+        as_target(log_prob),
         validation.as_positive(step_size, "step_size"),
         validation.as_count(num_inner_steps, "num_inner_steps"),
     )
-    values = jax.eval_shape(jax.vmap(scheme.log_prob), points_init)
-    point = f"point of shape ({family.dim},)"
-    validation.require_scalars(values, points_init.shape[0], "log_prob", point)
+    require_gradient(scheme.log_prob, scheme.family.points)
     return scheme
 
 
@@ -112,6 +99,8 @@ def sliced_flow(
       num_inner_steps: Moves in one ``step``; h = step_size / num_inner_steps is stable below 2 d,
         and h = 1 goes all the way on a line. A step measures the energy before and after its
         moves, which takes as long as a move does, so many moves in a step take half the time.
+        h = d with d ``orthogonal_directions`` is slice matching, which ``slice_matching`` turns
+        into a distribution with a density.
 
     Example::
 
@@ -123,11 +112,11 @@ def sliced_flow(
       Liutkus, Simsekli, Majewski, Durmus, Stoter, "Sliced-Wasserstein flows: nonparametric
       generative modeling via optimal transport and diffusions" (2019), arXiv 1806.08141.
     """
-    points_init = validation.as_points(points_init, "points_init")
+    family = particles(validation.as_points(points_init, "points_init"), weights)
     target = validation.as_points(target, "target")
-    validation.require_same_dim(points_init, target, "points_init", "target")
+    validation.require_same_dim(family.points, target, "points_init", "target")
     scheme = SlicedFlow(
-        particles(points_init, weights),
+        family,
         target,
         validation.as_positive(step_size, "step_size"),
         validation.as_nonnegative(temperature, "temperature"),
@@ -136,47 +125,36 @@ def sliced_flow(
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_weights(target_weights, target.shape[0], "target_weights"),
     )
-    jax.eval_shape(scheme.energy, jax.eval_shape(lambda: jax.random.key(0)), points_init)
+    check_scheme(scheme)
     return scheme
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Langevin(Readable):
+class Langevin(ParticleScheme):
     """Made by ``langevin``. family, log_prob and step_size are leaves."""
 
-    family: Family
+    family: Particles
     log_prob: Partial
     step_size: Leaf
     num_inner_steps: int = static_field()
+    temperature: ClassVar[float] = 1.0
+    optimizer: ClassVar[None] = None
 
-    def init(self, key: Key) -> State:
-        """Returns the state at the initial points, time 0."""
-        return start_state(self.family.init(key), self.step_size)
+    def velocity(self, key: Key, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Returns grad log nu."""
+        del key
+        return jax.vmap(jax.grad(self.log_prob))(points)
 
-    def step(self, key: Key, state: State) -> tuple[State, Info]:
-        """Makes the moves of a step. If they fail, the state stays and its code says why."""
-        h = (self.step_size / self.num_inner_steps).astype(state.params.dtype)
-
-        def move(points, key):
-            values, scores = jax.vmap(jax.value_and_grad(self.log_prob))(points)
-            noise = jax.random.normal(key, points.shape, points.dtype)
-            moved = points + h * scores + jnp.sqrt(2 * h) * noise
-            # The energy is a mean over points, so each point has a part 1 / n of the gradient.
-            return moved, (-jnp.mean(values), jnp.linalg.norm(scores) / points.shape[0])
-
-        keys = jax.random.split(key, self.num_inner_steps)
-        points, (energies, gradient_norms) = lax.scan(move, state.params, keys)
-        energy = -jnp.mean(jax.vmap(self.log_prob)(points))
-        # From a mode to the stationary law of a well the energy rises by half its dimension.
-        noise = float(self.family.dim)
-        change = (energies[0], energy)
-        return _end(state, points, self.step_size, change, gradient_norms[-1], noise)
+    def energy(self, key: Key, points: Float[Array, "n d"]) -> Scalar:
+        """Returns the mean of -log nu."""
+        del key
+        return mean_potential(self.log_prob, self._cloud(points))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SlicedFlow(Readable):
+class SlicedFlow(ParticleScheme):
     """Made by ``sliced_flow``.
 
     family, target, step_size, temperature and target_weights are leaves.
@@ -190,42 +168,15 @@ class SlicedFlow(Readable):
     direction_fn: DirectionFn = static_field()
     num_inner_steps: int = static_field()
     target_weights: Leaf | None = None
+    optimizer: ClassVar[None] = None
 
-    @property
-    def _weights(self) -> dict[str, Any]:
-        return {"x_weights": self.family.weights, "y_weights": self.target_weights}
-
-    def init(self, key: Key) -> State:
-        """Returns the state at the initial points, time 0."""
-        return start_state(self.family.init(key), self.step_size)
-
-    def step(self, key: Key, state: State) -> tuple[State, Info]:
-        """Makes the moves of a step. If they fail, the state stays and its code says why."""
-        move_key, report_key = jax.random.split(key)
-        dtype = state.params.dtype
-        h = (self.step_size / self.num_inner_steps).astype(dtype)
-        temperature = self.temperature.astype(dtype)
-
-        def move(points, key):
-            direction_key, noise_key = jax.random.split(key)
-            directions = self._directions(direction_key)
-            velocity = sliced_displacement(points, self.target, directions, **self._weights)
-            noise = jax.random.normal(noise_key, points.shape, points.dtype)
-            moved = points + h * velocity + jnp.sqrt(2 * temperature * h) * noise
-            if self.family.weights is not None:
-                share = self.family.weights.astype(dtype) * points.shape[0]
-                velocity *= share[:, None]
-            return moved, jnp.linalg.norm(velocity) / points.shape[0]
-
-        keys = jax.random.split(move_key, self.num_inner_steps)
-        points, gradient_norms = lax.scan(move, state.params, keys)
-        change = (self.energy(report_key, state.params), self.energy(report_key, points))
-        noise = 1.0 + temperature * self.step_size.astype(dtype)
-        return _end(state, points, self.step_size, change, gradient_norms[-1], noise)
+    def velocity(self, key: Key, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Returns the mean displacement towards the target, on directions drawn with the key."""
+        return sliced_displacement(points, self.target, self._directions(key), **self._weights)
 
     def energy(self, key: Key, points: Float[Array, "n d"]) -> Scalar:
         """Returns SW_2^2 / 2 from points [n d] to the target, on directions drawn with the key."""
-        directions = self._directions(jax.random.clone(key))
+        directions = self._directions(key)
         return 0.5 * sliced_wasserstein_pow(points, self.target, directions, **self._weights)
 
     def with_data(
@@ -235,21 +186,9 @@ class SlicedFlow(Readable):
         target, weights = as_data(target, target_weights, "target", self.target.dtype)
         return dataclasses.replace(self, target=target, target_weights=weights)
 
+    @property
+    def _weights(self) -> dict[str, Any]:
+        return {"x_weights": self.family.weights, "y_weights": self.target_weights}
+
     def _directions(self, key: Key) -> Float[Array, "l d"]:
         return self.direction_fn(key, self.num_projections, self.family.dim)
-
-
-def _end(
-    state: State,
-    points: Float[Array, "n d"],
-    step_size: Scalar,
-    energies: tuple[Scalar, Scalar],
-    gradient_norm: Scalar,
-    noise: float | Scalar,
-) -> tuple[State, Info]:
-    """Returns state and report after a move to ``points``, with energies before and after it."""
-    before, energy = energies
-    result = step_result(state, points, energy, before, noise)
-    state = accept(state, State(points, state.time + step_size, state.step + 1, result))
-    zero = jnp.zeros_like(energy)
-    return state, Info(state.time, energy, zero, energy, gradient_norm, result)

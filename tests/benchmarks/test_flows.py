@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import swjko
-from benchmarks import ablation, aggregation, fokker_planck, gaussian_flows, mixtures
+from benchmarks import ablation, aggregation, fokker_planck, gaussian_flows, mixtures, particles
 from benchmarks.__main__ import main
 from swjko import problems
 
@@ -54,6 +54,25 @@ def test_quick_run_writes_json_and_figure(name, tmp_path, monkeypatch):
         assert set(rows[0]["difference"]) == set(chosen[1:])
         assert all(np.isfinite(rows[0]["log10"][variant]).all() for variant in chosen)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+
+# Blackjax adds arrays of different ranks.
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_quick_run_of_particles_writes_json_and_figure(tmp_path):
+    with jax.numpy_rank_promotion("allow"):
+        assert main(["particles", "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "particles.json").read_text())
+    found = {(row["problem"], row["method"]): row for row in content["curves"]}
+    assert {method for _, method in found} == set(particles.METHODS)
+    assert ("digits", "SVGD") not in found
+    assert all(len(row["distance"]) == 3 and row["result"] == "OK" for row in found.values())
+    assert content["svgd"]["largest_difference"] < 1e-5
+    assert (tmp_path / "particles.png").stat().st_size > 0
+
+
+def test_energy_distance_of_two_points_is_twice_their_distance():
+    assert particles.energy_distance([[0.0, 0.0]], [[3.0, 4.0]]) == pytest.approx(10.0)
 
 
 def test_averaging_ends_at_the_mean_of_the_second_half():

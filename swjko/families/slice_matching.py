@@ -1,0 +1,250 @@
+"""Slice matching: a distribution fitted to points by optimal maps of their projections.
+
+Each step draws an orthonormal basis Q of rows q_k and moves points towards N(0, I) by
+
+    x <- x + step_size * sum_k (T_k(<q_k, x>) - <q_k, x>) q_k,
+
+where T_k is the monotone map from the projections of the points to N(0, 1). The bases and the
+tables of T_k are kept. The map acts on each coordinate of the basis Q alone, so the density is that
+of N(0, I) times the slopes of all T_k, and the inverse maps noise to new points.
+
+Tables are regularised. A knot is the mean of an equal share of the sorted projections, matched to
+the mean of N(0, 1) between the same levels. Between knots and in the tails the maps are linear,
+with slopes between bounds.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.stats import norm
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from swjko import validation
+from swjko.distances.directions import orthogonal_directions
+from swjko.distances.sorting import sort_rows
+from swjko.families.base import standard_normal_log_prob
+from swjko.families.distribution import FlowDistribution
+from swjko.families.pushforward import pushforward
+from swjko.types import Key, Params, Scalar
+
+# Slopes of a table lie between the inverse of this and this.
+_STEEPEST = 20.0
+# Added to the covariance of marginals of unit variance, which may be singular.
+_RIDGE = 1e-4
+# Marginals are fitted once, by one map each, so their tables may be finer than those of the steps.
+_MARGINAL_KNOTS = 4
+
+# Points and log |det| of the map that led to them.
+_Moved = tuple[Float[Array, "n d"], Float[Array, " n"]]
+
+
+class _Table(NamedTuple):
+    """Monotone maps of d coordinates: knots x to y [d b], and log-slopes [d b + 1] around them."""
+
+    x: Float[Array, "..."]
+    y: Float[Array, "..."]
+    log_slopes: Float[Array, "..."]
+
+
+def slice_matching(
+    key: Key,
+    points: Float[Array, "n d"],
+    *,
+    num_steps: int,
+    step_size: float | Scalar = 1.0,
+    num_knots: int = 8,
+    standardize: bool = True,
+    held_out: Float[Array, "m d"] | None = None,
+) -> FlowDistribution:
+    """Returns a distribution with a density, fitted to points by slice matching.
+
+    The points are moved to N(0, I), one orthonormal basis a step, and the maps are kept. There is
+    no optimizer: a step takes O(n d^2) for projections and O(n d log n) for sorting. The params
+    are the tables, which may be trained further, and the distribution may be the ``base`` of a
+    flow. Near N(0, I) a whole step shrinks the traceless error of a covariance to d / (d + 2) of
+    its mean square, and leaves nothing of a mean or a trace. It may be compiled with
+    ``num_steps`` and ``num_knots`` static.
+
+    Args:
+      key: Random key of the bases.
+      points: Points [n d] to fit.
+      num_steps: Number of steps, at least 1.
+      step_size: Part of the way that a step goes, above 0 and at most 1. Small steps, such as 0.1,
+        fit less of the noise of small samples.
+      num_knots: Knots of each table, from 2 to n. Few knots make smooth maps.
+      standardize: Whether the marginals, by finer tables, and the covariance are matched first.
+      held_out: Points [m d] of the same law. The steps after their largest likelihood are
+        dropped; None keeps all.
+
+    Example::
+
+        law = slice_matching(key, data, num_steps=100, step_size=0.1, held_out=others)
+        cloud, log_density = law.sample(key, 1000), law.log_prob(others)
+
+    References:
+      Dai, Seljak, "Sliced iterative normalizing flows" (2021), arXiv 2007.00674, algorithm GIS;
+      Thurin, Boyer, Nadjahi, "Convergence rates for distribution matching with sliced optimal
+      transport" (2026), arXiv 2602.10691.
+    """
+    points = validation.as_points(points, "points")
+    num_steps = validation.as_count(num_steps, "num_steps")
+    num_knots = _as_knots(num_knots, points.shape[0])
+    step_size = _as_part(step_size).astype(points.dtype)
+    params: dict[str, Any] = _standardizing(points, num_knots) if standardize else {}
+    moved, _ = _standardized(params, points)
+    watched, log_det = moved, jnp.zeros_like(moved[:, 0])
+    if held_out is not None:
+        held_out = validation.as_points(held_out, "held_out")
+        validation.require_same_dim(points, held_out, "points", "held_out")
+        watched, log_det = _standardized(params, held_out.astype(points.dtype))
+
+    def step(carry: Any, key: Key) -> tuple[Any, Any]:
+        moved, (watched, log_det) = carry
+        basis = orthogonal_directions(key, *2 * [points.shape[1]]).astype(points.dtype)
+        table = _matched(basis @ moved.T, step_size, num_knots)
+        watched, more = _turned(basis, table, watched)
+        likelihood = jnp.mean(standard_normal_log_prob(watched) + log_det + more)
+        carry = _turned(basis, table, moved)[0], (watched, log_det + more)
+        return carry, ((basis, table), likelihood)
+
+    start = moved, (watched, log_det)
+    _, (steps, likelihood) = lax.scan(step, start, jax.random.split(key, num_steps))
+    params["steps"] = steps if held_out is None else _until(steps, jnp.argmax(likelihood))
+    init = Partial(_constant, params)
+    family = pushforward(init, _transform, dim=points.shape[1], inverse=_inverse)
+    return FlowDistribution(family, params)
+
+
+def _as_knots(num_knots: int, count: int) -> int:
+    num_knots = validation.as_count(num_knots, "num_knots", minimum=2)
+    if num_knots > count:
+        raise ValueError(
+            f"num_knots must not exceed the {count} points; got {num_knots}. Use fewer knots."
+        )
+    return num_knots
+
+
+def _as_part(step_size: float | Scalar) -> Scalar:
+    step_size = validation.as_positive(step_size, "step_size")
+    if validation.is_concrete(step_size) and step_size > 1:
+        raise ValueError(f"step_size must be at most 1, the whole way; got {step_size}.")
+    return step_size
+
+
+def _constant(params: Params, key: Key) -> Params:
+    del key
+    return params
+
+
+def _standardizing(points: Float[Array, "n d"], num_knots: int) -> dict[str, Any]:
+    """Returns the params of maps of the marginals to N(0, 1), and then of their covariance to I."""
+    n, dim = points.shape
+    mean, scale = jnp.mean(points, axis=0), jnp.std(points, axis=0)
+    # A constant coordinate stays as it is.
+    scale = jnp.where(scale > 0, scale, 1.0)
+    z = (points - mean[None]) / scale[None]
+    num_knots = min(_MARGINAL_KNOTS * num_knots, n)
+    table = _matched(z.T, jnp.ones((), z.dtype), num_knots)
+    z, _ = _mapped(table, z)
+    cov = z.T @ z / n + _RIDGE * jnp.eye(dim, dtype=z.dtype)
+    return {"mean": mean, "scale": scale, "marginals": table, "factor": jnp.linalg.cholesky(cov)}
+
+
+def _standardized(params: Params, points: Float[Array, "n d"]) -> _Moved:
+    if "factor" not in params:
+        return points, jnp.zeros_like(points[:, 0])
+    z, log_det = _mapped(
+        params["marginals"], (points - params["mean"][None]) / params["scale"][None]
+    )
+    scales = params["scale"] * jnp.diagonal(params["factor"])
+    z = solve_triangular(params["factor"], z.T, lower=True).T
+    return z, log_det - jnp.sum(jnp.log(jnp.abs(scales)))
+
+
+def _unstandardized(params: Params, z: Float[Array, "n d"]) -> _Moved:
+    if "factor" not in params:
+        return z, jnp.zeros_like(z[:, 0])
+    z, log_det = _mapped(_inverted(params["marginals"]), z @ params["factor"].T)
+    scales = params["scale"] * jnp.diagonal(params["factor"])
+    points = z * params["scale"][None] + params["mean"][None]
+    return points, log_det + jnp.sum(jnp.log(jnp.abs(scales)))
+
+
+def _matched(rows: Float[Array, "d n"], step_size: Scalar, num_knots: int) -> _Table:
+    """Returns the maps of rows of projections towards N(0, 1)."""
+    x = _share_means(sort_rows(rows), num_knots)
+    # The mean of N(0, 1) between two quantiles is the difference of its densities there.
+    densities = norm.pdf(norm.ppf(jnp.linspace(0.0, 1.0, num_knots + 1)))
+    normal = (num_knots * (densities[:-1] - densities[1:])).astype(rows.dtype)
+    gaps = jnp.diff(x, axis=1)
+    slopes = jnp.diff(normal)[None] / jnp.where(gaps > 0, gaps, 1.0)
+    # Points that coincide would have the slope infinity.
+    slopes = jnp.clip(jnp.where(gaps > 0, slopes, 1.0), 1 / _STEEPEST, _STEEPEST)
+    slopes = 1 + step_size * (slopes - 1)
+    y = jnp.pad(jnp.cumsum(slopes * gaps, axis=1), ((0, 0), (1, 0)))
+    shift = jnp.mean((1 - step_size) * x - y, axis=1, keepdims=True)
+    return _Table(x, y + shift, jnp.log(jnp.pad(slopes, ((0, 0), (1, 1)), mode="edge")))
+
+
+def _share_means(rows: Float[Array, "d n"], num: int) -> Float[Array, "d b"]:
+    """Returns the means of ``num`` equal shares of sorted rows; a value may be split."""
+    n = rows.shape[1]
+    places = jnp.arange(num + 1, dtype=rows.dtype) * (n / num)
+    left = jnp.clip(places.astype(int), 0, n - 1)
+    passed = jnp.pad(jnp.cumsum(rows, axis=1), ((0, 0), (1, 0)))
+    sums = passed[:, left] + (places - left)[None] * rows[:, left]
+    return jnp.diff(sums, axis=1) * (num / n)
+
+
+def _mapped(table: _Table, points: Float[Array, "n d"]) -> _Moved:
+    """Returns the images of points under the maps of their coordinates, and log |det|."""
+
+    def coordinate(table: _Table, u: Float[Array, " n"]) -> tuple[Array, Array]:
+        # Tables are short, so comparisons with all knots are the fastest search.
+        place = jnp.searchsorted(table.x, u, method="compare_all")
+        left, log_slope = jnp.maximum(place - 1, 0), table.log_slopes[place]
+        return table.y[left] + jnp.exp(log_slope) * (u - table.x[left]), log_slope
+
+    moved, log_slopes = jax.vmap(coordinate, (0, 1), 1)(table, points)
+    return moved, jnp.sum(log_slopes, axis=1)
+
+
+def _inverted(table: _Table) -> _Table:
+    return _Table(table.y, table.x, -table.log_slopes)
+
+
+def _turned(basis: Float[Array, "d d"], table: _Table, points: Float[Array, "n d"]) -> _Moved:
+    """Returns the images under maps of the coordinates in a basis, and log |det|."""
+    moved, log_det = _mapped(table, points @ basis.T)
+    return moved @ basis, log_det
+
+
+def _until(steps: tuple[Array, _Table], last: Array) -> tuple[Array, _Table]:
+    """Returns the steps with the identity after the last."""
+    basis, table = steps
+    kept = (jnp.arange(basis.shape[0]) <= last)[:, None, None]
+    y = jnp.where(kept, table.y, table.x)
+    return basis, _Table(table.x, y, jnp.where(kept, table.log_slopes, 0.0))
+
+
+def _inverse(params: Params, points: Float[Array, "n d"]) -> _Moved:
+    def step(carry: _Moved, step: tuple[Array, _Table]) -> tuple[_Moved, None]:
+        moved, more = _turned(*step, carry[0])
+        return (moved, carry[1] + more), None
+
+    return lax.scan(step, _standardized(params, points), params["steps"])[0]
+
+
+def _transform(params: Params, z: Float[Array, "n d"]) -> _Moved:
+    def step(carry: _Moved, step: tuple[Array, _Table]) -> tuple[_Moved, None]:
+        moved, more = _turned(step[0], _inverted(step[1]), carry[0])
+        return (moved, carry[1] + more), None
+
+    start = z, jnp.zeros_like(z[:, 0])
+    (z, log_det), _ = lax.scan(step, start, params["steps"], reverse=True)
+    points, more = _unstandardized(params, z)
+    return points, log_det + more
