@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from swjko.schemes.sw_bdf2 import sw_bdf2
     from swjko.schemes.adaptive import adaptive
     from swjko.schemes.correction import corrected
+    from swjko.schemes.drifting import drifting
     from swjko.schemes.icnn_jko import icnn_jko
     from swjko.schemes.particles import langevin, sliced_flow
     from swjko.schemes.retry import guarded
@@ -105,6 +106,7 @@ _NAMES = {
     "schemes.sw_bdf2": ("sw_bdf2",),
     "schemes.adaptive": ("adaptive",),
     "schemes.correction": ("corrected",),
+    "schemes.drifting": ("drifting",),
     "schemes.icnn_jko": ("icnn_jko",),
     "schemes.particles": ("langevin", "sliced_flow"),
     "schemes.retry": ("guarded",),
@@ -153,6 +155,7 @@ __all__ = [
     "corrected",
     "direct_minimization",
     "distributed",
+    "drifting",
     "evaluate",
     "flow_mesh",
     "forward_kl",
