@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from swjko.functionals.sums import weighted_sum
     from swjko.families.base import Family, sample
     from swjko.families.distribution import FlowDistribution
+    from swjko.families.cells import cells
     from swjko.families.particles import grid, particles
     from swjko.families.bases import student_t
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
@@ -97,6 +98,7 @@ _NAMES = {
     "functionals.sums": ("weighted_sum",),
     "families.base": ("Family", "sample"),
     "families.distribution": ("FlowDistribution",),
+    "families.cells": ("cells",),
     "families.particles": ("grid", "particles"),
     "families.bases": ("student_t",),
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
@@ -150,6 +152,7 @@ __all__ = [
     "__version__",
     "adaptive",
     "both",
+    "cells",
     "certificate",
     "closed_form",
     "corrected",
