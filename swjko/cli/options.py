@@ -43,6 +43,7 @@ _MOST = {
 # How help tells defaults that depend on the data.
 _DEFAULTS = {
     ("step_size", 0.0): "default 1 / dimension",
+    ("steps", 0): "default 6, or 60 for a perceptron of codes",
     ("samples", 0): "default 256, fewer for more than 16,000 rows",
 }
 
@@ -91,9 +92,10 @@ PROBLEMS = {
 GENERATE = Problem(
     "generate images like those in a folder",
     "Flow from noise to images, F = SW_2^2(mu, images) / 2. Draw a sheet with samples at the left "
-    "and, in the same places at the right, the images nearest to them. Write report.json beside "
-    "it. A fifth of the images is held out for comparison. The default images are scikit-learn's "
-    "digits of 8 x 8 pixels.",
+    "and, in the same places beside them, the images nearest to them. In latent space each row of "
+    "a third block moves from one latent to another. Write report.json beside the sheet. A fifth "
+    "of the images is held out for comparison. The default images are scikit-learn's digits of "
+    "8 x 8 pixels.",
     settings.GENERATE,
     ("data", "family", "space", "batch_size", "grid", "checkpoint_dir"),
 )
@@ -226,11 +228,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--data", type=as_path, metavar="DATA", help=text)
     text = "directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)"
     add("--data-dir", type=as_path, metavar="DIR", help=text)
-    text = "coupling flow with a density (default), or convolutional generator"
+    text = (
+        "perceptron of codes (mlp), coupling flow with a density, or convolutional generator of "
+        "pixels (default auto: mlp in codes, coupling in pixels)"
+    )
     add("--family", choices=settings.GENERATE_FAMILIES, help=text)
     text = (
         "space of the flow: pixels, or latent codes of an autoencoder that is fitted first "
-        "(default auto: latent for coupling flows beyond 16 x 16 pixels)"
+        "(default auto: latent beyond 16 x 16 pixels, unless the family is convolutional)"
     )
     add("--space", choices=settings.GENERATE_SPACES, help=text)
     text = "images for each update (default 2000, or all if there are fewer)"

@@ -24,7 +24,8 @@ MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projecti
 MATCH_SCALES = ("columns", "whiten", "common")
 MATCH_FAMILIES = ("mlp", "coupling")
 
-# With 512 samples, sampling noise hides what is left to learn of 64 pixels.
-GENERATE = Settings(steps=6, step_size=5.0, inner_steps=250, samples=1024, projections=256)
-GENERATE_FAMILIES = ("coupling", "convolutional")
+# Zero steps stand for the default of the family. With 512 samples, sampling noise hides what is
+# left to learn of 64 pixels.
+GENERATE = Settings(steps=0, step_size=5.0, inner_steps=250, samples=1024, projections=256)
+GENERATE_FAMILIES = ("auto", "mlp", "coupling", "convolutional")
 GENERATE_SPACES = ("auto", "pixels", "latent")

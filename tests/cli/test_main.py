@@ -14,7 +14,7 @@ from PIL import Image
 
 import swjko
 from swjko import problems
-from swjko.cli import generate, match, report, scores
+from swjko.cli import codes, generate, match, report, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -340,7 +340,7 @@ def test_the_space_depends_on_the_size_of_the_pictures(space, family, shape, cho
 
 
 def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "_FIT_STEPS", 4)
+    monkeypatch.setattr(codes, "FIT_STEPS", 4)
     arguments = ["generate", "--data", str(pictures), "--space", "latent", *_SHEET]
     arguments += ["--checkpoint-dir", str(tmp_path / "kept")]
     for name in ("one", "resumed"):
