@@ -130,7 +130,7 @@ scheme = lagrangian(
     quantiles(barenblatt(1.0)), swjko.internal_energy(lambda density: density**2), 0.02
 )
 edges, times = flow(scheme, 2 if smoke else 45)
-figure = Figure(figsize=(6.4, 3.4), dpi=90, layout="constrained")
+figure = Figure(figsize=(6.4, 3.4), dpi=75, layout="constrained")
 axis = figure.subplots()
 for index, step in enumerate([len(times) // 3, 2 * len(times) // 3, len(times) - 1]):
     exact = barenblatt((1 + 9 * times[step]) ** (1 / 3))
@@ -156,7 +156,7 @@ energy = swjko.weighted_sum(
     (1.0, swjko.interaction(lambda x: jnp.sum(x**2) / 2, self_pairs=True)),
 )
 edges, times = flow(lagrangian(quantiles(normal(0.4)), energy, 0.01), 2 if smoke else 90)
-figure = Figure(figsize=(6.4, 3.4), dpi=90, layout="constrained")
+figure = Figure(figsize=(6.4, 3.4), dpi=75, layout="constrained")
 axis = figure.subplots()
 for index, step in enumerate([len(times) // 3, 2 * len(times) // 3, len(times) - 1]):
     exact = normal(np.sqrt(1 + (0.4**2 - 1) * np.exp(-2 * times[step])))
@@ -182,14 +182,14 @@ energy = swjko.weighted_sum(
 )
 swarms = np.maximum(0.36 - (np.abs(x) - 1.6) ** 2, 0.0)
 edges, times = flow(lagrangian(quantiles(swarms), energy, 0.05), 2 if smoke else 80)
-figure = Figure(figsize=(6.4, 3.4), dpi=90, layout="constrained")
+figure = Figure(figsize=(6.4, 3.4), dpi=75, layout="constrained")
 axis = figure.subplots()
 shown = np.unique(np.minimum([0, 6, 14, 24, len(times) - 1], len(times) - 1))
 for index, step in enumerate(shown):
     axis.plot(x, density(edges[step]), color=f"C{index}", label=f"t = {times[step]:.1f}")
 steady = barenblatt(3 ** (1 / 3))
 axis.plot(x, steady, "k:", linewidth=1.2, label="steady")
-axis.set(xlim=(-2.6, 2.6), xlabel="x", ylabel="density")
+axis.set(xlim=(-2.6, 4.0), xlabel="x", ylabel="density")
 axis.legend()
 display(figure)
 error = l1(density(edges[-1]), steady)
@@ -209,7 +209,7 @@ def chemical(strength, x):
     return strength * jnp.log(jnp.sum(x**2)) / 2
 
 
-figure = Figure(figsize=(8.4, 3.2), dpi=90, layout="constrained")
+figure = Figure(figsize=(8.4, 3.2), dpi=75, layout="constrained")
 densities, moments = figure.subplots(1, 2)
 for index, strength in enumerate([1.0, 1.5, 2.5]):
     energy = swjko.weighted_sum(
@@ -250,7 +250,7 @@ middles = (edges[:, 1:] + edges[:, :-1]) / 2
 mass = np.abs((np.arange(num_cells) + 0.5) / num_cells - 0.5)
 free = np.abs(middles[0]) * np.exp(-times[:, None])
 exact = np.sign(middles[0]) * np.maximum(free, mass)
-figure = Figure(figsize=(8.4, 3.2), dpi=90, layout="constrained")
+figure = Figure(figsize=(8.4, 3.2), dpi=75, layout="constrained")
 densities, paths = figure.subplots(1, 2)
 for index, step in enumerate([0, len(times) // 3, len(times) - 1]):
     densities.plot(x, density(edges[step]), color=f"C{index}", label=f"t = {times[step]:.1f}")
@@ -306,7 +306,7 @@ solution = swjko.solve(
     jax.random.key(5), scheme, 2 if smoke else 30, progress=False, record=swjko.both
 )
 states, infos = solution.history
-figure = Figure(figsize=(8.4, 3.4), dpi=90, layout="constrained")
+figure = Figure(figsize=(8.4, 3.4), dpi=75, layout="constrained")
 plane, errors = figure.subplots(1, 2)
 for points, color, name in ((start, "0.6", "start"), (solution.state.params, "C0", "end")):
     places = np.abs(points[:, :1]) * points[:, 1:]

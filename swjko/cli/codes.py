@@ -32,7 +32,7 @@ from swjko.types import Key, Params
 CODE_DIM, NUM_LINEAR, FIT_STEPS, FIT_BATCH = 48, 4, 1600, 128
 # Axes with less than this fraction of the largest variance are left at their mean.
 _LEAST_VARIANCE = 1e-4
-_WIDTH, _MOVES, _PAIRS = 256, 10, 256
+_WIDTH, _MOVES, _PAIRS = 256, 60, 256
 
 
 class Space(NamedTuple):
@@ -110,7 +110,7 @@ def principal_axes(codes: Float[Array, "m k"]) -> tuple[Array, Array, Array]:
 
 
 def drift_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
-    """Return ``drifting`` of a generator of codes; a step has the length of an SW-JKO step.
+    """Return ``drifting`` of a generator of codes, with steps in the units of SW-JKO's.
 
     Args:
       space: Space of the flow.

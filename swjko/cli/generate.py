@@ -15,7 +15,7 @@ from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
-from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_SPACES, Settings
+from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_NUMBERS, GENERATE_SPACES, Settings
 from swjko.cli.sheets import sheet
 from swjko.cli.terminal import say, say_compiling
 from swjko.cli.verdict import Check, Verdict, judge
@@ -37,8 +37,6 @@ _MEASURED_POINTS = 2000
 # Distance from black and white that the logit keeps: two and a half of 256 grey levels.
 _ALPHA = 0.01
 _NOISE_DIM = 32
-# Updates of a drift are cheap, and make most of the way when there are many of them.
-_STEPS = {"mlp": 60, "coupling": 6, "convolutional": 6}
 # What a good fit may exceed the values of held-out images by.
 _LARGEST_DISTANCE, _LARGEST_EXCESS = 1.5, 2.0
 _evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
@@ -90,7 +88,8 @@ def generate(
     space = chosen_space(space, family, images.shape)
     if family == "auto":
         family = "mlp" if space == "latent" else "coupling"
-    settings = settings._replace(steps=settings.steps or _STEPS[family])
+    numbers = {name: getattr(settings, name) or n for name, n in GENERATE_NUMBERS[family].items()}
+    settings = settings._replace(**numbers)
     target, held_out = _split(images, seed, data, batch_size)
     say_compiling(progress)
     batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size

@@ -43,7 +43,6 @@ _MOST = {
 # How help tells defaults that depend on the data.
 _DEFAULTS = {
     ("step_size", 0.0): "default 1 / dimension",
-    ("steps", 0): "default 6, or 60 for a perceptron of codes",
     ("samples", 0): "default 256, fewer for more than 16,000 rows",
 }
 
@@ -275,6 +274,11 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
         if defaults:
             value = getattr(defaults, field)
             default = _DEFAULTS.get((field, value), f"default {value}")
+            if defaults is settings.GENERATE and not value:
+                codes, others = (
+                    settings.GENERATE_NUMBERS[name][field] for name in ("mlp", "coupling")
+                )
+                default = f"default {codes:g} for a perceptron of codes, {others:g} otherwise"
         metavar = "N"
         if field in _MOST:
             default = f"{default}, at most {_MOST[field]:,}"
