@@ -29,7 +29,7 @@ MATCH_FAMILIES = ("mlp", "coupling")
 GENERATE = Settings(steps=0, step_size=0.0, inner_steps=250, samples=0, projections=256)
 _JKO = {"steps": 6, "step_size": 5.0, "samples": 1024}
 GENERATE_NUMBERS = {
-    "mlp": {"steps": 40, "step_size": 40.0, "samples": 2500},
+    "mlp": {"steps": 24, "step_size": 40.0, "samples": 2500},
     "coupling": _JKO,
     "convolutional": _JKO,
 }

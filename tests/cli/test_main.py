@@ -353,7 +353,7 @@ def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch
     assert 2 <= report["dim"] <= 10
     # Samples, their nearest images, and rows that move from one latent to another.
     factor, gap = 8, 4
-    width = Image.open(tmp_path / "one" / "s.png").size[0]
+    width = np.asarray(Image.open(tmp_path / "one" / "s.png")).shape[1]
     assert width == gap + 9 * (4 * factor + gap) + 4 * gap
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["autoencoder", "flow"]
     sheets = [(tmp_path / name / "s.png").read_bytes() for name in ("one", "resumed")]
