@@ -105,8 +105,11 @@ def principal_axes(codes: Float[Array, "m k"]) -> tuple[Array, Array, Array]:
     # At least two, which a coupling needs; equal codes have the variance zero along all.
     kept = values >= min(_LEAST_VARIANCE * values[-1], values[-2])
     deviations = np.sqrt(np.maximum(values[kept], 1e-12))
-    parts = points.mean(axis=0), vectors[:, kept], deviations
-    return tuple(jnp.asarray(part, codes.dtype) for part in parts)
+    mean, axes, deviations = (
+        jnp.asarray(part, codes.dtype)
+        for part in (points.mean(axis=0), vectors[:, kept], deviations)
+    )
+    return mean, axes, deviations
 
 
 def drift_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:

@@ -13,6 +13,7 @@ from helpers import axes_of, jitted_run, jitted_step
 
 import swjko
 from swjko import flows
+from swjko.checkpoints.store import Store
 
 DIM = 2
 TARGET = np.random.default_rng(3).normal(size=(24, DIM)) + 1.0
@@ -209,13 +210,22 @@ def test_a_run_in_two_parts_is_the_same_run(key):
     assert int(optax.tree.get(whole.extra, "count")) == 4 * SIZES["num_inner_steps"]
 
 
-def test_solve_saves_and_resumes(tmp_path, key):
+def test_solve_resumes_after_a_kill(tmp_path, monkeypatch, key):
     scheme = drifting()
     options = {"progress": False, "chunk_size": 2}
     whole = swjko.solve(key, scheme, 4, **options)
-    swjko.solve(key, scheme, 2, checkpoint_dir=tmp_path, **options)
-    resumed = swjko.solve(key, scheme, 4, checkpoint_dir=tmp_path, **options)
-    chex.assert_trees_all_equal(jax.device_get(whole.state), jax.device_get(resumed.state))
+
+    def append(self, first_step, *arguments, real=Store.append):
+        if first_step >= 2:
+            raise KeyError("killed")
+        real(self, first_step, *arguments)
+
+    options |= {"checkpoint_dir": tmp_path, "checkpoint_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", append)
+        with pytest.raises(KeyError, match="killed"):
+            swjko.solve(key, scheme, 4, **options)
+    chex.assert_trees_all_equal(swjko.solve(key, scheme, 4, **options).state, whole.state)
 
 
 def test_a_sweep_over_step_sizes_stops_failing_flows_alone(key):
