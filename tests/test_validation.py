@@ -497,7 +497,7 @@ ROWS = [
         num_drift_steps=BAD_COUNTS,
         num_inner_steps=BAD_COUNTS,
         num_samples=BAD_COUNTS,
-        batch_size=BAD_COUNTS,
+        batch_size={name: bad for name, bad in BAD_COUNTS.items() if bad is not None},
         velocity={"text": "a", "a scalar": lambda key, points: jnp.sum(points)},
     ),
     row(
