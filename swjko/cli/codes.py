@@ -32,7 +32,7 @@ from swjko.types import Key, Params
 CODE_DIM, NUM_LINEAR, FIT_STEPS, FIT_BATCH = 48, 4, 1600, 128
 # Axes with less than this fraction of the largest variance are left at their mean.
 _LEAST_VARIANCE = 1e-4
-_WIDTH, _MOVES, _PAIRS = 256, 60, 256
+_WIDTH, _MOVES, _PAIRS, _LEARNING_RATE = 256, 60, 256, 2e-3
 
 
 class Space(NamedTuple):
@@ -130,7 +130,7 @@ def drift_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
     return drifting(
         space.family,
         functional,
-        optax.adam(optax.cosine_decay_schedule(settings.learning_rate, updates)),
+        optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, updates)),
         step_size=settings.step_size * space.family.dim,
         num_drift_steps=_MOVES,
         num_inner_steps=settings.inner_steps,

@@ -30,7 +30,8 @@ from swjko.running.solve import solve
 from swjko.schemes.base import Scheme
 from swjko.types import Cloud, Estimate
 
-_DEFAULT_BATCH = 2000
+# A drift makes more use of all images than a gradient does.
+_DEFAULT_BATCH = {"mlp": 8000, "coupling": 2000, "convolutional": 2000}
 _FEWEST_IMAGES = 10
 # Largest clouds in the final measurements; distances between more would take longer than the flow.
 _MEASURED_POINTS = 2000
@@ -75,7 +76,8 @@ def generate(
         generator of pixels; or "auto", a perceptron in codes and a coupling flow in pixels.
       space: "pixels"; "latent", the codes of an autoencoder that is fitted to the images first;
         or "auto", see ``chosen_space``.
-      batch_size: Images drawn for each update; None takes 2000, or all if there are fewer.
+      batch_size: Images drawn for each update; None takes 2000, or 8000 for a perceptron
+        of codes, or all if there are fewer.
       grid: Rows and columns of the samples on the sheet.
       checkpoint_dir: See ``solve``.
       progress: Whether to show a progress bar.
@@ -92,7 +94,7 @@ def generate(
     settings = settings._replace(**numbers)
     target, held_out = _split(images, seed, data, batch_size)
     say_compiling(progress)
-    batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
+    batch_size = batch_size or min(_DEFAULT_BATCH[family], len(target))
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)

@@ -237,7 +237,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "(default auto: latent beyond 16 x 16 pixels, unless the family is convolutional)"
     )
     add("--space", choices=settings.GENERATE_SPACES, help=text)
-    text = "images for each update (default 2000, or all if there are fewer)"
+    text = "images for each update (default 2000, or 8000 for mlp, or all if there are fewer)"
     add("--batch-size", type=as_whole(1, _MOST["samples"]), metavar="N", help=text)
     add(
         "--grid", type=as_whole(1, 100), metavar="N", help="N x N samples on the sheet (default 10)"
