@@ -300,6 +300,13 @@ TABLES: dict[str, Region] = {
         "{problem} | `{family}` | {runs:count} | {energy:.5f} | {exact:.5f} | {worst:.2g} % | "
         "{published:g} | {seconds:seconds}",
     ),
+    "generators": region(
+        "generators",
+        lambda result: result["rows"],
+        "target | scheme | $SW_2^2$ to held-out data | of the training data | seconds",
+        "{target} | `{method}` | {sw[mean]:.3g}{sw[deviation]:±.2g} | {floor:.3g} | "
+        "{seconds:seconds}",
+    ),
     "ablation": (("ablation",), _ablation),
     "schemes-trajectory": region(
         "ornstein_uhlenbeck",

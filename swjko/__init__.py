@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from swjko.functionals.sums import weighted_sum
     from swjko.families.base import Family, sample
     from swjko.families.distribution import FlowDistribution
+    from swjko.families.cells import cells
     from swjko.families.particles import grid, particles
     from swjko.families.bases import student_t
     from swjko.families.rejection import rejection
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from swjko.schemes.adaptive import adaptive
     from swjko.schemes.annealing import annealed
     from swjko.schemes.correction import corrected
+    from swjko.schemes.drifting import drifting
     from swjko.schemes.icnn_jko import icnn_jko
     from swjko.schemes.particles import langevin, sliced_flow
     from swjko.schemes.particle_flow import particle_flow
@@ -150,6 +152,7 @@ _NAMES = {
     "functionals.sums": ("weighted_sum",),
     "families.base": ("Family", "sample"),
     "families.distribution": ("FlowDistribution",),
+    "families.cells": ("cells",),
     "families.particles": ("grid", "particles"),
     "families.bases": ("student_t",),
     "families.rejection": ("rejection",),
@@ -162,6 +165,7 @@ _NAMES = {
     "schemes.adaptive": ("adaptive",),
     "schemes.annealing": ("annealed",),
     "schemes.correction": ("corrected",),
+    "schemes.drifting": ("drifting",),
     "schemes.icnn_jko": ("icnn_jko",),
     "schemes.particles": ("langevin", "sliced_flow"),
     "schemes.particle_flow": ("particle_flow",),
@@ -218,12 +222,14 @@ __all__ = [
     "best_sliced_plan",
     "both",
     "bounded",
+    "cells",
     "certificate",
     "closed_form",
     "convolutional_directions",
     "corrected",
     "direct_minimization",
     "distributed",
+    "drifting",
     "energy_based_weights",
     "evaluate",
     "expected_sliced_plan",

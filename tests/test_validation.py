@@ -207,6 +207,7 @@ GOOD = {
     swjko.sw_jko: JKO | STEPS,
     swjko.sw_bdf2: JKO | STEPS,
     swjko.direct_minimization: JKO | UPDATES,
+    swjko.drifting: JKO | UPDATES | {"step_size": 0.1, "num_drift_steps": 1},
     swjko.adaptive: {"scheme": SCHEME, "min_step_size": 0.01, "max_step_size": 1.0},
     swjko.langevin: {"points_init": GOOD_X, "log_prob": log_prob, "step_size": 0.1},
     swjko.sliced_flow: {
@@ -486,6 +487,18 @@ ROWS = [
         optimizer={"nothing": None},
         num_inner_steps=BAD_COUNTS,
         num_samples=BAD_COUNTS,
+    ),
+    row(
+        swjko.drifting,
+        family=BAD_FAMILIES,
+        functional=BAD_FUNCTIONS,
+        optimizer={"nothing": None},
+        step_size=BAD_STEP_SIZES,
+        num_drift_steps=BAD_COUNTS,
+        num_inner_steps=BAD_COUNTS,
+        num_samples=BAD_COUNTS,
+        batch_size={name: bad for name, bad in BAD_COUNTS.items() if bad is not None},
+        velocity={"text": "a", "a scalar": lambda key, points: jnp.sum(points)},
     ),
     row(
         swjko.certificate,

@@ -1,24 +1,21 @@
 """Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array
 from scipy.spatial.distance import cdist
 
 from swjko import flows, validation
-from swjko.autoencoder import autoencoder, decoded, fit_autoencoder
+from swjko.cli.codes import Space, drift_scheme, interpolated, latent_space
 from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.scores import mean_energy
-from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_SPACES, Settings
+from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_NUMBERS, GENERATE_SPACES, Settings
 from swjko.cli.sheets import sheet
 from swjko.cli.terminal import say, say_compiling
 from swjko.cli.verdict import Check, Verdict, judge
@@ -27,22 +24,20 @@ from swjko.data.images import Images, load_images
 from swjko.data.tables import DataError
 from swjko.diagnostics.evaluate import evaluate
 from swjko.distances.directions import orthogonal_directions
-from swjko.families.base import Family
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
-from swjko.running.solution import Solution
 from swjko.running.solve import solve
-from swjko.types import Cloud, Estimate, Key
+from swjko.schemes.base import Scheme
+from swjko.types import Cloud, Estimate
 
-_DEFAULT_BATCH = 2000
+# A drift makes more use of all images than a gradient does.
+_DEFAULT_BATCH = {"mlp": 8000, "coupling": 2000, "convolutional": 2000}
 _FEWEST_IMAGES = 10
 # Largest clouds in the final measurements; distances between more would take longer than the flow.
 _MEASURED_POINTS = 2000
 # Distance from black and white that the logit keeps: two and a half of 256 grey levels.
 _ALPHA = 0.01
 _NOISE_DIM = 32
-# The settings of the autoencoder in benchmarks/images.
-_CODE_DIM, _NUM_LINEAR, _FIT_STEPS, _FIT_BATCH = 48, 4, 1600, 128
 # What a good fit may exceed the values of held-out images by.
 _LARGEST_DISTANCE, _LARGEST_EXCESS = 1.5, 2.0
 _evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
@@ -55,38 +50,34 @@ class Generated(NamedTuple):
     sheet: np.ndarray
 
 
-class _Space(NamedTuple):
-    """The space of a flow: its target points, its family, and the family as pictures."""
-
-    target: Array
-    family: Family
-    show: Callable[[Family], Family]
-
-
 def generate(
     settings: Settings,
     *,
     seed: int,
     data: str = "digits",
     loaded: Images | None = None,
-    family: str = "coupling",
+    family: str = "auto",
     space: str = "auto",
     batch_size: int | None = None,
     grid: int = 10,
     checkpoint_dir: str | None = None,
     progress: bool = True,
 ) -> Generated:
-    """Flow from noise to images by ``sw_jko``. A fifth of the images is held out for the scores.
+    """Flow from noise to images. A fifth of the images is held out for the scores.
+
+    A perceptron of codes follows ``drifting``, and other families follow ``sw_jko``.
 
     Args:
       settings: Numbers of the run.
       seed: Seed of the split of the data and of the flow.
       data: A named set or a path, see ``load_images``.
       loaded: The images, if they are loaded already.
-      family: "coupling", a coupling flow; or "convolutional", a generator without a density.
+      family: "mlp", a perceptron of codes; "coupling", a coupling flow; "convolutional", a
+        generator of pixels; or "auto", a perceptron in codes and a coupling flow in pixels.
       space: "pixels"; "latent", the codes of an autoencoder that is fitted to the images first;
         or "auto", see ``chosen_space``.
-      batch_size: Images drawn for each update; None takes 2000, or all if there are fewer.
+      batch_size: Images drawn for each update; None takes 2000, or 8000 for a perceptron
+        of codes, or all if there are fewer.
       grid: Rows and columns of the samples on the sheet.
       checkpoint_dir: See ``solve``.
       progress: Whether to show a progress bar.
@@ -97,18 +88,26 @@ def generate(
     family = validation.as_choice(family, "family", GENERATE_FAMILIES)
     images = load_images(data) if loaded is None else loaded
     space = chosen_space(space, family, images.shape)
+    if family == "auto":
+        family = "mlp" if space == "latent" else "coupling"
+    numbers = {name: getattr(settings, name) or n for name, n in GENERATE_NUMBERS[family].items()}
+    settings = settings._replace(**numbers)
     target, held_out = _split(images, seed, data, batch_size)
     say_compiling(progress)
-    batch_size = min(_DEFAULT_BATCH, len(target)) if batch_size is None else batch_size
+    batch_size = batch_size or min(_DEFAULT_BATCH[family], len(target))
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     if space == "latent":
         fit_dir, folder = (folder and folder / name for name in ("autoencoder", "flow"))
-        chosen = _latent(jax.random.fold_in(key, 4), target, images.shape, fit_dir, progress)
+        fit_key = jax.random.fold_in(key, 4)
+        chosen = latent_space(fit_key, family, target, images.shape, fit_dir, progress)
     else:
         chosen = _pixels(family, target, images.shape)
-    solution = _solve(solve_key, chosen, settings, batch_size, progress, folder)
+    require_memory(chosen.family, settings)
+    make = drift_scheme if family == "mlp" else _jko_scheme
+    scheme = make(chosen, settings, batch_size)
+    solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
     say("measuring samples against held-out images", progress)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
@@ -133,26 +132,20 @@ def generate(
         verdict=_verdict(figures),
         files={"draws.npz": as_npz(points=drawn, shape=images.shape)},
     )
-    return Generated(outcome, sheet([drawn, target[nearest]], images.shape, grid))
+    blocks = [drawn, target[nearest]]
+    if space == "latent":
+        blocks.append(interpolated(shown, ends[1], jax.random.fold_in(sheet_key, 1), grid))
+    return Generated(outcome, sheet(blocks, images.shape, grid))
 
 
-def _solve(
-    key: Key,
-    space: _Space,
-    settings: Settings,
-    batch_size: int,
-    progress: bool,
-    checkpoint_dir: Path | None,
-) -> Solution:
+def _jko_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
     functional = sw_to_target(
         space.target,
         settings.projections,
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
-    require_memory(space.family, settings)
-    scheme = make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
-    return solve(key, scheme, settings.steps, progress=progress, checkpoint_dir=checkpoint_dir)
+    return make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
 
 
 def _verdict(figures: dict[str, Any]) -> Verdict:
@@ -177,13 +170,16 @@ def _verdict(figures: dict[str, Any]) -> Verdict:
 
 
 def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
-    """Return "pixels" or "latent"; "auto" means latent for couplings beyond 16 x 16 pixels."""
+    """Return "pixels" or "latent"; "auto" means latent for more than 16 x 16 pixels."""
     space = validation.as_choice(space, "space", GENERATE_SPACES)
     if space == "latent" and family == "convolutional":
         raise DataError("--family convolutional draws pixels. Use it with --space pixels.")
+    if space == "pixels" and family == "mlp":
+        raise DataError("--family mlp draws codes. Use it with --space latent.")
     if space != "auto":
         return space
-    return "latent" if family == "coupling" and shape[0] * shape[1] > 256 else "pixels"
+    large = family != "convolutional" and shape[0] * shape[1] > 256
+    return "latent" if large or family == "mlp" else "pixels"
 
 
 def _split(
@@ -209,36 +205,12 @@ def _split(
     return rows[order[cut:]], rows[order[:cut]]
 
 
-def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> _Space:
+def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> Space:
     if name == "convolutional":
         family = flows.convolutional(_NOISE_DIM, shape, output="sigmoid", init_mean=-1.0)
     else:
         family = preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
-    return _Space(jnp.asarray(target), family, lambda family: family)
-
-
-def _latent(
-    key: Key,
-    target: np.ndarray,
-    shape: tuple[int, int, int],
-    checkpoint_dir: Path | None,
-    progress: bool,
-) -> _Space:
-    """Fit an autoencoder to the rows and return the space of its codes."""
-    rows, dim = jnp.asarray(target), min(_CODE_DIM, math.prod(shape) // 2)
-    model = autoencoder(shape, latent_dim=dim, num_linear=_NUM_LINEAR)
-    fit = fit_autoencoder(
-        key,
-        model,
-        rows,
-        optax.adam(optax.cosine_decay_schedule(3e-3, _FIT_STEPS)),
-        num_steps=_FIT_STEPS,
-        batch_size=min(_FIT_BATCH, len(rows)),
-        progress=progress,
-        checkpoint_dir=checkpoint_dir,
-    )
-    codes = jax.jit(lambda params, rows: model.encode(params, rows))(fit.params, rows)
-    return _Space(codes, flows.coupling(dim), lambda family: decoded(family, model, fit.params))
+    return Space(jnp.asarray(target), family, lambda family: family)
 
 
 def _measured(

@@ -92,9 +92,10 @@ PROBLEMS = {
 GENERATE = Problem(
     "generate images like those in a folder",
     "Flow from noise to images, F = SW_2^2(mu, images) / 2. Draw a sheet with samples at the left "
-    "and, in the same places at the right, the images nearest to them. Write report.json beside "
-    "it. A fifth of the images is held out for comparison. The default images are scikit-learn's "
-    "digits of 8 x 8 pixels.",
+    "and, in the same places beside them, the images nearest to them. In latent space each row of "
+    "a third block moves from one latent to another. Write report.json beside the sheet. A fifth "
+    "of the images is held out for comparison. The default images are scikit-learn's digits of "
+    "8 x 8 pixels.",
     settings.GENERATE,
     ("data", "family", "space", "batch_size", "grid", "checkpoint_dir"),
 )
@@ -228,14 +229,17 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--data", type=as_path, metavar="DATA", help=text)
     text = "directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)"
     add("--data-dir", type=as_path, metavar="DIR", help=text)
-    text = "coupling flow with a density (default), or convolutional generator"
+    text = (
+        "perceptron of codes (mlp), coupling flow with a density, or convolutional generator of "
+        "pixels (default auto: mlp in codes, coupling in pixels)"
+    )
     add("--family", choices=settings.GENERATE_FAMILIES, help=text)
     text = (
         "space of the flow: pixels, or latent codes of an autoencoder that is fitted first "
-        "(default auto: latent for coupling flows beyond 16 x 16 pixels)"
+        "(default auto: latent beyond 16 x 16 pixels, unless the family is convolutional)"
     )
     add("--space", choices=settings.GENERATE_SPACES, help=text)
-    text = "images for each update (default 2000, or all if there are fewer)"
+    text = "images for each update (default 2000, or 8000 for mlp, or all if there are fewer)"
     add("--batch-size", type=as_whole(1, _MOST["samples"]), metavar="N", help=text)
     add(
         "--grid", type=as_whole(1, 100), metavar="N", help="N x N samples on the sheet (default 10)"
@@ -272,6 +276,11 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
         if defaults:
             value = getattr(defaults, field)
             default = _DEFAULTS.get((field, value), f"default {value}")
+            if defaults is settings.GENERATE and not value:
+                codes, others = (
+                    settings.GENERATE_NUMBERS[name][field] for name in ("mlp", "coupling")
+                )
+                default = f"default {codes:g} for a perceptron of codes, {others:g} otherwise"
         metavar = "N"
         if field in _MOST:
             default = f"{default}, at most {_MOST[field]:,}"

@@ -24,7 +24,14 @@ MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projecti
 MATCH_SCALES = ("columns", "whiten", "common")
 MATCH_FAMILIES = ("mlp", "coupling")
 
-# With 512 samples, sampling noise hides what is left to learn of 64 pixels.
-GENERATE = Settings(steps=6, step_size=5.0, inner_steps=250, samples=1024, projections=256)
-GENERATE_FAMILIES = ("coupling", "convolutional")
+# Zeros stand for the numbers of the family. With 512 samples, sampling noise hides what is left to
+# learn of 64 pixels. A perceptron of codes learns from where points arrive after a long drift.
+GENERATE = Settings(steps=0, step_size=0.0, inner_steps=250, samples=0, projections=256)
+_JKO = {"steps": 6, "step_size": 5.0, "samples": 1024}
+GENERATE_NUMBERS = {
+    "mlp": {"steps": 24, "step_size": 40.0, "samples": 2500},
+    "coupling": _JKO,
+    "convolutional": _JKO,
+}
+GENERATE_FAMILIES = ("auto", "mlp", "coupling", "convolutional")
 GENERATE_SPACES = ("auto", "pixels", "latent")

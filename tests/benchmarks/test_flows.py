@@ -33,7 +33,7 @@ def test_energies_of_known_measures():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aggregation", "mixtures", "ablation"])
+@pytest.mark.parametrize("name", ["aggregation", "mixtures", "ablation", "generators"])
 def test_quick_run_writes_json_and_figure(name, tmp_path, monkeypatch):
     methods = {"gaussian_mixture": mixtures.QUICK_METHODS["gaussian_mixture"]}
     chosen = (ablation.STANDARD, "directions frozen in each step", *ablation.NETWORKS)
@@ -50,6 +50,9 @@ def test_quick_run_writes_json_and_figure(name, tmp_path, monkeypatch):
     elif name == "mixtures":
         assert rows[0]["mean"] > 0
         assert rows[0]["published_jko_icnn"] == 0.0615
+    elif name == "generators":
+        assert [row["method"] for row in rows] == 2 * ["sw_jko", "drifting"]
+        assert all(row["sw"]["mean"] > row["floor"] > 0 for row in rows)
     else:
         assert set(rows[0]["difference"]) == set(chosen[1:])
         assert all(np.isfinite(rows[0]["log10"][variant]).all() for variant in chosen)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import swjko
 from swjko import problems
-from swjko.cli import generate, match, report, scores
+from swjko.cli import codes, generate, match, report, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -332,6 +332,9 @@ def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, c
         ("auto", "coupling", (28, 28, 1), "latent"),
         ("auto", "convolutional", (28, 28, 1), "pixels"),
         ("latent", "coupling", (8, 8, 1), "latent"),
+        ("auto", "auto", (16, 16, 3), "pixels"),
+        ("auto", "auto", (28, 28, 1), "latent"),
+        ("auto", "mlp", (8, 8, 1), "latent"),
         ("pixels", "coupling", (28, 28, 1), "pixels"),
     ],
 )
@@ -340,13 +343,18 @@ def test_the_space_depends_on_the_size_of_the_pictures(space, family, shape, cho
 
 
 def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "_FIT_STEPS", 4)
+    monkeypatch.setattr(codes, "FIT_STEPS", 4)
     arguments = ["generate", "--data", str(pictures), "--space", "latent", *_SHEET]
     arguments += ["--checkpoint-dir", str(tmp_path / "kept")]
     for name in ("one", "resumed"):
         assert main([*arguments, "--out", str(tmp_path / name / "s.png")]) == 0
     report = json.loads((tmp_path / "one" / "report.json").read_text())
-    assert (report["config"]["space"], report["dim"]) == ("latent", 10)
+    assert (report["config"]["space"], report["config"]["family"]) == ("latent", "mlp")
+    assert 2 <= report["dim"] <= 10
+    # Samples, their nearest images, and rows that move from one latent to another.
+    factor, gap = 8, 4
+    width = np.asarray(Image.open(tmp_path / "one" / "s.png")).shape[1]
+    assert width == gap + 9 * (4 * factor + gap) + 4 * gap
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["autoencoder", "flow"]
     sheets = [(tmp_path / name / "s.png").read_bytes() for name in ("one", "resumed")]
     assert sheets[0] == sheets[1]
@@ -373,6 +381,7 @@ def test_generate_by_the_convolutional_generator(pictures, tmp_path):
             "argument --family: invalid choice: 'spline'",
         ),
         (["--family", "convolutional", "--space", "latent"], "Use it with --space pixels"),
+        (["--family", "mlp", "--space", "pixels"], "Use it with --space latent"),
         (["--data", "some.npy", "--grid", "101"], "--grid: must be a whole number from 1 to 100"),
         (["--data", "sizes"], "b.png: 3 x 3 pixels in grey; the first picture, a.png, has 4 x 4"),
         (["--data", "empty"], "empty: no pictures in it"),

@@ -55,6 +55,16 @@ SCHEMES = {
     "direct": lambda: swjko.direct_minimization(
         swjko.gaussian(2), kl(), OPTIMIZER, num_inner_steps=2, num_samples=8
     ),
+    "drifting": lambda: swjko.drifting(
+        flows.mlp(2, 2, width=4),
+        swjko.sw_to_target(POINTS, 3),
+        optax.sgd(0.1),
+        step_size=0.2,
+        num_drift_steps=2,
+        num_inner_steps=2,
+        num_samples=8,
+        batch_size=4,
+    ),
     "langevin": lambda: swjko.langevin(POINTS, lambda x: -jnp.sum(x**2) / 2, step_size=0.1),
     "sliced_flow": lambda: swjko.sliced_flow(
         POINTS, POINTS + 1.0, step_size=0.1, num_projections=4
