@@ -25,6 +25,7 @@ BENCHMARKS = {
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
+    "update": ("benchmarks.update", "one update of a step, and the seconds to compile it"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 

@@ -14,7 +14,12 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from swjko.distances.one_dimensional import couple_uniform, couple_weighted
+from swjko.distances.halves import (
+    sort_values_with_halves,
+    sort_with_halves,
+    unsort_with_halves,
+)
+from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.linalg import nan_where
@@ -65,11 +70,12 @@ class _Sum(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The static part: the order, the directions of a block, and whether powers are scaled."""
+    """The static part: the order, the directions of a block, the scaling, and the jackknife."""
 
     p: float
     block_size: int
     scaled: bool
+    debiased: bool
 
 
 def sliced_power(
@@ -82,6 +88,7 @@ def sliced_power(
     p: float,
     block_size: int,
     scaled: bool,
+    debiased: bool = False,
 ) -> ScaledPower:
     """Returns the mean over directions of W_p^p of the projections, of one dtype throughout.
 
@@ -94,8 +101,9 @@ def sliced_power(
       p: Order of the distance.
       block_size: Directions processed at once.
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
+      debiased: Whether to take the jackknife, for n = m >= 2 without weights and not scaled.
     """
-    setting = _Setting(p, block_size, scaled)
+    setting = _Setting(p, block_size, scaled, debiased)
     value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights)
     value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
@@ -210,29 +218,34 @@ def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
     return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
 
 
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
 def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, directions) -> _Sum:
     """Returns the sum of W_p^p over one block of directions, and its gradients."""
     p, scaled = setting.p, setting.scaled
-    matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     weighted = x_weights is not None
     need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
-    u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
-    v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
+    u, v = _matmul(directions, x.T), _matmul(directions, y.T)
+    if setting.debiased:
+        rows = _jackknife(u, v, p, need_u, need_v)
+        return _Sum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), None)
+    u, u_permutation = _sorted(u, need_u or weighted)
+    v, v_permutation = _sorted(v, need_v or weighted)
     if weighted:
         weights = x_weights[u_permutation], y_weights[v_permutation]
         rows = couple_weighted(u, v, *weights, p, scaled=scaled)
     else:
         rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
-    u_gradient: Leaf = unsort_rows(rows.u, u_permutation) if need_u else None
-    v_gradient: Leaf = unsort_rows(rows.v, v_permutation) if need_v else None
+    unsorted = rows._replace(
+        u=unsort_rows(rows.u, u_permutation) if need_u else None,
+        v=unsort_rows(rows.v, v_permutation) if need_v else None,
+    )
 
     def summed(potential, permutation):
         return jnp.sum(unsort_rows(potential, permutation), axis=0)
 
-    gradients = _Gradients(
-        x=matmul(u_gradient.T, directions) if wanted.x else None,
-        y=matmul(v_gradient.T, directions) if wanted.y else None,
-        directions=matmul(u_gradient, x) + matmul(v_gradient, y) if wanted.directions else None,
+    gradients = _of_points(unsorted, x, y, directions, wanted)._replace(
         x_weights=summed(rows.u_potential, u_permutation) if wanted.x_weights else None,
         y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
     )
@@ -241,3 +254,38 @@ def _block_sum(setting: _Setting, x, y, x_weights, y_weights, wanted: _Wanted, d
 
 def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
     return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
+
+
+def _of_points(unsorted: Rows, x, y, directions, wanted: _Wanted) -> _Gradients:
+    """Returns gradients by the points, from slopes in the order of the points."""
+    u, v = unsorted.u, unsorted.v
+    return _Gradients(
+        x=_matmul(u.T, directions) if wanted.x else None,
+        y=_matmul(v.T, directions) if wanted.y else None,
+        directions=_matmul(u, x) + _matmul(v, y) if wanted.directions else None,
+    )
+
+
+def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v) -> Rows:
+    """Returns costs of rows without their bias of order 1 / n, and slopes in order of points.
+
+    It is (n D_n - h D_h) / (n - h), with D_h the mean over two halves of h = n // 2 points. What
+    ``couple_uniform`` gives for both halves in one row is D_h and its slopes.
+    """
+    n = u.shape[1]
+    u, v = (
+        sort_with_halves(values) if needed else sort_values_with_halves(values)
+        for values, needed in ((u, need_u), (v, need_v))
+    )
+    whole = couple_uniform(u.ordered, v.ordered, p, need_u, need_v)
+    parts = couple_uniform(u.parts, v.parts, p, need_u, need_v)
+    h = n // 2
+    whole, parts = (
+        jax.tree.map(lambda leaf, factor=factor: factor * leaf, rows)
+        for rows, factor in ((whole, n / (n - h)), (parts, -h / (n - h)))
+    )
+    return Rows(
+        whole.cost + parts.cost,
+        unsort_with_halves(whole.u, parts.u, u) if need_u else None,
+        unsort_with_halves(whole.v, parts.v, v) if need_v else None,
+    )

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
-from swjko.distances.sliced import sliced_wasserstein_pow
+from swjko.distances.sliced import debiased_sliced_wasserstein_pow, sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, value_at
 from swjko.schemes import inner_solve
@@ -34,7 +34,7 @@ from swjko.schemes.base import (
     start_state,
     step_result,
 )
-from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
+from swjko.schemes.estimators import path_log_prob, reads_entropy_alone
 from swjko.schemes.optimizers import require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
@@ -216,20 +216,19 @@ class SWJKO:
     ) -> Scalar:
         """Returns SW_2^2 between the cloud and the anchor's, over 2 step_size."""
         old = self.family.push(anchor, latent)
-        if cloud.weights is None and old.weights is None:
-            distance = self.debiased(
-                lambda x, y: sliced_wasserstein_pow(x, y, directions), cloud.points, old.points
-            )
+        weighted = cloud.weights is not None or old.weights is not None
+        if self.is_debiased and not weighted:
+            distance = debiased_sliced_wasserstein_pow(cloud.points, old.points, directions)
         else:
             distance = sliced_wasserstein_pow(
                 cloud.points, old.points, directions, x_weights=cloud.weights, y_weights=old.weights
             )
         return distance / (2.0 * self.step_size.astype(distance.dtype))
 
-    def debiased(self, distance: Callable[..., Scalar], *points: Float[Array, "n d"]) -> Scalar:
-        """Returns a distance between clouds, by the jackknife if that is to be taken."""
-        exact = not self.debias or self.family.is_finite
-        return distance(*points) if exact else jackknife(distance, *points)
+    @property
+    def is_debiased(self) -> bool:
+        """Whether the jackknife is taken between clouds without weights."""
+        return self.debias and not self.family.is_finite
 
 
 def direct_minimization(
