@@ -12,14 +12,21 @@ machine meets both alike.
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import optax
+
+import swjko
+import swjko.flows
 from benchmarks import common
 from benchmarks.tables import ROOT
 
@@ -46,15 +53,7 @@ FLAGS = common.Flags()
 
 # Only names of the public interface, so that older checkouts run it too.
 _CHILD = """
-import json, sys, time
-import jax, jax.numpy as jnp, optax, swjko
-from swjko import flows
-dim, num_layers, width, num_samples, num_projections, num_updates = json.loads(sys.argv[1])
-modes = lambda x: jnp.logaddexp(-jnp.sum((x - 1) ** 2), -jnp.sum((x + 1) ** 2))
-scheme = swjko.sw_jko(
-    flows.coupling(dim, num_layers=num_layers, width=width), swjko.kl_divergence(modes),
-    optax.adam(1e-3), step_size=0.1,
-    num_inner_steps=num_updates, num_samples=num_samples, num_projections=num_projections)
+scheme = scheme_of(json.loads(sys.argv[1]))
 key = jax.random.key(0)
 state = jax.jit(scheme.init)(key)
 start = time.perf_counter()
@@ -70,6 +69,27 @@ for _ in sys.stdin:
     state, info = jax.block_until_ready(program(key, scheme, state))
     print(json.dumps([time.perf_counter() - start, float(info.objective)]), flush=True)
 """
+_IMPORTS = """
+import json, sys, time
+from typing import Any, Sequence
+import jax, jax.numpy as jnp, optax, swjko, swjko.flows
+"""
+
+
+def scheme_of(sizes: Sequence[int]) -> Any:
+    """The scheme of the sizes of a setting. Its source runs in older checkouts too."""
+    dim, num_layers, width, num_samples, num_projections, num_updates = sizes
+    return swjko.sw_jko(
+        swjko.flows.coupling(dim, num_layers=num_layers, width=width),
+        swjko.kl_divergence(
+            lambda x: jnp.logaddexp(-jnp.sum((x - 1) ** 2), -jnp.sum((x + 1) ** 2))
+        ),
+        optax.adam(1e-3),
+        step_size=0.1,
+        num_inner_steps=num_updates,
+        num_samples=num_samples,
+        num_projections=num_projections,
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +138,8 @@ def measure(setting: Setting, checkouts: dict[str, Path], repeats: int) -> dict[
 def _start(setting: Setting, path: Path) -> Any:
     kept = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     environment = {**kept, "PYTHONPATH": str(path)}
-    command = [sys.executable, "-c", _CHILD, json.dumps(setting[1:])]
+    script = _IMPORTS + inspect.getsource(scheme_of) + _CHILD
+    command = [sys.executable, "-c", script, json.dumps(setting[1:])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=path, env=environment, **pipes)
 

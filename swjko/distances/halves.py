@@ -31,6 +31,34 @@ class SortedHalves(NamedTuple):
     link: Leaf
 
 
+def sort_both_with_halves(
+    u: Float[Array, "l n"], v: Float[Array, "l n"], need_u: bool, need_v: bool
+) -> tuple[SortedHalves, SortedHalves]:
+    """Returns u and v sorted as a whole and half by half, with permutations where needed.
+
+    On a GPU, where time goes by the number of kernels, all rows are sorted together.
+    """
+
+    def apart(u: Array, v: Array) -> tuple[SortedHalves, SortedHalves]:
+        return _sort_one(u, need_u), _sort_one(v, need_v)
+
+    def together(u: Array, v: Array) -> tuple[SortedHalves, SortedHalves]:
+        # Neighbouring rows, so that devices keep the directions that they have.
+        rows = _sort_and_partition(jnp.stack([u, v], axis=1).reshape(-1, u.shape[1]))
+        both = (jax.tree.map(lambda leaf, at=at: leaf[at::2], rows) for at in (0, 1))
+        first, second = (
+            one if needed else one._replace(permutation=None, link=None)
+            for one, needed in zip(both, (need_u, need_v), strict=True)
+        )
+        return first, second
+
+    return lax.platform_dependent(u, v, cpu=apart, default=together)
+
+
+def _sort_one(values: Array, needed: bool) -> SortedHalves:
+    return sort_with_halves(values) if needed else sort_values_with_halves(values)
+
+
 def sort_with_halves(values: Float[Array, "l n"]) -> SortedHalves:
     """Returns each row [l n] of ``values`` sorted as a whole and half by half, by one sort.
 

@@ -14,11 +14,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from swjko.distances.halves import (
-    sort_values_with_halves,
-    sort_with_halves,
-    unsort_with_halves,
-)
+from swjko.distances.halves import sort_both_with_halves, unsort_with_halves
 from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
@@ -273,10 +269,7 @@ def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v
     ``couple_uniform`` gives for both halves in one row is D_h and its slopes.
     """
     n = u.shape[1]
-    u, v = (
-        sort_with_halves(values) if needed else sort_values_with_halves(values)
-        for values, needed in ((u, need_u), (v, need_v))
-    )
+    u, v = sort_both_with_halves(u, v, need_u, need_v)
     whole = couple_uniform(u.ordered, v.ordered, p, need_u, need_v)
     parts = couple_uniform(u.parts, v.parts, p, need_u, need_v)
     h = n // 2

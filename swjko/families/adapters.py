@@ -4,6 +4,7 @@ A model with ``forward_and_log_det(z)`` and ``inverse_and_log_det(points)`` has 
 with only ``__call__(z)`` has none.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -59,13 +60,16 @@ def from_nnx(
         return nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)[1])
 
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
-    return pushforward(
+    family = pushforward(
         init,
         Partial(forward, graph),
         dim=dim,
         inverse=None if inverse is None else Partial(inverse, graph),
         latent_dim=latent_dim,
     )
+    if not hasattr(model, "forward_with_score"):
+        return family
+    return dataclasses.replace(family, transform_with_score=Partial(_forward_with_score, graph))
 
 
 def from_linen(module: linen.Module, *, dim: int, latent_dim: int | None = None) -> Family:
@@ -183,6 +187,10 @@ def _call(graph, params, z):
 
 def _forward(graph, params, z):
     return nnx.merge(graph, params).forward_and_log_det(z)
+
+
+def _forward_with_score(graph, params, points, score):
+    return nnx.merge(graph, params).forward_with_score(points, score)
 
 
 def _inverse(graph, params, points):
