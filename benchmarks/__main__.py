@@ -15,6 +15,7 @@ BENCHMARKS = {
     "aggregation": ("benchmarks.aggregation", "interaction energies with known equilibria"),
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
+    "gpu": ("benchmarks.gpu", "the distance, an update and many flows on a GPU"),
     "gpu_programs": ("benchmarks.gpu_programs", "launches and memory of programs for an H100"),
     "images": ("benchmarks.images.benchmark", "images generated from a data set, and scores"),
     "kernel": ("benchmarks.kernel", "speed, memory and accuracy of the distance"),

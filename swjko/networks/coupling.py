@@ -87,7 +87,6 @@ class CouplingFlow(nnx.Module):
             s' = (s - d log f' / dx) / f',   k' = k - [d r / d kept]^T (s' df/dr + d log f' / dr).
 
         For y = x exp(a) + b that is s' = s exp(-a), and the bracket is applied to (1 + x s, s').
-        Neither needs the inverse of the flow.
 
         Args:
           z: Points.
@@ -117,8 +116,8 @@ class CouplingFlow(nnx.Module):
         carry = z, jnp.zeros_like(z[:, 0]), score
         x, log_det, score = self._over_pairs(pair, carry, (mixings, inverses))
         if self.odd:
-            x, last_log_det, score = self._move(forward, 1, x, fixed, self._last_weights(), score)
-            log_det += last_log_det
+            x, last, score = self._move(forward, 1, x, fixed, self._last_weights(), score)
+            log_det += last
         for _ in range(self.num_pairs):
             x, score = _dealt(x), _of_moved(_dealt, score)
         x, affine_log_det = self.affine.forward_and_log_det(x)
@@ -176,10 +175,9 @@ class CouplingFlow(nnx.Module):
     def _over_pairs(self, pair, carry, beside, reverse=False):
         if not self.num_pairs:  # a loop over none cannot run without jit
             return carry
-        stacked = (*self._weights(), *beside)
-        # A GPU takes time by the number of kernels, and a loop has more of them, which cut its
-        # operands and stack what its derivative needs. A CPU takes more time to compile.
+        # A GPU takes time by the number of kernels, and loops have many more, which cut and stack.
         unroll = self.num_pairs if jax.default_backend() == "gpu" else 1
+        stacked = (*self._weights(), *beside)
         return lax.scan(pair, carry, stacked, reverse=reverse, unroll=unroll)[0]
 
     def _parts(self, points):
