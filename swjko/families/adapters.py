@@ -32,7 +32,9 @@ def from_nnx(
     Args:
       make_model: Function from ``nnx.Rngs`` to a model on batches, ``model(z [n latent_dim])``
         -> [n dim]. For a density the model needs ``forward_and_log_det(z)`` ->
-        (points, log_det [n]) and ``inverse_and_log_det(points)`` -> (z, log_det [n]).
+        (points, log_det [n]) and ``inverse_and_log_det(points)`` -> (z, log_det [n]). With
+        ``forward_with_score(z, score)`` -> (points, log_det [n], score [n dim]) path gradients
+        need no inverse; a score is the gradient of a log-density.
       dim: Dimension of the points.
       latent_dim: Dimension of z; None means ``dim``.
 

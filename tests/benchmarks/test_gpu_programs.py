@@ -40,7 +40,7 @@ def test_a_loop_counts_its_body_times_its_trips():
 )
 @pytest.mark.parametrize(
     ("program", "most"),
-    [("debiased 1024 12 1000", 25), ("update 0", 230), ("update 2", 270)],
+    [("debiased 1024 12 1000", 25), ("update 0", 230), ("update 2", 310)],
 )
 def test_programs_for_an_h100_launch_no_more_than_this(program, most):
     assert gpu_programs.measure(program)["launches"] <= most
