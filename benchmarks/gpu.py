@@ -63,7 +63,7 @@ def kernel_row(sizes: tuple[int, int, int], repeats: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n": n, "dim": d, "directions": num_directions, **medians}
     row["bandwidth_fraction"] = None
     if "H100" in jax.devices()[0].device_kind:
-        bound = gpu_programs.launches(compiled.as_text())["roofline_ms"]
+        bound = gpu_programs.launches(compiled.as_text() or "")["roofline_ms"]
         row["bandwidth_fraction"] = bound / (1e3 * medians["swjko"])
     common.show("kernel", row)
     return row
@@ -87,8 +87,15 @@ def update_row(setting: update.Setting, repeats: int) -> dict[str, Any]:
 def flows_row(number: int, repeats: int) -> dict[str, Any]:
     """Times a step of 50 updates of many flows of a Gaussian family."""
     energy = swjko.kl_divergence(lambda x: -jnp.sum((x - 1.0) ** 2))
-    sizes = {"num_inner_steps": 50, "num_samples": 256, "num_projections": 32}
-    scheme = swjko.sw_jko(swjko.gaussian(4), energy, optax.adam(1e-2), step_size=0.1, **sizes)
+    scheme = swjko.sw_jko(
+        swjko.gaussian(4),
+        energy,
+        optax.adam(1e-2),
+        step_size=0.1,
+        num_inner_steps=50,
+        num_samples=256,
+        num_projections=32,
+    )
     keys = jax.random.split(jax.random.key(0), number)
     states = jax.jit(jax.vmap(scheme.init))(keys)
     step = jax.jit(jax.vmap(scheme.step))

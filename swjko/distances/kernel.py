@@ -269,9 +269,9 @@ def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v
     ``couple_uniform`` gives for both halves in one row is D_h and its slopes.
     """
     n = u.shape[1]
-    u, v = sort_both_with_halves(u, v, need_u, need_v)
-    whole = couple_uniform(u.ordered, v.ordered, p, need_u, need_v)
-    parts = couple_uniform(u.parts, v.parts, p, need_u, need_v)
+    of_u, of_v = sort_both_with_halves(u, v, need_u, need_v)
+    whole = couple_uniform(of_u.ordered, of_v.ordered, p, need_u, need_v)
+    parts = couple_uniform(of_u.parts, of_v.parts, p, need_u, need_v)
     h = n // 2
     whole, parts = (
         jax.tree.map(lambda leaf, factor=factor: factor * leaf, rows)
@@ -279,6 +279,6 @@ def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v
     )
     return Rows(
         whole.cost + parts.cost,
-        unsort_with_halves(whole.u, parts.u, u) if need_u else None,
-        unsort_with_halves(whole.v, parts.v, v) if need_v else None,
+        unsort_with_halves(whole.u, parts.u, of_u) if need_u else None,
+        unsort_with_halves(whole.v, parts.v, of_v) if need_v else None,
     )

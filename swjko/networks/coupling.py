@@ -7,6 +7,7 @@ sum, and the inverse costs as much as the map. ``swjko.flows`` makes families of
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,8 @@ class CouplingFlow(nnx.Module):
     """Pairs of couplings in a scan, followed by a triangular affine layer.
 
     The first coupling of a pair moves the second half of the coordinates given the first, and the
-    second moves the first half given the second. The halves are then interleaved like cards, so
-    two coordinates of one half are twice as far apart as before. After log2(dim) pairs every two
-    coordinates have been in different halves, and each can depend on each other.
+    second moves the first half given the second. The halves are then interleaved like cards. After
+    log2(dim) pairs every two coordinates have been in different halves.
     """
 
     def __init__(
@@ -94,10 +94,12 @@ class CouplingFlow(nnx.Module):
         """
         return self._forward(z, score)
 
-    def _forward(self, z, score):
+    def _forward(self, z, score) -> Any:
         mixings, forward = self._mixings(inverse=False), self.bijection.forward
-        inverses = None if score is None else self._mixings(inverse=True)
-        (z, fixed), score = self._parts(z), None if score is None else self._parts(score)
+        inverses = None
+        if score is not None:
+            inverses, score = self._mixings(inverse=True), self._parts(score)
+        z, fixed = self._parts(z)
 
         def pair(carry, weights):
             x, log_det, score = carry
@@ -113,16 +115,17 @@ class CouplingFlow(nnx.Module):
                 score = _of_moved(lambda score: score @ weights[3][0], score)
             return (x, log_det, score), None
 
-        carry = z, jnp.zeros_like(z[:, 0]), score
-        x, log_det, score = self._over_pairs(pair, carry, (mixings, inverses))
+        start = z, jnp.zeros_like(z[:, 0]), score
+        x, log_det, score = self._over_pairs(pair, start, (mixings, inverses))
         if self.odd:
-            x, last, score = self._move(forward, 1, x, fixed, self._last_weights(), score)
-            log_det += last
+            weights = self._second_weights(self.num_pairs)
+            x, last_log_det, score = self._move(forward, 1, x, fixed, weights, score)
+            log_det += last_log_det
         for _ in range(self.num_pairs):
             x, score = _dealt(x), _of_moved(_dealt, score)
         x, affine_log_det = self.affine.forward_and_log_det(x)
-        score = _of_moved(self.affine.score_of_image, score)
-        score = None if score is None else jnp.concatenate(score, axis=1)
+        if score is not None:
+            score = jnp.concatenate((self.affine.score_of_image(score[0]), score[1]), axis=1)
         return jnp.concatenate((x, fixed), axis=1), log_det + affine_log_det, score
 
     def _move(self, bijection, half, x, fixed, weights, score=None):
@@ -143,9 +146,9 @@ class CouplingFlow(nnx.Module):
         scores[half] = (scores[half] - bend) * jnp.exp(-log_slopes)
         _, of_raw = pull((scores[half], ones))
         (of_kept,) = pull_kept(of_raw)
-        num_kept = scores[1 - half].shape[1]
-        scores[1 - half] -= of_kept[:, :num_kept]
-        score = jnp.concatenate(scores, axis=1), score[1] - of_kept[:, num_kept:]
+        of_half, of_fixed = jnp.split(of_kept, [scores[1 - half].shape[1]], axis=1)
+        scores[1 - half] -= of_half
+        score = jnp.concatenate(scores, axis=1), score[1] - of_fixed
         return jnp.concatenate(halves, axis=1), jnp.sum(log_slopes, axis=-1), score
 
     def inverse_and_log_det(self, x: Float[Array, "n d"]) -> WithLogDet:
@@ -167,7 +170,8 @@ class CouplingFlow(nnx.Module):
         for _ in range(self.num_pairs):
             x = _interleaved(x)
         if self.odd:
-            x, last_log_det, _ = self._move(inverse, 1, x, fixed, self._last_weights())
+            weights = self._second_weights(self.num_pairs)
+            x, last_log_det, _ = self._move(inverse, 1, x, fixed, weights)
             log_det += last_log_det
         x, log_det = self._over_pairs(pair, (x, log_det), (mixings,), reverse=True)
         return jnp.concatenate((x, fixed), axis=1), log_det
@@ -175,24 +179,21 @@ class CouplingFlow(nnx.Module):
     def _over_pairs(self, pair, carry, beside, reverse=False):
         if not self.num_pairs:  # a loop over none cannot run without jit
             return carry
+        second = self._second_weights(slice(self.num_pairs))
+        stacked = (second, self.first_given_second.stacked(), *beside)
         # A GPU takes time by the number of kernels, and loops have many more, which cut and stack.
         unroll = self.num_pairs if jax.default_backend() == "gpu" else 1
-        stacked = (*self._weights(), *beside)
         return lax.scan(pair, carry, stacked, reverse=reverse, unroll=unroll)[0]
 
     def _parts(self, points):
         return points[:, : self.num_moved], points[:, self.num_moved :]
 
-    def _weights(self):
-        of_pairs = [leaf[: self.num_pairs] for leaf in self.second_given_first.stacked()]
-        return of_pairs, self.first_given_second.stacked()
-
     def _mixings(self, inverse):
         """Returns matrices, biases and log-determinants, one for each pair, or None."""
         return self.mixings.stacked(self.num_pairs, inverse) if hasattr(self, "mixings") else None
 
-    def _last_weights(self):
-        return [leaf[self.num_pairs] for leaf in self.second_given_first.stacked()]
+    def _second_weights(self, at):
+        return [leaf[at] for leaf in self.second_given_first.stacked()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,5 +297,4 @@ def _dealt(x):
 
 
 def _of_moved(function, score):
-    """Applies a function to the score of the coordinates that move, if there is a score."""
     return None if score is None else (function(score[0]), score[1])
