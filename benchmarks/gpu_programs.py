@@ -8,8 +8,8 @@ description of a card. Nothing is run, so nothing here is a time. In the JSON, f
 - kinds: the same by opcode, or by target of a custom call.
 - temporaries_mib: memory beside arguments and results.
 - gigabytes: what the launches read and write if each reads whole operands, an upper bound.
-- roofline_ms: these bytes over the bandwidth of the card. It is a roofline estimate, and no
-  program is faster than it; one of many small launches is slower.
+- roofline_ms: these bytes over the bandwidth of the card, a roofline estimate. A program of many
+  small launches takes longer.
 - radix_sorts: sorts of which XLA says that it lacks the scratch size of CUB, which a card reports.
   It presumably gives these to CUB's radix sort there, and the others to its own sort.
 """
