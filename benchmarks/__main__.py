@@ -16,6 +16,8 @@ BENCHMARKS = {
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
     "generators": ("benchmarks.generators", "one-step generators by drift and by SW-JKO"),
+    "gpu": ("benchmarks.gpu", "the distance, an update and many flows on a GPU"),
+    "gpu_programs": ("benchmarks.gpu_programs", "launches and memory of programs for an H100"),
     "images": ("benchmarks.images.benchmark", "images generated from a data set, and scores"),
     "kernel": ("benchmarks.kernel", "speed, memory and accuracy of the distance"),
     "logistic_regression": (
@@ -29,6 +31,7 @@ BENCHMARKS = {
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),
     "spheres": ("benchmarks.spheres", "speed of the distances on circle and sphere"),
+    "update": ("benchmarks.update", "one update of a step, and the seconds to compile it"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }
 

@@ -28,21 +28,22 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markdown import Markdown
 
 import swjko
 from benchmarks.machine import first_value, machine, versions
 from benchmarks.tables import RESULTS, ROOT, TABLES, render
 from swjko.checkpoints.files import write_atomically
 from swjko.checkpoints.format import finite_json
+
+# matplotlib and rich may be absent where a benchmark draws nothing, such as a borrowed GPU machine.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
@@ -88,7 +89,7 @@ def add_flags(parser: argparse.ArgumentParser, flags: Flags) -> None:
 def finish(
     args: argparse.Namespace,
     content: Mapping[str, Any],
-    *figures: tuple[str, Figure],
+    *figures: "tuple[str, Figure]",
     name: str | None = None,
 ) -> None:
     """Write the result and its figures, and print the tables that read it.
@@ -114,11 +115,16 @@ def finish(
 
 def print_tables(name: str, result: Mapping[str, Any]) -> None:
     """Print each table of the pages that is made from this result alone."""
+    regions = [region for region, (needed, _) in TABLES.items() if needed == (name,)]
+    if not regions:
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for region, (needed, _) in TABLES.items():
-        if needed == (name,):
-            text = "\n".join(render(region, {name: result}))
-            console.print(Markdown(f"**{region}**\n\n{text}"))
+    for region in regions:
+        text = "\n".join(render(region, {name: result}))
+        console.print(Markdown(f"**{region}**\n\n{text}"))
 
 
 def show(label: str, value: Any) -> None:
@@ -217,13 +223,15 @@ def mean_and_error(values: Iterable[float]) -> dict[str, float | None]:
 
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Figure, np.ndarray]:
+) -> "tuple[Figure, np.ndarray]":
     """A figure of a size in inches, and its axes [rows columns]; see ``Figure.subplots``."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def log2_axis(axis: Axes, **labels: Any) -> None:
+def log2_axis(axis: "Axes", **labels: Any) -> None:
     """Show powers of two along x, and a grid; ``labels`` go to ``Axes.set``."""
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")

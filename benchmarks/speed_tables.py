@@ -134,6 +134,22 @@ TABLES: dict[str, Region] = {
         "drill | required | met | counted | seconds | date",
         "{what} | {required} | {met} | {counted} | {seconds:seconds} | {date}",
     ),
+    "update": region(
+        "update",
+        lambda update: update["rows"],
+        "setting | d, couplings x width, points, directions | ms of an update | before | ratio | "
+        "seconds to compile | before",
+        "{name} | {dim}, {num_layers} x {width}, {num_samples}, {num_projections} | "
+        "{now[ms_per_update]:.3g} | {before[ms_per_update]:.3g} | {speedup:.2f} | "
+        "{now[compile_seconds]:.3g} | {before[compile_seconds]:.3g}",
+    ),
+    "gpu-programs": region(
+        "gpu_programs",
+        lambda programs: programs["rows"],
+        "program | launches | temporaries | bytes moved, at most | roofline estimate | radix sorts",
+        "{program} | {launches} | {temporaries_mib:.3g} MiB | {gigabytes:.2g} GB | "
+        "{roofline_ms:.2g} ms | {radix_sorts}",
+    ),
     "scaling-flows": region(
         "scaling",
         lambda scaling: scaling["flows"],

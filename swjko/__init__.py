@@ -75,8 +75,9 @@ if TYPE_CHECKING:
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
     from swjko.families.pushforward import pushforward
     from swjko.families.slice_matching import slice_matching
+    from swjko.schemes.direct import direct_minimization
     from swjko.schemes.base import Info, Result, Scheme, State, both, infos, run
-    from swjko.schemes.sw_jko import direct_minimization, sw_jko
+    from swjko.schemes.sw_jko import sw_jko
     from swjko.schemes.sw_bdf2 import sw_bdf2
     from swjko.schemes.adaptive import adaptive
     from swjko.schemes.annealing import annealed
@@ -159,8 +160,9 @@ _NAMES = {
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
     "families.pushforward": ("pushforward",),
     "families.slice_matching": ("slice_matching",),
+    "schemes.direct": ("direct_minimization",),
     "schemes.base": ("Info", "Result", "Scheme", "State", "both", "infos", "run"),
-    "schemes.sw_jko": ("direct_minimization", "sw_jko"),
+    "schemes.sw_jko": ("sw_jko",),
     "schemes.sw_bdf2": ("sw_bdf2",),
     "schemes.adaptive": ("adaptive",),
     "schemes.annealing": ("annealed",),

@@ -16,7 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from swjko.distances.frank_wolfe import couple_unbalanced
-from swjko.distances.one_dimensional import couple_uniform, couple_weighted
+from swjko.distances.halves import sort_both_with_halves, unsort_with_halves
+from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
 from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.linalg import derivatives_of, nan_where
@@ -69,7 +70,7 @@ class _Sum(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The static part: the order, the directions of a block, whether powers are scaled.
+    """The static part: order, directions of a block, scaling, iterations and jackknife.
 
     The iterations are those of unbalanced transport.
     """
@@ -78,6 +79,7 @@ class _Setting(NamedTuple):
     block_size: int
     scaled: bool
     num_iterations: int
+    debiased: bool
 
 
 def sliced_power(
@@ -92,6 +94,7 @@ def sliced_power(
     block_size: int,
     scaled: bool = False,
     num_iterations: int = 0,
+    debiased: bool = False,
 ) -> ScaledPower:
     """Returns the mean over directions of W_p^p of the projections, of one dtype throughout.
 
@@ -106,8 +109,9 @@ def sliced_power(
       block_size: Directions processed at once.
       scaled: Whether differences are divided by the largest of them. Otherwise the scale is one.
       num_iterations: Iterations of the Frank-Wolfe method if ``rho`` is given.
+      debiased: Whether to take the jackknife, for n = m >= 2 without weights and not scaled.
     """
-    setting = _Setting(p, block_size, scaled, num_iterations)
+    setting = _Setting(p, block_size, scaled, num_iterations, debiased)
     value_and_scale: Any = _sliced_power(setting, x, y, directions, x_weights, y_weights, rho)
     value, scale = value_and_scale
     return ScaledPower(value, lax.stop_gradient(scale))
@@ -240,16 +244,22 @@ def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
     return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
 
 
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
 def _block_sum(
     setting: _Setting, x, y, x_weights, y_weights, rho, wanted: _Wanted, directions
 ) -> _Sum:
     """Returns the sum of W_p^p over one block of directions, and its gradients."""
     p, scaled = setting.p, setting.scaled
-    matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     weighted = x_weights is not None
     need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
-    u, u_permutation = _sorted(matmul(directions, x.T), need_u or weighted)
-    v, v_permutation = _sorted(matmul(directions, y.T), need_v or weighted)
+    u, v = _matmul(directions, x.T), _matmul(directions, y.T)
+    if setting.debiased:
+        rows = _jackknife(u, v, p, need_u, need_v)
+        return _Sum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), None)
+    u, u_permutation = _sorted(u, need_u or weighted)
+    v, v_permutation = _sorted(v, need_v or weighted)
     of_rho: Leaf = None
     if weighted:
         weights = x_weights[u_permutation], y_weights[v_permutation]
@@ -259,16 +269,15 @@ def _block_sum(
             rows, of_rho = couple_unbalanced(u, v, *weights, p, rho, setting.num_iterations)
     else:
         rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
-    u_gradient: Leaf = unsort_rows(rows.u, u_permutation) if need_u else None
-    v_gradient: Leaf = unsort_rows(rows.v, v_permutation) if need_v else None
+    unsorted = rows._replace(
+        u=unsort_rows(rows.u, u_permutation) if need_u else None,
+        v=unsort_rows(rows.v, v_permutation) if need_v else None,
+    )
 
     def summed(potential, permutation):
         return jnp.sum(unsort_rows(potential, permutation), axis=0)
 
-    gradients = _Gradients(
-        x=matmul(u_gradient.T, directions) if wanted.x else None,
-        y=matmul(v_gradient.T, directions) if wanted.y else None,
-        directions=matmul(u_gradient, x) + matmul(v_gradient, y) if wanted.directions else None,
+    gradients = _of_points(unsorted, x, y, directions, wanted)._replace(
         x_weights=summed(rows.u_potential, u_permutation) if wanted.x_weights else None,
         y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
         rho=jnp.sum(of_rho, axis=0) if wanted.rho else None,
@@ -278,3 +287,35 @@ def _block_sum(
 
 def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
     return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
+
+
+def _of_points(unsorted: Rows, x, y, directions, wanted: _Wanted) -> _Gradients:
+    """Returns gradients by the points, from slopes in the order of the points."""
+    u, v = unsorted.u, unsorted.v
+    return _Gradients(
+        x=_matmul(u.T, directions) if wanted.x else None,
+        y=_matmul(v.T, directions) if wanted.y else None,
+        directions=_matmul(u, x) + _matmul(v, y) if wanted.directions else None,
+    )
+
+
+def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v) -> Rows:
+    """Returns costs of rows without their bias of order 1 / n, and slopes in order of points.
+
+    It is (n D_n - h D_h) / (n - h), with D_h the mean over two halves of h = n // 2 points. What
+    ``couple_uniform`` gives for both halves in one row is D_h and its slopes.
+    """
+    n = u.shape[1]
+    of_u, of_v = sort_both_with_halves(u, v, need_u, need_v)
+    whole = couple_uniform(of_u.ordered, of_v.ordered, p, need_u, need_v)
+    parts = couple_uniform(of_u.parts, of_v.parts, p, need_u, need_v)
+    h = n // 2
+    whole, parts = (
+        jax.tree.map(lambda leaf, factor=factor: factor * leaf, rows)
+        for rows, factor in ((whole, n / (n - h)), (parts, -h / (n - h)))
+    )
+    return Rows(
+        whole.cost + parts.cost,
+        unsort_with_halves(whole.u, parts.u, of_u) if need_u else None,
+        unsort_with_halves(whole.v, parts.v, of_v) if need_v else None,
+    )

@@ -103,6 +103,37 @@ def sliced_wasserstein_pow(
     return _power(*inputs, p=p, block_size=block_size).value
 
 
+def debiased_sliced_wasserstein_pow(
+    x: Float[Array, "n d"], y: Float[Array, "n d"], directions: Float[Array, "l d"]
+) -> Scalar:
+    """Returns SW_2^2 between the measures of two samples, by the jackknife of equal sizes.
+
+    SW_2^2 between n-point samples exceeds that of the measures by about a constant / n. The value
+    is (n D_n - h D_h) / (n - h), with D_h the mean over the two halves of h = n // 2 points. One
+    sort and one product serve all three. One point has no halves, and its distance stays.
+
+    Args:
+      x: Points [n d], in random order.
+      y: Points [n d], likewise.
+      directions: Unit rows [l d].
+
+    References:
+      Quenouille (1956).
+    """
+    inputs = _checked(x, y, directions, None, None)
+    n = inputs[0].shape[0]
+    if n != inputs[1].shape[0]:
+        raise ValueError(
+            f"`y` must have as many points as x, {n}; got {inputs[1].shape[0]}. "
+            "Use sliced_wasserstein_pow for samples of different sizes."
+        )
+    # The halves are as many points again, so blocks are those of twice as many.
+    block_size = automatic_block_size(2 * n, 2 * n, directions.shape[0], False)
+    prepared = _prepared(*inputs, block_size)
+    options = {"p": 2.0, "block_size": prepared[-1], "scaled": False, "debiased": n > 1}
+    return sliced_power(*prepared[:-1], **options).value
+
+
 def sliced_wasserstein(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],

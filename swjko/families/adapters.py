@@ -44,7 +44,9 @@ def from_nnx(
     Args:
       make_model: Function from ``nnx.Rngs`` to a model on batches, ``model(z [n latent_dim])``
         -> [n dim]. For a density the model needs ``forward_and_log_det(z)`` ->
-        (points, log_det [n]) and ``inverse_and_log_det(points)`` -> (z, log_det [n]).
+        (points, log_det [n]) and ``inverse_and_log_det(points)`` -> (z, log_det [n]). With
+        ``forward_with_score(z, score)`` -> (points, log_det [n], score [n dim]) path gradients
+        need no inverse; a score is the gradient of a log-density.
       dim: Dimension of the points.
       latent_dim: Dimension of z; None means ``dim``.
 
@@ -69,12 +71,17 @@ def from_nnx(
     data = nnx.to_pure_dict(frozen)
 
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
-    return pushforward(
+    family = pushforward(
         _Start(make_model),
         Partial(forward, graph, data),
         dim=dim,
         inverse=None if inverse is None else Partial(inverse, graph, data),
         latent_dim=latent_dim,
+    )
+    if not hasattr(model, "forward_with_score"):
+        return family
+    return dataclasses.replace(
+        family, transform_with_score=Partial(_forward_with_score, graph, data)
     )
 
 
@@ -210,6 +217,10 @@ def _call(graph, frozen, params, z):
 
 def _forward(graph, frozen, params, z):
     return nnx.merge(graph, params, frozen).forward_and_log_det(z)
+
+
+def _forward_with_score(graph, frozen, params, points, score):
+    return nnx.merge(graph, params, frozen).forward_with_score(points, score)
 
 
 def _inverse(graph, frozen, params, points):

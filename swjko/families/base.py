@@ -35,6 +35,8 @@ class Family(Readable):
       latent: ``(key, num) -> z``, a batch of ``num`` latents.
       push: ``(params, z) -> Cloud`` of ``num`` points, with ``log_density`` if ``has_density``.
       log_prob: ``(params, points [n dim]) -> [n]``; None without a density at given points.
+      push_with_score: ``(params, z) -> (Cloud, score [n dim])``, where score is the gradient of the
+        log-density at the points; None if the family finds it by ``log_prob`` alone.
       dim: Dimension of the points.
       has_density: Whether pushed clouds have a log-density.
       is_finite: Whether a measure is finitely many points that ``latent`` enumerates. Clouds are
@@ -45,6 +47,7 @@ class Family(Readable):
     latent: Callable[[Key, int], PyTree]
     push: Callable[[Params, PyTree], Cloud]
     log_prob: Any = None
+    push_with_score: Any = None
     dim: int
     is_finite: bool = False
 

@@ -165,6 +165,24 @@ class Composed(Family):
         return Cloud(points, cloud.weights, None if density is None else density - log_det)
 
     @property
+    def push_with_score(self) -> Partial | None:
+        if self.map.transform_with_score is None or self.base.log_prob is None:
+            return None
+        return Partial(self._push_with_score, self.base, self.map.transform_with_score)
+
+    @staticmethod
+    def _push_with_score(
+        base: Family, transform: Partial, params: Params, z: Any
+    ) -> tuple[Cloud, Float[Array, "n d"]]:
+        if base.push_with_score is None:
+            cloud = base.push(params["base"], z)
+            score = jax.grad(lambda x: jnp.sum(base.log_prob(params["base"], x)))(cloud.points)
+        else:
+            cloud, score = base.push_with_score(params["base"], z)
+        points, log_det, score = transform(params["map"], cloud.points, score)
+        return Cloud(points, cloud.weights, cloud.log_density - log_det), score
+
+    @property
     def log_prob(self) -> Partial | None:
         if self.map.inverse is None or self.base.log_prob is None:
             return None

@@ -56,7 +56,11 @@ def pushforward(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pushforward(Family):
-    """Made by ``pushforward``. The data bound to the functions are leaves."""
+    """Made by ``pushforward``. The data bound to the functions are leaves.
+
+    ``transform_with_score`` is ``(params, points, score) -> (images, log_det, score of images)``,
+    or None.
+    """
 
     init: Partial = dataclasses.field(repr=False)
     transform: Partial = dataclasses.field()
@@ -64,6 +68,7 @@ class Pushforward(Family):
     dim: int = static_field()
     latent_dim: int = static_field()
     dtype: DTypeLike = static_field(repr=False)
+    transform_with_score: Partial | None = None
 
     def latent(self, key: Key, num: int) -> Float[Array, "n d"]:
         return jax.random.normal(key, (num, self.latent_dim), self.dtype)
@@ -73,6 +78,19 @@ class Pushforward(Family):
             return Cloud(self.transform(params, z))
         points, log_det = _with_log_det(self.transform(params, z), z, "transform")
         return Cloud(points, None, standard_normal_log_prob(z) - log_det)
+
+    @property
+    def push_with_score(self) -> Partial | None:
+        if self.inverse is None or self.transform_with_score is None:
+            return None
+        return Partial(self._push_with_score, self.transform_with_score)
+
+    @staticmethod
+    def _push_with_score(
+        transform: Partial, params: Params, z: Float[Array, "n d"]
+    ) -> tuple[Cloud, Float[Array, "n d"]]:
+        points, log_det, score = transform(params, z, -z)
+        return Cloud(points, None, standard_normal_log_prob(z) - log_det), score
 
     @property
     def log_prob(self) -> Partial | None:
@@ -133,6 +151,23 @@ class Mapped(Family):
         images, log_det = self.forward(cloud.points)
         density = cloud.log_density
         return Cloud(images, cloud.weights, None if density is None else density - log_det)
+
+    @property
+    def push_with_score(self) -> Partial | None:
+        if self.inverse is None or self.base.push_with_score is None:
+            return None
+        return Partial(self._push_with_score, self.base, self.forward, self.inverse)
+
+    @staticmethod
+    def _push_with_score(
+        base: Family, forward: Partial, inverse: Partial, params: Params, z
+    ) -> tuple[Cloud, Float[Array, "n d"]]:
+        cloud, score = base.push_with_score(params, z)
+        images, log_det = forward(cloud.points)
+        # log rho(image) = log rho_base(inverse(image)) + log_det of the inverse.
+        (_, inverse_log_det), pull = jax.vjp(inverse, images)
+        (score,) = pull((score, jnp.ones_like(inverse_log_det)))
+        return Cloud(images, cloud.weights, cloud.log_density - log_det), score
 
     @property
     def log_prob(self) -> Partial | None:

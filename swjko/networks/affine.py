@@ -41,6 +41,11 @@ class TriangularAffine(nnx.Module):
         inverse = _inverse_of_product(lower, upper)
         return (y - bias[None, :]) @ inverse.T, jnp.broadcast_to(-log_det, y.shape[:1])
 
+    def score_of_image(self, score: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Returns the score of the law of images, from that of the law of the points."""
+        lower, upper, _, _ = self._factors()
+        return score @ _inverse_of_product(lower, upper)
+
     def _factors(self):
         lower, upper, log_diagonal = (
             self.gain * param[...] for param in (self.lower, self.upper, self.log_diagonal)

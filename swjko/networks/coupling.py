@@ -7,6 +7,7 @@ sum, and the inverse costs as much as the map. ``swjko.flows`` makes families of
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,8 @@ class CouplingFlow(nnx.Module):
     """Pairs of couplings in a scan, followed by a triangular affine layer.
 
     The first coupling of a pair moves the second half of the coordinates given the first, and the
-    second moves the first half given the second. The halves are then interleaved like cards, so
-    two coordinates of one half are twice as far apart as before. After log2(dim) pairs every two
-    coordinates have been in different halves, and each can depend on each other.
+    second moves the first half given the second. The halves are then interleaved like cards. After
+    log2(dim) pairs every two coordinates have been in different halves.
     """
 
     def __init__(
@@ -73,34 +73,86 @@ class CouplingFlow(nnx.Module):
             self.mixings = StackedAffine(self.num_pairs - (not self.odd), self.num_moved)
 
     def forward_and_log_det(self, z: Float[Array, "n d"]) -> WithLogDet:
-        mixings = self._mixings(inverse=False)
+        x, log_det, _ = self._forward(z, None)
+        return x, log_det
+
+    def forward_with_score(
+        self, z: Float[Array, "n d"], score: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "n d"], Float[Array, " n"], Float[Array, "n d"]]:
+        """Returns images, log-determinants, and the score of the law of the images at them.
+
+        A coupling y = f(x; r) of moved coordinates, whose r is a function of the kept ones, takes
+        the score (s, k) of moved and kept coordinates to
+
+            s' = (s - d log f' / dx) / f',   k' = k - [d r / d kept]^T (s' df/dr + d log f' / dr).
+
+        For y = x exp(a) + b that is s' = s exp(-a), and the bracket is applied to (1 + x s, s').
+
+        Args:
+          z: Points.
+          score: Gradient of the log-density of the law of z at the points.
+        """
+        return self._forward(z, score)
+
+    def _forward(self, z, score) -> Any:
+        mixings, forward = self._mixings(inverse=False), self.bijection.forward
+        inverses = None
+        if score is not None:
+            inverses, score = self._mixings(inverse=True), self._parts(score)
         z, fixed = self._parts(z)
 
         def pair(carry, weights):
-            (first, second), log_det = _halves(carry[0]), carry[1]
-            second, second_log_det = self._couple(
-                self.bijection.forward, second, (first, fixed), weights[0]
-            )
-            first, first_log_det = self._couple(
-                self.bijection.forward, first, (second, fixed), weights[1]
-            )
-            x, mixing_log_det = _interleave(first, second), 0.0
+            x, log_det, score = carry
+            for half in (1, 0):
+                x, half_log_det, score = self._move(
+                    forward, half, x, fixed, weights[1 - half], score
+                )
+                log_det += half_log_det
+            x, score = _interleaved(x), _of_moved(_interleaved, score)
             if mixings is not None:
                 matrix, bias, mixing_log_det = weights[2]
-                x = x @ matrix.T + bias[None, :]
-            return (x, log_det + second_log_det + first_log_det + mixing_log_det), None
+                x, log_det = x @ matrix.T + bias[None, :], log_det + mixing_log_det
+                score = _of_moved(lambda score: score @ weights[3][0], score)
+            return (x, log_det, score), None
 
-        x, log_det = z, jnp.zeros_like(z[:, 0])
-        if self.num_pairs:  # a loop over none cannot run without jit
-            (x, log_det), _ = lax.scan(pair, (x, log_det), (*self._weights(), mixings))
-        x, log_det = self._couple_last(self.bijection.forward, x, fixed, log_det)
+        start = z, jnp.zeros_like(z[:, 0]), score
+        x, log_det, score = self._over_pairs(pair, start, (mixings, inverses))
+        if self.odd:
+            weights = self._second_weights(self.num_pairs)
+            x, last_log_det, score = self._move(forward, 1, x, fixed, weights, score)
+            log_det += last_log_det
         for _ in range(self.num_pairs):
-            x = jnp.concatenate(_deal(x), axis=1)
+            x, score = _dealt(x), _of_moved(_dealt, score)
         x, affine_log_det = self.affine.forward_and_log_det(x)
-        return jnp.concatenate((x, fixed), axis=1), log_det + affine_log_det
+        if score is not None:
+            score = jnp.concatenate((self.affine.score_of_image(score[0]), score[1]), axis=1)
+        return jnp.concatenate((x, fixed), axis=1), log_det + affine_log_det, score
+
+    def _move(self, bijection, half, x, fixed, weights, score=None):
+        """Moves half 0 or 1 of the coordinates by a bijection of the line, and a score along."""
+        halves = _halves(x)
+        moved, kept = halves[half], jnp.concatenate((halves[1 - half], fixed), axis=1)
+
+        def conditioned(kept):
+            return _conditioned(kept, weights).reshape(*moved.shape, self.bijection.num_params)
+
+        if score is None:
+            halves[half], log_slopes = bijection(moved, conditioned(kept))
+            return jnp.concatenate(halves, axis=1), jnp.sum(log_slopes, axis=-1), None
+        raw, pull_kept = jax.vjp(conditioned, kept)
+        (halves[half], log_slopes), pull = jax.vjp(bijection, moved, raw)
+        ones, scores = jnp.ones_like(moved), _halves(score[0])
+        bend, _ = pull((jnp.zeros_like(moved), ones))
+        scores[half] = (scores[half] - bend) * jnp.exp(-log_slopes)
+        _, of_raw = pull((scores[half], ones))
+        (of_kept,) = pull_kept(of_raw)
+        of_half, of_fixed = jnp.split(of_kept, [scores[1 - half].shape[1]], axis=1)
+        scores[1 - half] -= of_half
+        score = jnp.concatenate(scores, axis=1), score[1] - of_fixed
+        return jnp.concatenate(halves, axis=1), jnp.sum(log_slopes, axis=-1), score
 
     def inverse_and_log_det(self, x: Float[Array, "n d"]) -> WithLogDet:
-        mixings = self._mixings(inverse=True)
+        mixings, inverse = self._mixings(inverse=True), self.bijection.inverse
         x, fixed = self._parts(x)
 
         def pair(carry, weights):
@@ -108,49 +160,40 @@ class CouplingFlow(nnx.Module):
             if mixings is not None:
                 matrix, bias, mixing_log_det = weights[2]
                 x, log_det = (x - bias[None, :]) @ matrix.T, log_det - mixing_log_det
-            first, second = _deal(x)
-            first, first_log_det = self._couple(
-                self.bijection.inverse, first, (second, fixed), weights[1]
-            )
-            second, second_log_det = self._couple(
-                self.bijection.inverse, second, (first, fixed), weights[0]
-            )
-            z = jnp.concatenate((first, second), axis=1)
-            return (z, log_det + second_log_det + first_log_det), None
+            x = _dealt(x)
+            for half in (0, 1):
+                x, half_log_det, _ = self._move(inverse, half, x, fixed, weights[1 - half])
+                log_det += half_log_det
+            return (x, log_det), None
 
         x, log_det = self.affine.inverse_and_log_det(x)
         for _ in range(self.num_pairs):
-            x = _interleave(*_halves(x))
-        x, log_det = self._couple_last(self.bijection.inverse, x, fixed, log_det)
-        if self.num_pairs:
-            stacked = (*self._weights(), mixings)
-            (x, log_det), _ = lax.scan(pair, (x, log_det), stacked, reverse=True)
+            x = _interleaved(x)
+        if self.odd:
+            weights = self._second_weights(self.num_pairs)
+            x, last_log_det, _ = self._move(inverse, 1, x, fixed, weights)
+            log_det += last_log_det
+        x, log_det = self._over_pairs(pair, (x, log_det), (mixings,), reverse=True)
         return jnp.concatenate((x, fixed), axis=1), log_det
+
+    def _over_pairs(self, pair, carry, beside, reverse=False):
+        if not self.num_pairs:  # a loop over none cannot run without jit
+            return carry
+        second = self._second_weights(slice(self.num_pairs))
+        stacked = (second, self.first_given_second.stacked(), *beside)
+        # A GPU takes time by the number of kernels, and loops have many more, which cut and stack.
+        unroll = self.num_pairs if jax.default_backend() == "gpu" else 1
+        return lax.scan(pair, carry, stacked, reverse=reverse, unroll=unroll)[0]
 
     def _parts(self, points):
         return points[:, : self.num_moved], points[:, self.num_moved :]
-
-    def _couple(self, bijection, moved, kept, weights):
-        raw = _conditioned(jnp.concatenate(kept, axis=1), weights)
-        moved, log_det = bijection(moved, raw.reshape(*moved.shape, self.bijection.num_params))
-        return moved, jnp.sum(log_det, axis=-1)
-
-    def _weights(self):
-        of_pairs = [leaf[: self.num_pairs] for leaf in self.second_given_first.stacked()]
-        return of_pairs, self.first_given_second.stacked()
 
     def _mixings(self, inverse):
         """Returns matrices, biases and log-determinants, one for each pair, or None."""
         return self.mixings.stacked(self.num_pairs, inverse) if hasattr(self, "mixings") else None
 
-    def _couple_last(self, bijection, x, fixed, log_det):
-        """Applies the coupling after the pairs, if the number of layers is odd."""
-        if not self.odd:
-            return x, log_det
-        first, second = _halves(x)
-        weights = [leaf[self.num_pairs] for leaf in self.second_given_first.stacked()]
-        second, second_log_det = self._couple(bijection, second, (first, fixed), weights)
-        return jnp.concatenate((first, second), axis=1), log_det + second_log_det
+    def _second_weights(self, at):
+        return [leaf[at] for leaf in self.second_given_first.stacked()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +285,18 @@ def _interleave(first, second):
     return pairs.reshape(first.shape[0], -1)[:, : first.shape[1] + second.shape[1]]
 
 
+def _interleaved(x):
+    return _interleave(*_halves(x))
+
+
 def _deal(x):
     """Inverts ``_interleave``."""
     return x[:, 0::2], x[:, 1::2]
+
+
+def _dealt(x):
+    return jnp.concatenate(_deal(x), axis=1)
+
+
+def _of_moved(function, score):
+    return None if score is None else (function(score[0]), score[1])

@@ -14,16 +14,45 @@ References:
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from swjko.families.base import Family
 from swjko.functionals.base import is_entropy_like, needs_density
-from swjko.types import Functional, Params, Scalar
+from swjko.types import Cloud, Functional, Params, Scalar
 
 
 def reads_entropy_alone(functional: Functional) -> bool:
     """Returns whether the functional reads the density, and as a multiple of the entropy only."""
     return needs_density(functional) and is_entropy_like(functional)
+
+
+def path_push(family: Family, params: Params, latent: PyTree) -> Cloud:
+    """Returns ``family.push(params, latent)`` with the log-density of a fixed measure.
+
+    Its first derivatives in ``params`` come through the points alone. A family that carries its
+    score along needs no inverse for them.
+    """
+    if family.push_with_score is not None:
+        cloud, score = family.push_with_score(params, latent)
+        log_density = _with_score(cloud.log_density, score, cloud.points)
+    else:
+        cloud = family.push(params, latent)
+        log_density = path_log_prob(family, params, cloud.points)
+    return cloud if log_density is None else cloud._replace(log_density=log_density)
+
+
+@jax.custom_jvp
+def _with_score(log_density: Array, score: Array, points: Array) -> Array:
+    """Returns the log-density, whose derivative is along the score at the points."""
+    del score, points
+    return log_density
+
+
+@_with_score.defjvp
+def _with_score_jvp(primals, tangents):
+    log_density, score, _ = primals
+    return log_density, jnp.sum(score * tangents[2], axis=1)
 
 
 @jax.custom_vjp

@@ -236,7 +236,8 @@ class ICNNJKO(Readable):
         maps = self.chain.add(state.params, state.step, params, result == Result.OK)
         time = state.time + self.step_size
         state = accept(state, State(maps, time, state.step + 1, result, pushed))
-        return state, Info(state.time, energy, proximity, report.value, report.gradient, result)
+        norm = optax.tree.norm(report.gradient)
+        return state, Info(state.time, energy, proximity, report.value, norm, result)
 
     def objective(
         self, key: Key, network: Params, frame: Frame, batch: Pool

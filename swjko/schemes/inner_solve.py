@@ -82,30 +82,43 @@ def minimize(
 
 
 def minimize_and_report(
-    objective: Objective, optimizer: optax.GradientTransformation, start: Params, draws: PyTree
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    start: Params,
+    draws: PyTree,
+    tolerance: Scalar | None = None,
 ) -> tuple[Params, Evaluation]:
     """Makes one update for each draw but the last, and evaluates the objective on the last.
 
-    The evaluation is in the same loop as the updates, which halves the program to compile.
+    Without a tolerance the evaluation is in the same loop as the updates, which halves the program
+    to compile.
 
     Args:
       objective: ``(params, draw) -> (value, aux)``.
       optimizer: Optax optimizer, which starts afresh.
       start: Parameters before the first update.
       draws: Draws stacked along a leading axis.
+      tolerance: As for ``minimize``.
     """
+    if tolerance is not None:
+        updates, last = (
+            jax.tree.map(lambda leaf, at=at: leaf[at], draws) for at in (slice(-1), -1)
+        )
+        params = minimize(objective, optimizer, start, updates, tolerance)
+        return params, evaluate(objective, params, last)
     num_updates = jax.tree.leaves(draws)[0].shape[0] - 1
 
     def step(carry, numbered_draw):
         number, draw = numbered_draw
-        (new, optimizer_state), found = _update(objective, optimizer, carry, draw)
+        (new, optimizer_state), found = _update(objective, optimizer, carry[:2], draw)
         last = number == num_updates
         params = jax.tree.map(lambda old, new: jnp.where(last, old, new), carry[0], new)
-        return (params, optimizer_state), found._replace(gradient=optax.tree.norm(found.gradient))
+        return (params, optimizer_state, found.gradient), (found.value, found.aux)
 
-    carry = (start, optimizer.init(start))
-    (params, _), found = lax.scan(step, carry, (jnp.arange(num_updates + 1), draws))
-    return params, jax.tree.map(lambda leaf: leaf[-1], found)
+    carry = (start, optimizer.init(start), jax.tree.map(jnp.zeros_like, start))
+    carry, found = lax.scan(step, carry, (jnp.arange(num_updates + 1), draws))
+    value, aux = jax.tree.map(lambda leaf: leaf[-1], found)
+    return carry[0], Evaluation(value, aux, carry[2])
 
 
 def _update(objective, optimizer, carry, draw):

@@ -26,6 +26,7 @@ from swjko.distances.sorting import sort_rows
 from swjko.families.base import Family
 from swjko.readable import Readable
 from swjko.schemes.base import Info, State, select
+from swjko.schemes.estimators import jackknife
 from swjko.schemes.sw_jko import SWJKO, sw_jko
 from swjko.types import Cloud, DirectionFn, Functional, Key, Params, Scalar
 
@@ -119,7 +120,9 @@ class SWBDF2(Readable):
                 return _squared_distance_to_extrapolation(new, now, before, directions)
 
             clouds = (self.family.push(params, latent).points for params in (anchor, state.extra))
-            distance = self.jko.debiased(distance_to, cloud.points, *clouds)
+            points = (cloud.points, *clouds)
+            is_debiased = self.jko.is_debiased
+            distance = jackknife(distance_to, *points) if is_debiased else distance_to(*points)
             return distance / (2.0 * scale.astype(distance.dtype))
 
         new, info = self.jko.step_with(proximity, key, state, tau)

@@ -1,4 +1,4 @@
-"""The SW-JKO scheme, and direct minimisation as its ablation.
+"""The SW-JKO scheme.
 
     mu_{k+1} = argmin_mu SW_2^2(mu, mu_k) / (2 step_size) + F(mu)   over a family of measures.
 
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
-from swjko.distances.sliced import sliced_wasserstein_pow
+from swjko.distances.sliced import debiased_sliced_wasserstein_pow, sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, value_at
 from swjko.readable import Readable
@@ -35,7 +35,7 @@ from swjko.schemes.base import (
     start_state,
     step_result,
 )
-from swjko.schemes.estimators import jackknife, path_log_prob, reads_entropy_alone
+from swjko.schemes.estimators import path_push, reads_entropy_alone
 from swjko.schemes.optimizers import as_optimizer, require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
@@ -157,27 +157,42 @@ class SWJKO(Readable):
 
     def step(self, key: Key, state: State) -> tuple[State, Info]:
         """Takes one step from ``state``. If it fails, the state stays and its code says why."""
-        return self.step_with(self.proximity, key, state, self.step_size)
+        same = self.common_latents
+        return self.step_with(self.proximity, key, state, self.step_size, zero_at_anchor=same)
 
     def step_with(
-        self, proximity: Proximity, key: Key, state: State, step_size: Scalar
+        self,
+        proximity: Proximity,
+        key: Key,
+        state: State,
+        step_size: Scalar,
+        *,
+        zero_at_anchor: bool = False,
     ) -> tuple[State, Info]:
-        """Takes one step of length ``step_size`` with another proximity term."""
+        """Takes one step of length ``step_size`` with another proximity term.
+
+        Args:
+          proximity: Term beside the energy.
+          key: Random key.
+          state: State before the step.
+          step_size: Time of the step.
+          zero_at_anchor: Whether the term is zero at the anchor, so that it need not be computed.
+        """
         inner_key, report_key = jax.random.split(key)
         anchor = state.params
 
         def objective(params: Params, key: Key) -> Objective:
             return self.objective(key, params, anchor, proximity)
 
-        params = inner_solve.minimize(
-            objective,
-            self.optimizer,
-            anchor,
-            jax.random.split(inner_key, self.num_inner_steps),
-            self.inner_tolerance,
+        keys = jax.random.split(inner_key, self.num_inner_steps)
+        draws = jnp.concatenate([keys, report_key[None]])
+        params, report = inner_solve.minimize_and_report(
+            objective, self.optimizer, anchor, draws, self.inner_tolerance
         )
-        report = inner_solve.evaluate(objective, params, report_key)
-        anchor_energy, _ = objective(anchor, report_key)
+        if zero_at_anchor:
+            anchor_energy = self.energy(report_key, anchor)
+        else:
+            anchor_energy, _ = objective(anchor, report_key)
         result = step_result(state, params, report.value, anchor_energy)
         new = State(params, state.time + step_size, state.step + 1, result, state.extra)
         state = accept(state, new)
@@ -193,21 +208,27 @@ class SWJKO(Readable):
         the parameters of the log-density are held fixed. Equal keys give common random numbers.
         A proximity of None is SW_2^2 / (2 step_size).
         """
-        keys = jax.random.split(jax.random.clone(key), 4)
-        latent_key, anchor_key, direction_key, functional_key = keys
+        latent_key, anchor_key, direction_key, _ = jax.random.split(jax.random.clone(key), 4)
         latent = anchor_latent = self.family.latent(latent_key, self.num_samples)
         if not self.common_latents:
             anchor_latent = self.family.latent(anchor_key, self.num_samples)
-        cloud = self.family.push(params, latent)
-        has_log_prob = self.family.log_prob is not None
-        if self.path_gradient and has_log_prob and reads_entropy_alone(self.functional):
-            log_density = path_log_prob(self.family, params, cloud.points)
-            cloud = cloud if log_density is None else cloud._replace(log_density=log_density)
+        along_path = self.path_gradient and self.family.log_prob is not None
+        along_path = along_path and reads_entropy_alone(self.functional)
+        push = functools.partial(path_push, self.family) if along_path else self.family.push
+        cloud = push(params, latent)
         directions = self.direction_fn(direction_key, self.num_projections, self.family.dim)
         term = (proximity or self.proximity)(cloud, anchor, anchor_latent, directions)
-        log_prob = functools.partial(self.family.log_prob, params) if has_log_prob else None
-        energy = value_at(self.functional, functional_key, cloud, log_prob)
+        energy = self.energy(key, params, cloud)
         return energy + term, (energy, term)
+
+    def energy(self, key: Key, params: Params, cloud: Cloud | None = None) -> Scalar:
+        """Estimates F on the cloud that ``objective`` draws with this key, or on another one."""
+        latent_key, _, _, functional_key = jax.random.split(jax.random.clone(key), 4)
+        if cloud is None:
+            cloud = self.family.push(params, self.family.latent(latent_key, self.num_samples))
+        log_prob = self.family.log_prob
+        log_prob = None if log_prob is None else functools.partial(log_prob, params)
+        return value_at(self.functional, functional_key, cloud, log_prob)
 
     def objective_and_gradient(self, key: Key, params: Params, anchor: Params):
         """Estimates the objective of a step and its gradient in ``params``."""
@@ -218,84 +239,16 @@ class SWJKO(Readable):
     ) -> Scalar:
         """Returns SW_2^2 between the cloud and the anchor's, over 2 step_size."""
         old = self.family.push(anchor, latent)
-        if cloud.weights is None and old.weights is None:
-            distance = self.debiased(
-                lambda x, y: sliced_wasserstein_pow(x, y, directions), cloud.points, old.points
-            )
+        weighted = cloud.weights is not None or old.weights is not None
+        if self.is_debiased and not weighted:
+            distance = debiased_sliced_wasserstein_pow(cloud.points, old.points, directions)
         else:
             distance = sliced_wasserstein_pow(
                 cloud.points, old.points, directions, x_weights=cloud.weights, y_weights=old.weights
             )
         return distance / (2.0 * self.step_size.astype(distance.dtype))
 
-    def debiased(self, distance: Callable[..., Scalar], *points: Float[Array, "n d"]) -> Scalar:
-        """Returns a distance between clouds, by the jackknife if that is to be taken."""
-        exact = not self.debias or self.family.is_finite
-        return distance(*points) if exact else jackknife(distance, *points)
-
-
-def direct_minimization(
-    family: Family,
-    functional: Functional,
-    optimizer: optax.GradientTransformation,
-    *,
-    num_inner_steps: int,
-    num_samples: int,
-    path_gradient: bool = True,
-) -> "DirectMinimization":
-    """Makes a scheme whose ``step`` minimises F alone, without a proximity.
-
-    It is the ablation of ``sw_jko``: the same inner problem, draws and optimizer. With
-    F = KL(mu | nu) it is variational inference by reparametrised gradients. ``state.time`` counts
-    steps, and ``info.proximity`` is zero.
-
-    Args:
-      family: Measures to move in.
-      functional: F.
-      optimizer: Optax optimizer, which starts afresh at each step.
-      num_inner_steps: Optimizer updates in one step.
-      num_samples: Points drawn for each update.
-      path_gradient: Whether to take path gradients where the functional is entropy-like.
-
-    Example::
-
-        energy = kl_divergence(lambda x: -jnp.sum(x**2) / 2)
-        scheme = direct_minimization(gaussian(2), energy, optax.adam(1e-2),
-                                     num_inner_steps=100, num_samples=256)
-    """
-    jko = sw_jko(
-        family,
-        functional,
-        optimizer,
-        step_size=1.0,
-        num_inner_steps=num_inner_steps,
-        num_samples=num_samples,
-        num_projections=1,
-        path_gradient=path_gradient,
-    )
-    return DirectMinimization(jko)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DirectMinimization(Readable):
-    """Made by ``direct_minimization``. ``jko`` holds the leaves: family and functional."""
-
-    jko: SWJKO
-
     @property
-    def family(self) -> Family:
-        return self.jko.family
-
-    def init(self, key: Key) -> State:
-        """Returns the state at mu_0, time 0."""
-        return self.jko.init(key)
-
-    def step(self, key: Key, state: State) -> tuple[State, Info]:
-        """Restarts the optimizer from ``state``. If that fails, the state stays."""
-        return self.jko.step_with(_no_proximity, key, state, self.jko.step_size)
-
-
-def _no_proximity(cloud: Cloud, *unused: PyTree) -> Scalar:
-    del unused
-    return jnp.zeros((), cloud.points.dtype)
+    def is_debiased(self) -> bool:
+        """Whether the jackknife is taken between clouds without weights."""
+        return self.debias and not self.family.is_finite

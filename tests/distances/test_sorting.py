@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from swjko.distances import sorting
+from swjko.distances import sorting, sorting_network
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -197,7 +197,7 @@ def test_the_network_sorts_as_numpy_does(rows, length, one_or_several_devices):
         1.0,
         np.nan,
     )
-    assert values.size >= sorting.NETWORK_MIN_SIZE
+    assert values.size >= sorting_network.NETWORK_MIN_SIZE
     for ordered in (sorting.jax.jit(sort_rows)(values), jax.jit(sorting._sort_by_network)(values)):
         np.testing.assert_array_equal(ordered, np.sort(values))
     stable = np.argsort(values, axis=1, kind="stable")

@@ -1,5 +1,6 @@
 """Families: densities against SciPy and autodiff, starts, latents, shapes."""
 
+import chex
 import helpers
 import jax
 import jax.numpy as jnp
@@ -276,3 +277,39 @@ def test_families_are_rebuilt_in_the_dtype_of_their_parameters(key):
     ones = jnp.ones((3, 2), jnp.float32)
     assert jax.eval_shape(family.push, params, ones).points.dtype == jnp.float32
     assert jax.eval_shape(family.log_prob, params, ones).dtype == jnp.float32
+
+
+CARRIERS = {
+    "coupling": lambda dim: flows.coupling(dim, num_layers=4, width=16, init_mean=0.5),
+    "three layers with LU": lambda dim: flows.coupling(dim, num_layers=3, width=16, mixing="lu"),
+    "fixed coordinates": lambda dim: flows.coupling(
+        dim, num_layers=3, width=16, num_fixed=dim - 2, init_scale=1.5
+    ),
+    "spline": lambda dim: flows.spline(dim, num_layers=2, width=16),
+    "base": lambda dim: flows.coupling(dim, num_layers=2, width=8, base=swjko.student_t(dim)),
+    "base that carries": lambda dim: flows.coupling(
+        dim, num_layers=2, width=8, base=flows.coupling(dim, num_layers=2, width=8)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize(
+    ("dim", "dtype", "tolerance"), [(2, "float32", 2e-6), (5, "float64", 1e-12)]
+)
+def test_the_score_carried_forward_is_the_gradient_of_log_prob(name, dim, dtype, tolerance, key):
+    with jax.enable_x64(dtype == "float64"):
+        family = CARRIERS[name](dim)
+        params = perturbed(family, key, 0.05)
+        latent = family.latent(key, 30)
+        cloud, score = jax.jit(family.push_with_score)(params, latent)
+        pushed = jax.jit(family.push)(params, latent)
+        for one, other in zip(cloud, pushed, strict=True):
+            chex.assert_trees_all_close(one, other, rtol=10 * tolerance, atol=10 * tolerance)
+        expected = jax.jit(jax.grad(lambda x: jnp.sum(family.log_prob(params, x))))(cloud.points)
+        np.testing.assert_allclose(score, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["gaussian", "cnf", "icnn", "mlp", "gaussian_mixture"])
+def test_other_families_carry_no_score(name):
+    assert helpers.FAMILIES[name]().push_with_score is None

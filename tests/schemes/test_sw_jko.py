@@ -496,3 +496,44 @@ def test_direct_minimization_computes_no_distance_and_refuses_what_sw_jko_refuse
     assert " sort(" not in jitted_step.lower(key, scheme, scheme.init(key)).compile().as_text()
     with pytest.raises(ValueError, match=r"num_samples.* must be at least 1"):
         direct(num_samples=0)
+
+
+def test_a_step_reports_as_separate_evaluations_do(key):
+    scheme = tiny_scheme("coupling", "kl_divergence", num_inner_steps=3)
+    start = scheme.init(key)
+
+    @jax.jit
+    def separate(key, scheme, start):
+        def objective(params, key):
+            return scheme.objective(key, params, start.params)
+
+        inner_key, report_key = jax.random.split(key)
+        keys = jax.random.split(inner_key, 3)
+        params = inner_solve.minimize(objective, scheme.optimizer, start.params, keys)
+        at_start, _ = objective(start.params, report_key)
+        report = inner_solve.evaluate(objective, params, report_key)
+        return params, report, at_start, scheme.energy(report_key, start.params)
+
+    params, report, at_start, energy = separate(key, scheme, start)
+    state, info = jitted_step(key, scheme, start)
+    chex.assert_trees_all_close(state.params, params, atol=1e-6)
+    np.testing.assert_allclose(info.objective, report.value, rtol=1e-5)
+    np.testing.assert_allclose((info.energy, info.proximity), report.aux, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(report.gradient), rtol=1e-5)
+    # The proximity of the anchor to itself is zero with common latents.
+    np.testing.assert_allclose(energy, at_start, rtol=1e-6)
+
+
+def test_the_score_carried_forward_gives_the_gradient_of_the_inverse_route(key):
+    with jax.enable_x64(True):
+        scheme = tiny_scheme("coupling", "kl_divergence")
+        params = helpers.perturbed(scheme.family, key, 0.05)
+        family = swjko.Family(
+            *(getattr(scheme.family, name) for name in ("init", "latent", "push", "log_prob")),
+            scheme.family.dim,
+            has_density=True,
+        )
+        assert family.push_with_score is None
+        inverse = dataclasses.replace(scheme, family=family)
+        found = [objective_and_gradient(one, key, params, params) for one in (scheme, inverse)]
+        chex.assert_trees_all_close(*found, rtol=1e-10, atol=1e-12)
