@@ -57,7 +57,7 @@ def _measure(target: Target, step_size: float | None, seed: int, updates: int) -
     key = jax.random.fold_in(jax.random.key(seed), 9)
     found = _importance(key, law, target.log_prob, num_samples=_DRAWS)
     return {
-        "modes": count_modes(np.asarray(found.cloud.points), target.centers),
+        "modes": count_modes(np.asarray(found.cloud.points), np.asarray(target.centers)),
         "log_evidence": float(found.log_evidence),
         "elbo": float(found.elbo.value),
         "effective_fraction": float(found.effective_fraction),

@@ -9,6 +9,7 @@ are formed from differences, so a small displacement of distant clouds keeps its
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -120,7 +121,7 @@ def debiased_sliced_wasserstein_pow(
     References:
       Quenouille (1956).
     """
-    inputs = _checked(x, y, directions, None, None)
+    inputs = _checked(x, y, directions, *4 * (None,))[:5]
     n = inputs[0].shape[0]
     if n != inputs[1].shape[0]:
         raise ValueError(
@@ -129,9 +130,13 @@ def debiased_sliced_wasserstein_pow(
         )
     # The halves are as many points again, so blocks are those of twice as many.
     block_size = automatic_block_size(2 * n, 2 * n, directions.shape[0], False)
-    prepared = _prepared(*inputs, block_size)
-    options = {"p": 2.0, "block_size": prepared[-1], "scaled": False, "debiased": n > 1}
-    return sliced_power(*prepared[:-1], **options).value
+
+    def power(x, y, directions, x_weights, y_weights):
+        prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
+        options = {"p": 2.0, "block_size": prepared[-1], "debiased": n > 1}
+        return sliced_power(*prepared[:-1], **options).value
+
+    return on_auto_axes(power, *inputs)
 
 
 def sliced_wasserstein(
@@ -243,7 +248,9 @@ def normalised_weights(weights: Array | None, count: int, dtype: DTypeLike) -> A
     return weights / jnp.sum(weights)
 
 
-def _checked(x, y, directions, x_weights, y_weights, projection, projection_weights) -> tuple:
+def _checked(
+    x, y, directions, x_weights, y_weights, projection, projection_weights
+) -> tuple[Any, ...]:
     x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
     validation.require_same_dim(x, y, "x", "y")
     if projection is None:
@@ -274,8 +281,8 @@ def _power(
 ) -> ScaledPower:
     if projection is None and projection_weights is None:
 
-        def power(*inputs):
-            prepared = _prepared(*inputs, block_size)
+        def power(x, y, directions, x_weights, y_weights):
+            prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
             return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
 
         return on_auto_axes(power, x, y, directions, x_weights, y_weights)

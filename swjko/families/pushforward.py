@@ -68,7 +68,7 @@ class Pushforward(Family):
     dim: int = static_field()
     latent_dim: int = static_field()
     dtype: DTypeLike = static_field(repr=False)
-    transform_with_score: Partial | None = None
+    transform_with_score: Partial | None = dataclasses.field(default=None, repr=False)
 
     def latent(self, key: Key, num: int) -> Float[Array, "n d"]:
         return jax.random.normal(key, (num, self.latent_dim), self.dtype)

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -129,7 +130,7 @@ class SWToTarget(Readable):
             return 0.5 * sliced_wasserstein_to_quantiles_pow(x, table, x_weights=cloud.weights)
         directions = self.direction_fn(direction_key, self.num_projections, x.shape[1])
         y, y_weights = _batch(batch_key, self.target, self.weights, self.batch_size)
-        weights = {"x_weights": cloud.weights, "y_weights": y_weights}
+        weights: dict[str, Any] = {"x_weights": cloud.weights, "y_weights": y_weights}
         if self.unbalanced is None:
             return 0.5 * sliced_wasserstein_pow(
                 x, y, directions, projection=self.projection, **weights

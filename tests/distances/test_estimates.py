@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 import swjko
-from swjko.distances import sorting
+from swjko.distances import sorting, sorting_network
 
 
 def clouds(dim, n=120, m=90):
@@ -211,8 +211,8 @@ def test_sharded_directions_give_the_unsharded_value_and_gradient(num_devices, k
 @pytest.mark.parametrize("block_size", [None, 32])
 def test_sharded_directions_move_nothing_but_the_sum(block_size, monkeypatch):
     # As large inputs are sorted, in blocks of rows that fit the cache.
-    monkeypatch.setattr(sorting, "_NETWORK_CACHE_BYTES", 2**17)
-    monkeypatch.setattr(sorting, "_NETWORK_BLOCK_BYTES", {4: 2**17, 8: 2**17})
+    monkeypatch.setattr(sorting_network, "_CACHE_BYTES", 2**17)
+    monkeypatch.setattr(sorting_network, "_BLOCK_BYTES", {4: 2**17, 8: 2**17})
     monkeypatch.setattr(sorting, "_PIECES_MIN_SIZE", 100)
     mesh = jax.make_mesh(
         (2,), ("projection",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
