@@ -115,8 +115,9 @@ def _measure(run: methods.Run, target: Target, seed: int, num: int) -> dict[str,
 
 
 def _evidence(log_evidence: float | None, target: Target) -> dict[str, Any]:
-    is_known = log_evidence is not None and target.log_evidence is not None
-    error = log_evidence - target.log_evidence if is_known else None
+    error = None
+    if log_evidence is not None and target.log_evidence is not None:
+        error = log_evidence - target.log_evidence
     return {"log_evidence": log_evidence, "log_evidence_error": error}
 
 
