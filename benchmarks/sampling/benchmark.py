@@ -47,6 +47,8 @@ _importance = jax.jit(swjko.importance, static_argnames="num_samples")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", metavar="NAME", help="only these targets")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
+    text = "keep the rows of other targets in a result that was written with the same sizes"
+    parser.add_argument("--keep", action="store_true", help=text)
     text = "directory of german.data-numeric, ionosphere.csv, sonar.csv and the mixtures' means"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=text)
 
@@ -56,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     num = 2000 if args.quick else 50_000 if args.full else 20_000
     count = args.seeds or (1 if args.quick else 5 if args.full else 2)
     chosen = args.targets or (["8 peaky", "eight schools"] if args.quick else names(args.data_dir))
-    rows: list[dict[str, Any]] = []
+    rows = _kept(args, sizes, chosen)
     for name in chosen:
         target = in_units_of_the_start(make(name, args.data_dir))
         found: dict[str, list[dict[str, Any]]] = {}
@@ -73,6 +75,16 @@ def main(args: argparse.Namespace) -> None:
             found = {_BETTER: [_better(*pair) for pair in pairs]} | found
         rows += [_row(name, target, method, runs) for method, runs in found.items()]
     common.finish(args, {"quick": args.quick, "sizes": sizes, "rows": rows}, ("", _figure(rows)))
+
+
+def _kept(args: argparse.Namespace, sizes: Any, chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of other targets in the result that is replaced; none without ``--keep``."""
+    if not args.keep:
+        return []
+    written = common.read_results(args.name, args.directory)
+    if written["sizes"] != sizes._asdict():
+        raise SystemExit(f"--keep needs a result with the same sizes; got {written['sizes']}.")
+    return [row for row in written["rows"] if row["target"] not in chosen]
 
 
 def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
