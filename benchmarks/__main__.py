@@ -24,6 +24,7 @@ BENCHMARKS = {
     "mixtures": ("benchmarks.mixtures", "flows to mixtures of Gaussians, for each family"),
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
+    "sbi": ("benchmarks.sbi", "posteriors of a simulator beside neural posterior estimation"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),

@@ -184,7 +184,10 @@ class ForwardKL:
         del cloud
         points, weights = self.points, self.weights
         if self.batch_size is not None and weights is None:
-            points = jax.random.choice(key, points, (self.batch_size,), replace=False)
+            # One in each of equal parts: a draw without replacement sorts all points.
+            parts = jnp.arange(self.batch_size) + jax.random.uniform(key, (self.batch_size,))
+            indices = (parts * (len(points) / self.batch_size)).astype(int)
+            points = points[jnp.minimum(indices, len(points) - 1)]
         elif self.batch_size is not None and weights is not None:
             points = points[stratified_indices(key, weights, self.batch_size)]
             weights = None
