@@ -143,41 +143,35 @@ def fit(name: str, number: int, seed: int, sizes: Sizes) -> Fit:
     data = jnp.asarray(two_moons(rng, parameters), float)
     coordinates = _COORDINATES[name]()
     moved, log_slope = coordinates.forward(jnp.asarray(parameters, float))
-    pairs = jnp.concatenate([moved, data], axis=1)
-    held = number // 10
+    pairs, held = jnp.concatenate([moved, data], axis=1), number // 10
+    scale_of_start = _START_SCALES[name]
     family = flows.conditional(
-        2,
-        data[held:],
-        num_layers=sizes.layers,
-        width=sizes.width,
-        init_scale=_START_SCALES[name],
+        2, data[held:], num_layers=sizes.layers, width=sizes.width, init_scale=scale_of_start
     )
-    batch, updates = min(sizes.batch, number // 4), sizes.updates[number]
+    updates = sizes.updates[number]
+    energy: Any = swjko.forward_kl(pairs[held:], batch_size=min(sizes.batch, number // 4))
     scheme = swjko.direct_minimization(
         family,
-        swjko.forward_kl(pairs[held:], batch_size=batch),
+        energy,
         optax.adam(optax.cosine_decay_schedule(sizes.rate, updates)),
         num_inner_steps=updates,
         num_samples=1,
     )
-    solution = swjko.solve(
-        jax.random.key(seed), scheme, sizes.steps, record="trajectory", progress=False
-    )
+    key = jax.random.key(seed)
+    solution = swjko.solve(key, scheme, sizes.steps, record="trajectory", progress=False)
     trajectory = solution.history[0].params
-
-    @jax.jit
-    def log_densities(trajectory, points, log_slope):
-        def mean(params):
-            return jnp.mean(family.log_prob(params, points) + log_slope)
-
-        return jax.lax.map(mean, trajectory)
-
-    scores = log_densities(trajectory, pairs[:held], log_slope[:held])
+    scores = _log_densities(family, trajectory, pairs[:held]) + jnp.mean(log_slope[:held])
     best = int(jnp.argmax(scores))
     report = {"coordinates": name, "seed": seed, "held_out": float(scores[best])}
     report |= {"updates": (best + 1) * updates, "held_out_steps": np.asarray(scores).tolist()}
     report |= solution.timing._asdict()
     return Fit(family, jax.tree.map(lambda leaf: leaf[best], trajectory), coordinates, report)
+
+
+@jax.jit
+def _log_densities(family: Any, trajectory: Any, points: Any) -> Any:
+    """Mean log-density of the points for the parameters of each step."""
+    return jax.lax.map(lambda params: jnp.mean(family.log_prob(params, points)), trajectory)
 
 
 def score(fitted: Fit, observed: np.ndarray, num: int) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -126,7 +126,8 @@ class Conditional(Family):
         standard = self._standardised(contexts)
         cloud = self.joint.push(params, jnp.concatenate([noise, standard], axis=1))
         points = jnp.concatenate([cloud.points[:, : self.num_moved], contexts], axis=1)
-        return Cloud(points, None, cloud.log_density - standard_normal_log_prob(standard))
+        log_density = jnp.asarray(cloud.log_density) - standard_normal_log_prob(standard)
+        return Cloud(points, None, log_density)
 
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
         x, contexts = points[:, : self.num_moved], points[:, self.num_moved :]

@@ -27,7 +27,7 @@ def test_exact_draws_have_the_moments_of_quadrature(observed):
     total, difference = grid.sum(axis=1), grid[:, 1] - grid[:, 0]
     point = np.stack([np.abs(total), -difference], axis=1) / np.sqrt(2) + observed - [0.25, 0]
     radius = np.hypot(*point.T)
-    density = scipy.stats.norm(0.1, 0.01).pdf(radius) / np.maximum(radius, 1e-9)
+    density = scipy.stats.norm.pdf(radius, 0.1, 0.01) / np.maximum(radius, 1e-9)
     density = np.where(point[:, 0] > 0, density, 0.0)
     density /= density.sum()
     draws = sbi.exact_posterior(np.random.default_rng(1), np.array(observed), 20_000)
