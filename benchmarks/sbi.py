@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
 
 
 DEFAULT = Sizes(
-    updates={1000: 50, 10_000: 400, 100_000: 1000},
+    updates={1000: 200, 10_000: 400, 100_000: 1000},
     choice=10_000,
     steps=20,
     batch=256,
@@ -214,7 +214,7 @@ def c2st(exact: np.ndarray, points: np.ndarray) -> float:
     width = 10 * exact.shape[1]
     classifier = MLPClassifier((width, width), max_iter=1000, random_state=1)
     folds = KFold(n_splits=5, shuffle=True, random_state=1)
-    return float(np.mean(cross_val_score(classifier, features, labels, cv=folds)))
+    return float(np.mean(cross_val_score(classifier, features, labels, cv=folds, n_jobs=-1)))
 
 
 def _figure(clouds: dict[int, list[np.ndarray]]) -> Figure:
