@@ -33,7 +33,7 @@ PUBLISHED_FILE = "sbi-benchmark/results, benchmarking_sbi_023/results/re-sbibm_s
 PUBLISHED = {1000: 0.7243, 10_000: 0.6113, 100_000: 0.5418}
 CHOICE_SEEDS, REPORT_SEED = (0, 1), 2
 FLAGS = common.Flags(quick="few simulations, updates and draws")
-# Draws outside of the box are drawn again, so the box needs no map but to units of its half width.
+# Draws outside of the box are drawn again, so the box needs no map.
 _COORDINATES = {"box": lambda: scale(0.0, 1.0), "unbounded": lambda: interval(-1.0, 1.0)}
 _START_SCALES = {"box": 3**-0.5, "unbounded": np.pi / 3**0.5}
 
