@@ -155,8 +155,8 @@ def forward_kl(
     Args:
       points: Points [m d] of nu; a leaf, never compiled in.
       weights: Weights [m], nonnegative, with sum one; None is uniform.
-      batch_size: Number of points drawn for each evaluation, one from each of so many parts of equal
-        weight; None takes all m.
+      batch_size: Number of points drawn for each evaluation, one from each of as many parts of
+        equal weight; None takes all m.
 
     Example:
       ``sw_jko(flows.coupling(2), forward_kl(data, batch_size=512), optimizer, ...)``
