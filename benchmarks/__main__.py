@@ -28,6 +28,7 @@ BENCHMARKS = {
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
     "particles": ("benchmarks.particles", "particle methods by updates and by seconds"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),
+    "sbi": ("benchmarks.sbi", "posteriors of a simulator beside neural posterior estimation"),
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),
     "spheres": ("benchmarks.spheres", "speed of the distances on circle and sphere"),

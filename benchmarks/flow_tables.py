@@ -266,6 +266,14 @@ TABLES: dict[str, Region] = {
         "{target} | {method} | {modes:.1f} | {least_modes} to {most_modes} | {num_modes} | "
         "{mean_absolute_error:.2f} | {elbo:.2f}",
     ),
+    "sbi": region(
+        "sbi",
+        lambda result: result["rows"],
+        "simulations | C2ST of swjko | its worst data | C2ST of NPE, published | "
+        "held-out log-density | draws inside the box | updates | fit, s",
+        "{simulations:,} | {c2st[mean]:.3f}{c2st[standard_error]:±.3f} | {worst:.3f} | "
+        "{published:.3f} | {held_out:.2f} | {inside:.4f} | {updates:,} | {run_seconds:seconds}",
+    ),
     "user-data-verdicts": region(
         "user_data",
         lambda result: result["verdicts"],

@@ -262,7 +262,8 @@ def forward_kl(
     Args:
       points: Points [m d] of nu; a leaf, never compiled in.
       weights: Weights [m], nonnegative, with sum one; None is uniform.
-      batch_size: Number of points drawn for each evaluation, by their weights; None takes all m.
+      batch_size: Number of points drawn for each evaluation, one from each of as many parts of
+        equal weight; None takes all m.
 
     Example:
       ``sw_jko(flows.coupling(2), forward_kl(data, batch_size=512), optimizer, ...)``
@@ -289,7 +290,13 @@ class ForwardKL(Readable):
 
     def __call__(self, key: Key, cloud: Cloud, log_prob: Callable[..., Array]) -> Scalar:
         del cloud
-        points, weights = _batch(key, self.points, self.weights, self.batch_size)
+        if self.batch_size is None or self.weights is not None:
+            points, weights = _batch(key, self.points, self.weights, self.batch_size)
+            return -expectation(Cloud(points, weights), log_prob(points))
+        # One in each of equal parts: a draw without replacement sorts all points.
+        parts = jnp.arange(self.batch_size) + jax.random.uniform(key, (self.batch_size,))
+        indices = (parts * (len(self.points) / self.batch_size)).astype(int)
+        points, weights = self.points[jnp.minimum(indices, len(self.points) - 1)], None
         return -expectation(Cloud(points, weights), log_prob(points))
 
     def with_data(

@@ -26,27 +26,36 @@ def perturbed(family, key):
 
 @pytest.mark.parametrize(("dim", "kind"), [(2, "spline"), (3, "coupling"), (1, "spline")])
 def test_densities_are_those_of_the_jacobian(dim, kind, key):
-    contexts = 3.0 + jax.random.normal(key, (20, 2))
-    family = flows.conditional(dim, contexts, kind=kind, num_layers=3, width=8, init_scale=2.0)
-    params = perturbed(family, key)
-    cloud = swjko.sample(family, params, key, 6)
-    assert cloud.points.shape == (6, dim + 2)
-    np.testing.assert_allclose(
-        family.log_prob(params, cloud.points), cloud.log_density, rtol=1e-3, atol=1e-3
-    )
-    law = family.given(params, contexts[3])
-    noise = family.noise(key, 1)
+    with jax.enable_x64(True):
+        contexts = 3.0 + jax.random.normal(key, (20, 2))
+        family = flows.conditional(dim, contexts, kind=kind, num_layers=3, width=8, init_scale=2.0)
+        start = perturbed(family, key)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), start)
+        log_prob = jax.jit(family.log_prob)
+        cloud = swjko.sample(family, params, key, 6)
+        assert cloud.points.shape == (6, dim + 2)
+        density = log_prob(params, cloud.points)
+        np.testing.assert_allclose(density, cloud.log_density, rtol=1e-9, atol=1e-9)
+        noise = family.noise(key, 1)
 
-    def image(z):
-        return family.push(params, (z[None], contexts[3:4])).points[0, :dim]
+        def image(z):
+            return family.push(params, (z[None], contexts[3:4])).points[0, :dim]
 
-    jacobian = jax.jacfwd(image)(noise[0])
-    expected = -0.5 * jnp.sum(noise**2) - 0.5 * dim * jnp.log(2 * jnp.pi)
-    expected -= jnp.linalg.slogdet(jacobian)[1]
-    found = law.log_prob(image(noise[0])[None])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-3)
-    drawn = law.sample(key, 5)
-    np.testing.assert_allclose(law.log_prob(drawn.points), drawn.log_density, rtol=1e-3, atol=1e-3)
+        jacobian = jax.jit(jax.jacfwd(image))(noise[0])
+        expected = -0.5 * jnp.sum(noise**2) - 0.5 * dim * jnp.log(2 * jnp.pi)
+        expected -= jnp.linalg.slogdet(jacobian)[1]
+        law = family.given(params, contexts[3])
+        found = law.log_prob(image(noise[0])[None])
+        np.testing.assert_allclose(found[0], expected, rtol=1e-9, atol=1e-9)
+        drawn = law.sample(key, 5)
+        density = law.log_prob(drawn.points)
+        np.testing.assert_allclose(density, drawn.log_density, rtol=1e-9, atol=1e-9)
+
+
+def test_given_law_is_a_distribution_for_importance_weights(key):
+    contexts = jax.random.normal(key, (20, 2))
+    family = flows.conditional(2, contexts, kind="coupling", num_layers=1, width=4)
+    law = family.given(family.init(key), contexts[3])
     assert swjko.importance(key, law, lambda x: -jnp.sum(x**2) / 2, 30).log_weights.shape == (30,)
 
 
@@ -92,7 +101,7 @@ def test_a_step_of_sw_jko_moves_pairs(key):
     assert np.isfinite(info.energy)
 
 
-def test_bad_input_is_refused(key):
+def test_bad_input_is_refused(key, as_users_see_it):
     contexts = jnp.zeros((4, 3)) + jnp.arange(4.0)[:, None]
     family = flows.conditional(2, contexts, kind="coupling", num_layers=1, width=4)
     with pytest.raises(ValueError, match="context must have the length of the contexts, 3; got 2"):

@@ -54,6 +54,15 @@ def test_batches_have_the_value_of_all_points_on_average(weighted, key):
     assert float(parts.standard_error) > 0
 
 
+@pytest.mark.parametrize("batch_size", [8, 40])
+def test_batches_draw_one_point_of_each_of_equal_parts(batch_size, key):
+    functional = swjko.forward_kl(jnp.arange(40.0)[:, None], batch_size=batch_size)
+    seen = []
+    functional(key, swjko.Cloud(jnp.zeros((1, 1))), lambda x: seen.append(x) or x[:, 0])
+    parts = np.asarray(seen[0][:, 0]) // (40 // batch_size)
+    np.testing.assert_array_equal(parts, np.arange(batch_size))
+
+
 def test_it_adds_to_other_functionals(key):
     family = swjko.gaussian(2)
     both = swjko.weighted_sum(
