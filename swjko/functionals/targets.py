@@ -294,10 +294,10 @@ class ForwardKL(Readable):
             points, weights = _batch(key, self.points, self.weights, self.batch_size)
             return -expectation(Cloud(points, weights), log_prob(points))
         # One in each of equal parts: a draw without replacement sorts all points.
-        parts = jnp.arange(self.batch_size) + jax.random.uniform(key, (self.batch_size,))
+        parts = jnp.arange(float(self.batch_size)) + jax.random.uniform(key, (self.batch_size,))
         indices = (parts * (len(self.points) / self.batch_size)).astype(int)
-        points, weights = self.points[jnp.minimum(indices, len(self.points) - 1)], None
-        return -expectation(Cloud(points, weights), log_prob(points))
+        points = self.points[jnp.minimum(indices, len(self.points) - 1)]
+        return -expectation(Cloud(points), log_prob(points))
 
     def with_data(
         self, points: Float[Array, "m d"], weights: Float[Array, " m"] | None = None
