@@ -78,6 +78,8 @@ def _samplers(sampling: Result) -> list[str]:
         found.setdefault((row["target"], row["dim"]), {})[row["method"]] = row
     rows = []
     for (target, dim), methods in found.items():
+        if any(method not in methods for method in _METHODS):
+            continue
         own = [methods[method] for method in _METHODS]
         row = {"target": target, "dim": dim}
         for name, form in (cells | {"seconds": "{:.0f}"}).items():

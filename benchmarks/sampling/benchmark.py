@@ -48,7 +48,7 @@ _importance = jax.jit(swjko.importance, static_argnames="num_samples")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", metavar="NAME", help="only these targets")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
-    text = "keep the rows of other targets in a result that was written with the same sizes"
+    text = "keep all other rows of a result that was written with the same sizes"
     parser.add_argument("--keep", action="store_true", help=text)
     text = "directory of german.data-numeric, ionosphere.csv, sonar.csv and the mixtures' means"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=text)
@@ -59,11 +59,12 @@ def main(args: argparse.Namespace) -> None:
     num = 2000 if args.quick else 50_000 if args.full else 20_000
     count = args.seeds or (1 if args.quick else 5 if args.full else 2)
     chosen = args.targets or (["8 peaky", "eight schools"] if args.quick else names(args.data_dir))
-    rows = _kept(args, sizes, chosen)
+    chosen_methods = args.methods or list(methods.METHODS)
+    rows = _kept(args, sizes, {(name, method) for name in chosen for method in chosen_methods})
     for name in chosen:
         target = in_units_of_the_start(make(name, args.data_dir))
         found: dict[str, list[dict[str, Any]]] = {}
-        for method in args.methods or methods.METHODS:
+        for method in chosen_methods:
             found[method] = []
             for seed in range(args.first_seed, args.first_seed + count):
                 run = methods.METHODS[method](target, seed, sizes)
@@ -76,20 +77,20 @@ def main(args: argparse.Namespace) -> None:
     common.finish(args, {"quick": args.quick, "sizes": sizes, "rows": rows}, ("", _figure(rows)))
 
 
-def _kept(args: argparse.Namespace, sizes: Any, chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of other targets in the result that is replaced; none without ``--keep``."""
+def _kept(args: argparse.Namespace, sizes: Any, chosen: set[Any]) -> list[dict[str, Any]]:
+    """Other rows of the result that is replaced; none without ``--keep``."""
     if not args.keep:
         return []
     written = common.read_results(args.name, args.directory)
     if written["sizes"] != sizes._asdict():
         raise SystemExit(f"--keep needs a result with the same sizes; got {written['sizes']}.")
     own = [row for row in written["rows"] if row["method"] != _BOTH]
-    return [row for row in own if row["target"] not in chosen]
+    return [row for row in own if (row["target"], row["method"]) not in chosen]
 
 
 def _with_both(rows: Sequence[dict[str, Any]], directory: Path | None) -> list[dict[str, Any]]:
     """The rows of each target, after one that chooses between two families where both ran."""
-    ordered = []
+    ordered: list[dict[str, Any]] = []
     for name in dict.fromkeys(row["target"] for row in rows):
         own = {row["method"]: row for row in rows if row["target"] == name}
         if all(method in own for method in methods.PAIR):
