@@ -56,7 +56,13 @@ def as_a_user(tmp_path, monkeypatch):
 
 # Libraries that a guide uses may warn.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", WITH_CODE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "howto/distances.md" else [])
+        for name in WITH_CODE
+    ],
+)
 def test_code_of_a_page_runs(name, as_a_user, capsys):
     own = [block for block in blocks(PAGES[name]) if not block.needs]
     run([shrunk(block.code) for block in own], name)

@@ -91,8 +91,8 @@ def verdict(names, shifts, ratios, distances, excess, advice) -> Verdict:
             f"its standard deviation within {100 * _LARGEST_RATIO:g} %",
             f"the standard deviation of {names[wrong]!r} is {ratio:.3g} times the data's",
         ),
-        _distance_check(held_out, "held-out points", "target points are"),
-        _distance_check(excess, "half of the points", "the other half is"),
+        _distance_check(float(held_out), "held-out points", "target points are"),
+        _distance_check(float(excess), "half of the points", "the other half is"),
     ]
     return judge(checks, advice)
 

@@ -27,6 +27,9 @@ _WRAPPERS = ("chain", "named_chain", "with_extra_args_support")
 # The first of equal optimizers, by its content.
 _MAX_OPTIMIZERS = 64
 _optimizers: dict[Any, optax.GradientTransformation] = {}
+# An optimizer and what stands for it, by identity, so that one optimizer stays one.
+_MAX_SEEN = 1024
+_seen: dict[int, tuple[optax.GradientTransformation, optax.GradientTransformation]] = {}
 
 
 def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -37,6 +40,17 @@ def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTrans
     numbers, texts, and tuples and functions of these. Anything else is equal to itself alone.
     """
     validation.require_optimizer(optimizer)
+    known = _seen.get(id(optimizer))
+    if known is not None and known[0] is optimizer:
+        return known[1]
+    chosen = _first_of_equals(optimizer)
+    if len(_seen) >= _MAX_SEEN:
+        del _seen[next(iter(_seen))]
+    _seen[id(optimizer)] = (optimizer, chosen)
+    return chosen
+
+
+def _first_of_equals(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     try:
         content = _content(optimizer)
     except (ValueError, RecursionError):  # an empty closure, or a function that calls itself

@@ -104,6 +104,7 @@ def test_frozen_directions_are_those_of_one_draw(key):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_euler_maruyama_reaches_the_law_of_its_chain():
     precision, center = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
     options = {"num": 4000, "num_steps": 8000}

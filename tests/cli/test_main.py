@@ -305,7 +305,8 @@ def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, ca
     assert (tmp_path / "again.png").read_bytes() == (out / "new" / "sheet.png").read_bytes()
     assert json.loads((tmp_path / "report.json").read_text())["seconds"]["run"] == 0.0
     capsys.readouterr()
-    assert main([*arguments, *_SHEET, "--steps", "3", "--out", str(tmp_path / "o" / "s.png")]) == 2
+    other = ["--samples", "17", "--out", str(tmp_path / "o" / "s.png")]
+    assert main([*arguments, *_SHEET, *other]) == 2
     _expect_one_line(capsys, "holds another run")
 
 

@@ -17,6 +17,7 @@ def data(m=60, n=12, dim=3, num=5):
     return x, y, directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_a_full_table_gives_the_distance_to_the_points():
     with jax.enable_x64(True):
         x, y, directions = map(jnp.asarray, data())

@@ -84,6 +84,7 @@ def test_a_flow_of_points_that_coincide_ends_with_its_reason():
     assert state.result == swjko.Result.NON_FINITE
 
 
+@pytest.mark.slow
 def test_particles_flow_to_a_gaussian():
     points = 0.3 * jax.random.normal(KEY, (256, 2))
     energy = swjko.weighted_sum(

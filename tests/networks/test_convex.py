@@ -169,6 +169,7 @@ def test_probes_are_signs_of_unit_covariance(num_rows, num_probes, dim, key):
     np.testing.assert_array_equal(probes.T @ probes / probes.shape[0], np.eye(dim))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_det", ["exact", "stochastic"])
 def test_gradient_of_log_prob_in_the_points_against_differences(log_det, key):
     """The estimate's gradient is its own derivative only in one dimension."""

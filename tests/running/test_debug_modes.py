@@ -94,11 +94,12 @@ def compiled_outcome(name):
 
 
 def cases():
-    """All schemes under both settings; a few under each alone, the others in the slow tests."""
-    quick = ("gaussian", "coupling", "langevin")
+    """Most schemes under both settings; a few under each alone, the others in the slow tests."""
+    quick, costly = ("gaussian", "langevin"), ("icnn", "spline", "cnf", "mixture", "tolerance")
     for name in SCHEMES:
         for mode in MODES:
-            slow = () if mode == "both" or name in quick else (pytest.mark.slow,)
+            is_quick = name in quick or (mode == "both" and name not in costly)
+            slow = () if is_quick else (pytest.mark.slow,)
             yield pytest.param(name, mode, marks=slow, id=f"{name}-{mode}")
 
 

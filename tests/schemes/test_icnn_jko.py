@@ -72,6 +72,7 @@ def log10_symmetric_kl(key, scheme, params, mean, cov):
     return np.log10(float(value))
 
 
+@pytest.mark.slow
 def test_every_step_is_the_exact_one_between_gaussians(key):
     scheme = gaussian_scheme()
     state, info = jitted_run(key, scheme, scheme.init(key), num_steps=3, record=swjko.infos)
