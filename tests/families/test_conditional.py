@@ -24,7 +24,9 @@ def perturbed(family, key):
     return jax.tree.unflatten(tree, moved)
 
 
-@pytest.mark.parametrize(("dim", "kind"), [(3, "coupling"), (1, "spline")])
+@pytest.mark.parametrize(
+    ("dim", "kind"), [(3, "coupling"), pytest.param(1, "spline", marks=pytest.mark.slow)]
+)
 def test_densities_are_those_of_the_jacobian(dim, kind, key):
     with jax.enable_x64(True):
         contexts = 3.0 + jax.random.normal(key, (20, 2))

@@ -149,7 +149,10 @@ def weighed():
     return found, found.resample(KEY, 4)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param(mode, marks=[pytest.mark.slow] if mode != "both" else []) for mode in MODES],
+)
 @pytest.mark.parametrize("function", [many, certified, distances, weighed])
 def test_other_functions_return_what_the_compiled_ones_do(function, mode):
     expected = function()
