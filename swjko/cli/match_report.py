@@ -35,9 +35,9 @@ def distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.n
 def excess_over_halves(seed: int, settings: Settings, draws, points) -> float:
     """Return by how much draws are farther from half of the points than the other half is.
 
-    All points are used, and the excess is in standard deviations of the distance between two
-    samples of their number, so that it sees what a fifth of the points cannot. The flow was fitted
-    to most of them: a fit that is too close shows in the points that are held out.
+    All points are used, and the excess is in standard deviations of the distance between one
+    sample of their number and the law, so that it sees what a fifth of the points cannot. The flow
+    was fitted to most of them: a fit that is too close shows in the points that are held out.
     """
     rng = np.random.default_rng([seed, 1])
     num = min(len(points), len(draws), 2 * MEASURED_POINTS)
@@ -51,7 +51,8 @@ def excess_over_halves(seed: int, settings: Settings, draws, points) -> float:
         np.asarray(_paired_distances(keys, *pair, settings.projections), np.float64)
         for pair in ((chosen, halves[:, half:]), (halves[:, :half], halves[:, half:]))
     )
-    deviation = floor.std(ddof=1) * half / min(num, MEASURED_POINTS)
+    # Both samples of a pair add to the deviation, which falls as one over their size.
+    deviation = floor.std(ddof=1) / 2 * half / min(num, MEASURED_POINTS)
     return float((moved.mean() - floor.mean()) / deviation) if deviation > 0 else float("nan")
 
 
