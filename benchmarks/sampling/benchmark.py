@@ -273,5 +273,6 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
             axis.set_xscale("log")
         axis.set(xlabel=label)
         axis.grid(True, axis="x", alpha=0.3)
-        axis.legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     return figure
