@@ -95,7 +95,7 @@ def match(
     cloud = sample_cloud(chosen, flow.solution.state.params, draw_key, num=num)
     points = np.asarray(cloud.points)
     moved, floor = match_report.distances(seed, settings, points, target, held_out)
-    excess = match_report.excess_over_halves(seed, settings, points, scaled.points)
+    components = match_report.component_ratios(points, scaled.points)
     draws = scaled.in_data_units(cloud.points)
     names = table.names
     judged = (draws, table.values)
@@ -110,11 +110,14 @@ def match(
         f"SW_2^2/2 of {measured} draws to held-out points, scaled": float(moved.mean()),
         f"SW_2^2/2 of {measured} points of the target to them": float(floor.mean()),
         "standard deviation of the last number": float(floor.std(ddof=1)),
-        "the same of draws and of points, to half of all points, in standard deviations": excess,
         "largest difference of a column's mean, in standard deviations": float(shifts.max()),
         "ratio of a column's standard deviation to the data's": [
             float(ratios.min()),
             float(ratios.max()),
+        ],
+        "the same along principal components": [
+            float(components.min(initial=1.0)),
+            float(components.max(initial=1.0)),
         ],
     }
     reference = _floor_energy(seed, functional, held_out[:measured])
@@ -127,7 +130,9 @@ def match(
         reference_name="held-out points",
         figures=figures,
         plots=_plots(flow, scaled, target, names, reference, dim is None),
-        verdict=match_report.verdict(names, shifts, ratios, (moved, floor), excess, flow.advice),
+        verdict=match_report.verdict(
+            names, shifts, ratios, components, (moved, floor), flow.advice
+        ),
         files=_files(flow, scaled, cloud, draws, table.names),
     )
 

@@ -1,13 +1,10 @@
 """How far the draws of ``match`` are from the points, and the verdict on them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from swjko.cli import scores
-from swjko.cli.settings import Settings
 from swjko.cli.verdict import Check, Verdict, judge
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
@@ -16,6 +13,8 @@ from swjko.types import Cloud
 MEASURED_POINTS = 2000
 _REPEATS = 32
 _LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
+# Of principal components: the least deviation that counts, and the largest factor of it.
+_LEAST_DEVIATION, _LARGEST_FACTOR = 0.1, 1.5
 
 
 def distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.ndarray]:
@@ -32,41 +31,6 @@ def distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.n
     return of(draws), of(np.asarray(target))
 
 
-def excess_over_halves(seed: int, settings: Settings, draws, points) -> float:
-    """Return by how much draws are farther from half of the points than the other half is.
-
-    All points are used, and the excess is in standard deviations of the distance between one
-    sample of their number and the law, so that it sees what a fifth of the points cannot. The flow
-    was fitted to most of them: a fit that is too close shows in the points that are held out.
-    """
-    rng = np.random.default_rng([seed, 1])
-    num = min(len(points), len(draws), 2 * MEASURED_POINTS)
-    half = num // 2
-    if half < 2:
-        return float("nan")
-    keys = jax.random.split(jax.random.key(seed + 1), _REPEATS)
-    halves = np.stack([rng.choice(points, 2 * half, replace=False) for _ in range(_REPEATS)])
-    chosen = np.stack([rng.choice(draws, half, replace=False) for _ in range(_REPEATS)])
-    moved, floor = (
-        np.asarray(_paired_distances(keys, *pair, settings.projections), np.float64)
-        for pair in ((chosen, halves[:, half:]), (halves[:, :half], halves[:, half:]))
-    )
-    # Both samples of a pair add to the deviation, which falls as one over their size.
-    deviation = floor.std(ddof=1) / 2 * half / min(num, MEASURED_POINTS)
-    return float((moved.mean() - floor.mean()) / deviation) if deviation > 0 else float("nan")
-
-
-@functools.partial(jax.jit, static_argnames="num_projections")
-def _paired_distances(keys, first, second, num_projections):
-    """Return SW_2^2/2 of each of k pairs of clouds [k n d]."""
-
-    def distance(pair):
-        key, x, y = pair
-        return sw_to_target(y, num_projections)(key, Cloud(x))
-
-    return jax.lax.map(distance, (keys, first.astype(float), second.astype(float)))
-
-
 def moments(draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each column the difference of means, standardised, and the ratio of deviations."""
     deviation = values.std(axis=0)
@@ -74,12 +38,26 @@ def moments(draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return shifts, draws.std(axis=0) / deviation
 
 
-def verdict(names, shifts, ratios, distances, excess, advice) -> Verdict:
+def component_ratios(draws: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the deviation of draws along each principal component over that of the points.
+
+    Columns may be right one by one where their correlations are not. Components along which the
+    points deviate by less than a tenth of a column are left out; arrays are scaled, [n k].
+    """
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(points, rowvar=False)))
+    kept = variances > _LEAST_DEVIATION**2
+    along = np.std(np.asarray(draws, np.float64) @ axes[:, kept], axis=0)
+    return along / np.sqrt(variances[kept])
+
+
+def verdict(names, shifts, ratios, components, distances, advice) -> Verdict:
     """Return the verdict of `match` from its figures."""
     at, wrong = int(np.argmax(shifts)), int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-9)))))
     ratio = float(ratios[wrong])
     moved, floor = distances
     noise = float(floor.std(ddof=1))
+    factors = np.maximum(components, 1 / np.maximum(components, 1e-9))
+    factor = float(np.max(factors, initial=1.0))
     held_out = (moved.mean() - floor.mean()) / noise if noise > 0 else np.nan
     checks = [
         Check(
@@ -92,21 +70,20 @@ def verdict(names, shifts, ratios, distances, excess, advice) -> Verdict:
             f"its standard deviation within {100 * _LARGEST_RATIO:g} %",
             f"the standard deviation of {names[wrong]!r} is {ratio:.3g} times the data's",
         ),
-        _distance_check(float(held_out), "held-out points", "target points are"),
-        _distance_check(float(excess), "half of the points", "the other half is"),
+        Check(
+            factor <= _LARGEST_FACTOR,
+            f"the deviation along each principal component within a factor of {_LARGEST_FACTOR:g}",
+            f"the deviation along a principal component is wrong by a factor of {factor:.2g}: "
+            "correlations of columns are not those of the data",
+        ),
+        Check(
+            None if np.isnan(held_out) else bool(held_out <= _STANDARD_ERRORS),
+            f"draws are no farther from held-out points than target points are, within "
+            f"{_STANDARD_ERRORS:g} standard deviations",
+            "too few points are held out for a comparison"
+            if np.isnan(held_out)
+            else "draws are farther from held-out points than target points are, by "
+            f"{held_out:.2g} standard deviations",
+        ),
     ]
     return judge(checks, advice)
-
-
-def _distance_check(excess: float, others: str, theirs: str) -> Check:
-    if np.isnan(excess):
-        return Check(None, _distance_rule(others, theirs), "too few points for a comparison")
-    finding = f"draws are farther from {others} than {theirs}, by {excess:.2g} standard deviations"
-    return Check(bool(excess <= _STANDARD_ERRORS), _distance_rule(others, theirs), finding)
-
-
-def _distance_rule(others: str, theirs: str) -> str:
-    return (
-        f"draws are no farther from {others} than {theirs}, within {_STANDARD_ERRORS:g} "
-        "standard deviations"
-    )
