@@ -44,7 +44,7 @@ def component_ratios(draws: np.ndarray, points: np.ndarray) -> np.ndarray:
     Columns may be right one by one where their correlations are not. Components along which the
     points deviate by less than a tenth of a column are left out; arrays are scaled, [n k].
     """
-    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(points, rowvar=False)))
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(points, rowvar=False, ddof=0)))
     kept = variances > _LEAST_DEVIATION**2
     along = np.std(np.asarray(draws, np.float64) @ axes[:, kept], axis=0)
     return along / np.sqrt(variances[kept])
