@@ -252,7 +252,7 @@ TABLES: dict[str, Region] = {
         "sampling",
         lambda result: result["rows"],
         "target | d | method | ELBO | EUBO | log Z, true | \\|log Z error\\| | effective | k-hat | "
-        "modes | energy distance | of weighted draws | floor | wrong, of runs | not told | "
+        "modes | energy distance | of weighted draws | floor | wrong, of runs | not flagged | "
         "seconds | published",
         "{target} | {dim} | {method} | {elbo:.2f} | {eubo:.2f} | {log_evidence_true:.2f} | "
         "{mean_absolute_error:.3f} | {effective_fraction:.2f} | {pareto_k:.2f} | {modes} | "

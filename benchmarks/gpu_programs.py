@@ -53,7 +53,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.
 
 
 def main(args: argparse.Namespace) -> None:
-    """Compiles each program in a process of its own, whose log is read."""
+    """Compiles each program in its own process, and reads the log of that process."""
     names = ["kernel 512 2 64"] if args.quick else programs()
     rows = [measure(name) for name in names]
     common.finish(args, {"bytes_per_second": BYTES_PER_SECOND, "rows": rows})
@@ -134,7 +134,8 @@ def launches(program: str, trips_of_interest: int | None = None) -> dict[str, An
 
     Args:
       program: Text of the program.
-      trips_of_interest: Count the body of the loop of so many trips; None counts everything.
+      trips_of_interest: Count only the body of the loop with this number of trips; None counts
+        everything.
     """
     computations = _computations(program)
     shapes = {name: shape for lines in computations.values() for name, shape, *_ in lines}

@@ -7,7 +7,7 @@ JSON, for each setting and checkout:
 - ms_per_update: median wall time of a step over its number of updates.
 - speedup: ms of the checkout at ``--against`` over those of this one.
 
-Each checkout runs in a process of its own. Steps are timed in turns, so a change in the load of the
+Each checkout runs in its own process. Steps are timed in turns, so a change in the load of the
 machine meets both alike.
 """
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,20 @@ def central_difference(
         move[index] = step
         gradient[index] = (float(function(at + move)) - float(function(at - move))) / (2 * step)
     return gradient
+
+
+def assert_gradients_are_differences(
+    function: Callable, inputs: Sequence, gradients: Sequence, **tolerances: float
+) -> None:
+    """Compare the gradient in each input with symmetric differences."""
+    for index, (at, gradient) in enumerate(zip(inputs, gradients, strict=True)):
+
+        def of_one(entry, index=index):
+            changed = list(inputs)
+            changed[index] = jnp.asarray(entry)
+            return function(*changed)
+
+        np.testing.assert_allclose(gradient, central_difference(of_one, at), **tolerances)
 
 
 def constant_bytes(function: Callable, *args) -> list[int]:

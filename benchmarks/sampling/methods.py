@@ -164,7 +164,7 @@ METHODS = {
 
 
 def jko_of_coupling(target: Target, sizes: Sizes, updates: int) -> Any:
-    """SW-JKO of a coupling flow, so many updates a step."""
+    """SW-JKO of a coupling flow, with this number of updates in a step."""
     return _jko(target, _coupling(target), sizes, updates, 3e-3)
 
 

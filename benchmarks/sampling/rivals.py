@@ -28,7 +28,7 @@ class Draws(NamedTuple):
 
 
 def mala(target: Target, seed: int, num: int, moves: int) -> Draws:
-    """As many chains as draws, each of so many moves; the first half adapts the step size."""
+    """Runs ``num`` chains of ``moves`` moves; the first half of the moves adapts the step size."""
     blackjax: Any = importlib.import_module("blackjax")
     kernel = blackjax.mala.build_kernel()
 

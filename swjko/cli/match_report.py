@@ -9,7 +9,7 @@ from swjko.cli.verdict import Check, Verdict, judge
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud
 
-# Distances are measured between so many points at most.
+# Largest number of points between which distances are measured.
 MEASURED_POINTS = 2000
 _REPEATS = 32
 _LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
@@ -51,7 +51,7 @@ def component_ratios(draws: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def verdict(names, shifts, ratios, components, distances, advice) -> Verdict:
-    """Return the verdict of `match` from its figures."""
+    """Return the verdict of ``match`` from its figures."""
     at, wrong = int(np.argmax(shifts)), int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-9)))))
     ratio = float(ratios[wrong])
     moved, floor = distances

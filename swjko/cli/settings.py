@@ -24,8 +24,8 @@ MATCH = Settings(steps=20, step_size=0.5, inner_steps=100, samples=512, projecti
 MATCH_SCALES = ("columns", "whiten", "common")
 MATCH_FAMILIES = ("mlp", "coupling")
 
-# Zeros stand for the numbers of the family. With 512 samples, sampling noise hides what is left to
-# learn of 64 pixels. A perceptron of codes learns from where points arrive after a long drift.
+# Zeros are replaced by the numbers of the family. With 512 samples, sampling noise hides the
+# remaining error in 64 pixels. A perceptron of codes learns where points arrive after a long drift.
 GENERATE = Settings(steps=0, step_size=0.0, inner_steps=250, samples=0, projections=256)
 _JKO = {"steps": 6, "step_size": 5.0, "samples": 1024}
 GENERATE_NUMBERS = {

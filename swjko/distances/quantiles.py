@@ -1,8 +1,8 @@
 """Tables of the quantiles of a target along directions, against which a cloud is compared.
 
 The quantile function of each projection is replaced by its means over equal intervals of levels,
-which is its best approximation in L2 by so many points. For p = 2 a uniform cloud of n points then
-has the exact gradient if n divides the number of quantiles, since
+which is its best approximation in L2 by that number of points. For p = 2 a uniform cloud of n
+points then has the exact gradient if n divides the number of quantiles, since
 int_I |u - F^{-1}|^2 = |I| |u - mean|^2 + const on an interval I of levels.
 """
 

@@ -59,12 +59,8 @@ def sliced_unbalanced_ot(
     References:
       Bonet, Nadjahi, Sejourne, Fatras, Courty (2023), arXiv 2306.07176, equation 4.
     """
-    p, num_iterations = (
-        validation.as_power(p),
-        validation.as_count(num_iterations, "num_iterations"),
-    )
     inputs = _prepared(x, y, directions, x_weights, y_weights, rho)
-    block_size = _block_size(inputs, block_size)
+    p, num_iterations, block_size = _options(inputs, p, num_iterations, block_size)
     return sliced_power(*inputs, p=p, block_size=block_size, num_iterations=num_iterations).value
 
 
@@ -103,12 +99,8 @@ def unbalanced_sliced_ot(
     References:
       Bonet, Nadjahi, Sejourne, Fatras, Courty (2023), arXiv 2306.07176, equation 6.
     """
-    p, num_iterations = (
-        validation.as_power(p),
-        validation.as_count(num_iterations, "num_iterations"),
-    )
     inputs = _prepared(x, y, directions, x_weights, y_weights, rho)
-    block_size = _block_size(inputs, block_size)
+    p, num_iterations, block_size = _options(inputs, p, num_iterations, block_size)
     x, y, directions, x_weights, y_weights, rho = inputs
     fixed = [lax.stop_gradient(array) for array in inputs]
     potentials = _mean_potentials(fixed[0], fixed[1], fixed[2], p, block_size)
@@ -202,8 +194,11 @@ def as_prices(rho: Prices, name: str = "rho") -> Float[Array, "2"]:
     return prices
 
 
-def _block_size(inputs, block_size: int | None) -> int:
+def _options(inputs, p: float, num_iterations: int, block_size: int | None):
+    """Returns the order, the iterations and the size of a block, checked."""
+    p = validation.as_power(p)
+    num_iterations = validation.as_count(num_iterations, "num_iterations")
     n, m, count = (array.shape[0] for array in inputs[:3])
     if block_size is None:
-        return automatic_block_size(n, m, count, True)
-    return min(validation.as_count(block_size, "block_size"), count)
+        return p, num_iterations, automatic_block_size(n, m, count, True)
+    return p, num_iterations, min(validation.as_count(block_size, "block_size"), count)

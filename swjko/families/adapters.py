@@ -228,7 +228,7 @@ def _inverse(graph, frozen, params, points):
 
 
 def _require_unchanged(graph, params, frozen, batch):
-    """Raises ValueError if a call writes a variable: what is not written is the same tracer."""
+    """Raises ValueError if a call writes a variable. Others keep their tracers."""
     model = nnx.merge(graph, params, frozen)
     before = _values(model)
     getattr(model, _methods(model)[0])(batch)

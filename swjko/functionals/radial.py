@@ -90,6 +90,21 @@ def scores(
     return map_in_blocks(jax.grad(log_prob), block_size, points)
 
 
+class TowardsTarget:
+    """What drifts towards a density nu share: their energy.
+
+    Attributes:
+      log_prob: Log-density of nu at one point [d].
+    """
+
+    log_prob: Partial
+
+    def energy(self, key: Key, cloud: Cloud) -> Scalar:
+        """Returns the mean of -log nu over the cloud."""
+        del key
+        return mean_potential(self.log_prob, cloud)
+
+
 def mean_potential(log_prob: Partial, cloud: Cloud) -> Scalar:
     """Returns the mean of -log_prob over a cloud, its KL divergence without the entropy."""
     return -expectation(cloud, jax.vmap(log_prob)(cloud.points))

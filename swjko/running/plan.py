@@ -79,7 +79,7 @@ class ChunkPlan:
 
 
 def _default_chunk(num_steps: int, num_chunks: int) -> int:
-    """Return the size of so many chunks.
+    """Return the size of chunks, given their number.
 
     It is a divisor of the number of steps if one is near, since a remainder is another program
     to compile.

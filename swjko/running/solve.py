@@ -77,7 +77,7 @@ def solve(
         draws of a single flow with ``keys[i]``, and its values up to rounding.
       scheme: Scheme such as ``sw_jko(...)``.
       num_steps: Number of JKO steps of each flow. With ``checkpoint_dir``, a larger number extends
-        a run that has ended: it is then the run of so many steps, bit for bit on one machine.
+        a run that has ended: it is then the run of that many steps, bit for bit on one machine.
       axes: Stacked leaves of the scheme for many flows, as in ``run_many``.
       mesh: Devices for many flows, as in ``run_many``. A run that resumes on another mesh is the
         same up to rounding.
@@ -116,9 +116,9 @@ def solve(
         devices of several processes (``swjko.distributed``), all processes must see the
         directory. SIGTERM, SIGHUP or Ctrl-C to one process ends all of them after the same step,
         at most two chunks later.
-      checkpoint_seconds: Save at the end of a chunk if so many seconds have passed since the last
+      checkpoint_seconds: Save at the end of a chunk if this many seconds have passed since the last
         save. If saving is slow, wait at least fifty times as long as a save takes.
-      checkpoint_steps: Save at the end of a chunk if so many steps have been taken since the last
+      checkpoint_steps: Save at the end of a chunk if this many steps have been taken since the last
         save, also before ``checkpoint_seconds``.
       resume: Whether to resume from checkpoints in the directory. False refuses a directory that
         has some. Existing checkpoints are never modified.

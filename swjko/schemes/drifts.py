@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 from swjko import validation
 from swjko.functionals.radial import (
     RadialKernel,
+    TowardsTarget,
     as_target,
     equal_weights,
     gaussian_profile,
-    mean_potential,
     radial_kernel,
     scores,
 )
@@ -66,7 +66,7 @@ def svgd(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SVGD:
+class SVGD(TowardsTarget):
     """Made by ``svgd``."""
 
     log_prob: Partial
@@ -78,11 +78,6 @@ class SVGD:
         attraction, gradient = self.kernel.sums(width, points, points, equal_weights(cloud), values)
         # The gradients of k in its two points are opposite.
         return attraction - gradient
-
-    def energy(self, key: Key, cloud: Cloud) -> Scalar:
-        """Returns the mean of -log nu over the cloud."""
-        del key
-        return mean_potential(self.log_prob, cloud)
 
 
 def kernel_density_drift(
@@ -114,7 +109,7 @@ def kernel_density_drift(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class KernelDensityDrift:
+class KernelDensityDrift(TowardsTarget):
     """Made by ``kernel_density_drift``."""
 
     log_prob: Partial
@@ -125,11 +120,6 @@ class KernelDensityDrift:
         ones = jnp.ones_like(points[:, :1])
         density, gradient = self.kernel.sums(width, points, points, equal_weights(cloud), ones)
         return scores(self.log_prob, points, self.kernel.block_size) - gradient / density
-
-    def energy(self, key: Key, cloud: Cloud) -> Scalar:
-        """Returns the mean of -log nu over the cloud."""
-        del key
-        return mean_potential(self.log_prob, cloud)
 
 
 def mmd_drift(

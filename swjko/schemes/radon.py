@@ -29,7 +29,7 @@ from jaxtyping import Array, Complex, Float
 
 from swjko import validation
 from swjko.distances.directions import uniform_directions
-from swjko.functionals.radial import as_target, equal_weights, matmul, mean_potential, scores
+from swjko.functionals.radial import TowardsTarget, as_target, equal_weights, matmul, scores
 from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
 
 # Deviations of the kernel between the outermost point and the end of the grid: what is periodic
@@ -85,7 +85,7 @@ def radon_wasserstein(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RadonWasserstein:
+class RadonWasserstein(TowardsTarget):
     """Made by ``radon_wasserstein``. The data bound to log_prob and the bandwidth are leaves."""
 
     log_prob: Partial
@@ -112,11 +112,6 @@ class RadonWasserstein:
 
         projected = matmul(directions, points.T), matmul(directions, forces.T)
         return matmul(lax.map(on_line, projected).T, directions) / self.num_projections
-
-    def energy(self, key: Key, cloud: Cloud) -> Scalar:
-        """Returns the mean of -log nu over the cloud."""
-        del key
-        return mean_potential(self.log_prob, cloud)
 
     def _on_line(
         self, s: Float[Array, " n"], g: Float[Array, " n"], weights: Float[Array, " n"]

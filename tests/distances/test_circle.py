@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import ot
 import pytest
-from helpers import central_difference, constant_bytes, random_weights
+from helpers import (
+    assert_gradients_are_differences,
+    central_difference,
+    constant_bytes,
+    random_weights,
+)
 
 import swjko
 from swjko import spherical_sliced_wasserstein_pow, wasserstein_circle_pow
@@ -61,15 +66,7 @@ def test_gradients_on_the_circle(weighted):
         inputs = [jnp.asarray(one) for one in inputs]
         gradients = jax.jit(jax.grad(value, argnums=tuple(range(len(inputs)))))(*inputs)
         compiled = jax.jit(value)
-        for index, gradient in enumerate(gradients):
-
-            def of_one(entry, index=index):
-                changed = list(inputs)
-                changed[index] = jnp.asarray(entry)
-                return compiled(*changed)
-
-            difference = central_difference(of_one, inputs[index])
-            np.testing.assert_allclose(gradient, difference, rtol=1e-6, atol=1e-8)
+        assert_gradients_are_differences(compiled, inputs, gradients, rtol=1e-6, atol=1e-8)
         tangents = [jnp.asarray(rng.normal(size=one.shape)) for one in inputs]
         _, forward = jax.jvp(compiled, inputs, tangents)
         backward = sum(jnp.sum(g * t) for g, t in zip(gradients, tangents, strict=True))

@@ -7,7 +7,12 @@ import numpy as np
 import ot
 import pytest
 import scipy.signal
-from helpers import central_difference, constant_bytes, random_weights
+from helpers import (
+    assert_gradients_are_differences,
+    central_difference,
+    constant_bytes,
+    random_weights,
+)
 from jax.tree_util import Partial
 
 import swjko
@@ -78,15 +83,7 @@ def test_gradients_in_everything(sizes, block_size):
 
         gradients = jax.jit(jax.grad(value, argnums=tuple(range(7))))(*inputs)
         compiled = jax.jit(value)
-        for index, gradient in enumerate(gradients):
-
-            def of_one(entry, index=index):
-                changed = list(inputs)
-                changed[index] = jnp.asarray(entry)
-                return compiled(*changed)
-
-            difference = central_difference(of_one, inputs[index])
-            np.testing.assert_allclose(gradient, difference, rtol=1e-6, atol=1e-7)
+        assert_gradients_are_differences(compiled, inputs, gradients, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(("dtype", "block_size"), [("float32", None), ("float64", 4)])
