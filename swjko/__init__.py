@@ -10,9 +10,10 @@ Neural families are in ``swjko.flows`` (which imports flax), exact Gaussian solu
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from swjko._names import MODULES, NAMES
 from swjko._version import __version__
 
-# For type checkers and editors, which read these imports; the table below is what runs.
+# For type checkers and editors, which read these imports; the table of ``_names`` is what runs.
 if TYPE_CHECKING:
     from swjko.types import Cloud, DirectionFn, Estimate, Functional
     from swjko.distances.directions import (
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
         nearest_neighbour_negative_entropy,
         negative_entropy,
     )
-    from swjko.functionals.targets import forward_kl, mmd_to_target, sw_to_target
+    from swjko.functionals.targets import forward_kl, sw_to_target
+    from swjko.functionals.mmd import mmd_to_target
     from swjko.functionals.stein import ksd_to_target
     from swjko.functionals.sums import weighted_sum
     from swjko.families.base import Family, sample
@@ -106,97 +108,7 @@ if TYPE_CHECKING:
     from swjko import autoencoder as autoencoder, datasets as datasets, flows as flows
     from swjko import images as images, interop as interop, plots as plots, problems as problems
 
-_NAMES = {
-    "types": ("Cloud", "DirectionFn", "Estimate", "Functional"),
-    "distances.directions": (
-        "orthogonal_directions",
-        "quasi_directions",
-        "recommended_directions",
-        "sharded_directions",
-        "uniform_directions",
-    ),
-    "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
-    "distances.blocks": ("sliced_wasserstein_bytes",),
-    "distances.plans": (
-        "best_sliced_plan",
-        "expected_sliced_plan",
-        "sliced_displacement",
-        "wasserstein_1d_plan",
-        "wasserstein_1d_potentials",
-    ),
-    "distances.quantiles": (
-        "QuantileTable",
-        "sliced_quantiles",
-        "sliced_wasserstein_to_quantiles_pow",
-    ),
-    "distances.unbalanced": ("sliced_unbalanced_ot", "unbalanced_sliced_ot"),
-    "distances.projections": (
-        "convolutional_directions",
-        "energy_based_weights",
-        "polynomial_projection",
-        "stereographic_projection",
-    ),
-    "distances.circle": (
-        "spherical_sliced_wasserstein_pow",
-        "uniform_planes",
-        "wasserstein_circle_pow",
-    ),
-    "distances.estimates": ("MaxSliced", "max_sliced_wasserstein", "sliced_wasserstein_estimate"),
-    "functionals.energies": ("interaction", "internal_energy", "potential"),
-    "functionals.entropies": (
-        "kl_divergence",
-        "nearest_neighbour_negative_entropy",
-        "negative_entropy",
-    ),
-    "functionals.targets": ("forward_kl", "mmd_to_target", "sw_to_target"),
-    "functionals.stein": ("ksd_to_target",),
-    "functionals.sums": ("weighted_sum",),
-    "families.base": ("Family", "sample"),
-    "families.distribution": ("FlowDistribution",),
-    "families.cells": ("cells",),
-    "families.particles": ("grid", "particles"),
-    "families.bases": ("student_t",),
-    "families.rejection": ("rejection",),
-    "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
-    "families.pushforward": ("pushforward",),
-    "families.slice_matching": ("slice_matching",),
-    "schemes.direct": ("direct_minimization",),
-    "schemes.base": ("Info", "Result", "Scheme", "State", "both", "infos", "run"),
-    "schemes.sw_jko": ("sw_jko",),
-    "schemes.sw_bdf2": ("sw_bdf2",),
-    "schemes.adaptive": ("adaptive",),
-    "schemes.annealing": ("annealed",),
-    "schemes.correction": ("corrected",),
-    "schemes.drifting": ("drifting",),
-    "schemes.icnn_jko": ("icnn_jko",),
-    "schemes.particles": ("langevin", "sliced_flow"),
-    "schemes.particle_flow": ("particle_flow",),
-    "schemes.drifts": ("kernel_density_drift", "mmd_drift", "svgd"),
-    "schemes.radon": ("radon_wasserstein",),
-    "schemes.retry": ("guarded",),
-    "running.ensemble": ("flow_mesh", "run_many", "shard_flows", "stack_flows"),
-    "checkpoints.store": ("CheckpointError",),
-    "checkpoints.reading": ("SavedRun", "load"),
-    "running.solution": ("FlowError", "Solution"),
-    "running.solve": ("solve",),
-    "diagnostics.evaluate": ("evaluate", "replay", "symmetric_kl"),
-    "diagnostics.certificates": ("certificate",),
-    "diagnostics.verdicts": ("Certificate",),
-    "diagnostics.importance": ("Importance", "importance"),
-    "interop.raveled": ("Raveled", "raveled"),
-    "interop.bounded": ("bounded",),
-    "interop.laplace": ("laplace",),
-    "running.stopping": ("until_certified", "until_stationary"),
-}
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
-# Public modules and packages, as attributes of ``swjko`` without an import of their own.
-_MODULES = frozenset(
-    (
-        *("autoencoder", "checkpoints", "closed_form", "data", "datasets", "diagnostics"),
-        *("distances", "distributed", "families", "flows", "functionals", "images", "interop"),
-        *("linalg", "networks", "plots", "problems", "running", "schemes", "types", "validation"),
-    )
-)
+_HOMES = {name: module for module, names in NAMES.items() for name in names}
 
 __all__ = [
     "Certificate",
@@ -312,7 +224,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name or module when it is first used."""
     if name in _HOMES:
         value = getattr(importlib.import_module(f"swjko.{_HOMES[name]}"), name)
-    elif name in _MODULES:
+    elif name in MODULES:
         value = importlib.import_module(f"swjko.{name}")
     else:
         raise AttributeError(f"module 'swjko' has no attribute {name!r}")
@@ -321,4 +233,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *MODULES})

@@ -94,12 +94,9 @@ def coupling(
             f"got {num_layers}."
         )
     dim, width, num_layers = _coupling_sizes("coupling", dim, width, num_layers)
+    options = {"lu_mixing": lu_mixing, "num_fixed": num_fixed}
     return standardised(
-        functools.partial(
-            *(CouplingFlow, dim, num_layers, width, Affine()),
-            lu_mixing=lu_mixing,
-            num_fixed=num_fixed,
-        ),
+        functools.partial(CouplingFlow, dim, num_layers, width, Affine(), **options),
         dim,
         init_mean,
         init_scale,

@@ -37,8 +37,8 @@ def as_points(points: object, name: str) -> Array:
     array = as_float_array(points, name, cure)
     shape = f"shape {array.shape}"
     cure = cure or f"For points on a line use {name}[:, None]."
-    _require(array.ndim == 2, name, "have rank 2, [number of points, dimension]", shape, cure)
-    _require(0 not in array.shape, name, "hold at least one point and one dimension", shape)
+    require(array.ndim == 2, name, "have rank 2, [number of points, dimension]", shape, cure)
+    require(0 not in array.shape, name, "hold at least one point and one dimension", shape)
     require_finite(array, name)
     return array
 
@@ -47,7 +47,7 @@ def as_values(values: object, name: str) -> Array:
     """Returns values as a float array [n] with n >= 1, finite if concrete."""
     array = as_float_array(values, name)
     fits = array.ndim == 1 and array.shape[0] > 0
-    _require(fits, name, "have rank 1 and at least one value", f"shape {array.shape}")
+    require(fits, name, "have rank 1 and at least one value", f"shape {array.shape}")
     require_finite(array, name)
     return array
 
@@ -76,13 +76,21 @@ def as_float_array(values: object, name: str, cure: str = "") -> Array:
     return jnp.asarray(values)
 
 
+def require(
+    valid: bool | np.bool_, name: str, requirement: str, got: object, cure: str = ""
+) -> None:
+    """Raises ValueError unless ``valid``: ``name`` must meet the requirement, and the cure."""
+    if not valid:
+        raise ValueError(f"{name} must {requirement}; got {got}." + (cure and f" {cure}"))
+
+
 def require_finite(values: Array, name: str) -> None:
     """Raises ValueError if a concrete array holds NaN or infinity."""
     # NumPy, because jnp would stage the check of a concrete array inside a trace.
     if is_concrete(values):
         bad = np.sum(~np.isfinite(np.asarray(values)))
         got = f"NaN or infinity in {bad} of {values.size} entries"
-        _require(bad == 0, name, "be finite", got, "Remove or replace them.")
+        require(bad == 0, name, "be finite", got, "Remove or replace them.")
 
 
 def as_weights(
@@ -96,16 +104,16 @@ def as_weights(
         return None
     array = as_float_array(weights, name)
     requirement = f"have one weight for each {of}, shape ({count},)"
-    _require(array.shape == (count,), name, requirement, f"shape {array.shape}")
+    require(array.shape == (count,), name, requirement, f"shape {array.shape}")
     if is_concrete(array):
         host = np.asarray(array, dtype=np.float64)
         valid = bool(np.all(np.isfinite(host)) and host.min() >= 0)
-        _require(valid, name, "be finite and nonnegative", f"a smallest weight of {host.min()}")
+        require(valid, name, "be finite and nonnegative", f"a smallest weight of {host.min()}")
         if any_sum:
-            _require(host.sum() > 0, name, "have a positive sum", "a total mass of 0")
+            require(host.sum() > 0, name, "have a positive sum", "a total mass of 0")
             return array
         got, cure = f"a sum of {host.sum():.6g}", f"Divide by it: {name} / {name}.sum()."
-        _require(abs(host.sum() - 1.0) <= _WEIGHT_SUM_TOLERANCE, name, "sum to one", got, cure)
+        require(abs(host.sum() - 1.0) <= _WEIGHT_SUM_TOLERANCE, name, "sum to one", got, cure)
     return array
 
 
@@ -114,7 +122,7 @@ def as_directions(directions: object, dim: int) -> Array:
     array = as_float_array(directions, "directions")
     fits = array.ndim == 2 and array.shape[1] == dim and array.shape[0] > 0
     requirement = f"have shape [number of directions, {dim}], at least one row for points in {dim}D"
-    _require(fits, "directions", requirement, f"shape {array.shape}")
+    require(fits, "directions", requirement, f"shape {array.shape}")
     cure = "Draw them with swjko.uniform_directions, or divide each row by its norm."
     return _with_unit_rows(array, "directions", cure)
 
@@ -123,7 +131,7 @@ def as_unit_points(points: object, name: str) -> Array:
     """Returns points on a sphere as a float array [n d] with d >= 2, of unit rows if concrete."""
     array = as_points(points, name)
     cure = "Angles are for swjko.wasserstein_circle_pow."
-    _require(array.shape[1] > 1, name, "have at least two dimensions", "one", cure)
+    require(array.shape[1] > 1, name, "have at least two dimensions", "one", cure)
     return _with_unit_rows(array, name, "Divide each row by its norm.")
 
 
@@ -133,7 +141,7 @@ def _with_unit_rows(array: Array, name: str, cure: str) -> Array:
         tolerance = max(1e-5, 8 * float(jnp.finfo(array.dtype).eps))
         unit = bool(np.all(np.abs(norms - 1.0) < tolerance))
         got = f"norms between {norms.min():.6g} and {norms.max():.6g}"
-        _require(unit, name, "be unit vectors", got, cure)
+        require(unit, name, "be unit vectors", got, cure)
     return array
 
 
@@ -141,7 +149,7 @@ def require_same_dim(x: Array, y: Array, x_name: str, y_name: str) -> None:
     """Raises ValueError if two clouds of points differ in dimension."""
     got = f"{x_name} of shape {x.shape} and {y_name} of shape {y.shape}"
     same = x.shape[1] == y.shape[1]
-    _require(same, f"{x_name} and {y_name}", "have the same dimension", got)
+    require(same, f"{x_name} and {y_name}", "have the same dimension", got)
 
 
 def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
@@ -152,7 +160,7 @@ def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
         raise _wrong_type(name, "be a static integer", value) from error
     if isinstance(value, bool):
         raise _wrong_type(name, "be a static integer", value)
-    _require(count >= minimum, name, f"be at least {minimum}", count)
+    require(count >= minimum, name, f"be at least {minimum}", count)
     return count
 
 
@@ -169,14 +177,14 @@ def as_positive(value: object, name: str, shape: tuple[int, ...] | None = ()) ->
     The sign is checked if the value is concrete; a traced value may be swept by vmap.
     """
     array = _as_numbers(value, name, shape)
-    _require(_all_finite_and(array, array > 0), name, "be positive and finite", value)
+    require(_all_finite_and(array, array > 0), name, "be positive and finite", value)
     return array
 
 
 def as_nonnegative(value: object, name: str) -> Array:
     """Returns one number of at least zero as a float leaf."""
     array = _as_numbers(value, name, ())
-    _require(_all_finite_and(array, array >= 0), name, "be at least 0 and finite", value)
+    require(_all_finite_and(array, array >= 0), name, "be at least 0 and finite", value)
     return array
 
 
@@ -184,7 +192,7 @@ def as_fraction(value: SupportsFloat, name: str, meaning: str) -> float:
     """Returns a static number above 0 and below 1; the message explains its ``meaning``."""
     fraction = _as_static_number(value, name, meaning)
     requirement = f"be above 0 and below 1, {meaning}"
-    _require(0 < fraction < 1, name, requirement, value, "Leave it out for the default.")
+    require(0 < fraction < 1, name, requirement, value, "Leave it out for the default.")
     return fraction
 
 
@@ -195,27 +203,8 @@ def as_power(p: SupportsFloat, *, infinite: bool = False) -> float:
     if power == float("inf"):
         cure = "Use swjko.sliced_wasserstein, the only function that takes p = infinity."
     valid = power >= 1 and (infinite or power < float("inf"))
-    _require(valid, "p", "be at least 1" + ("" if infinite else " and finite"), p, cure)
+    require(valid, "p", "be at least 1" + ("" if infinite else " and finite"), p, cure)
     return power
-
-
-def as_square(matrix: object, dim: int, name: str, *, definite: bool = False) -> Array:
-    """Returns a float array [dim dim], symmetric and positive (semi)definite if concrete."""
-    array = as_float_array(matrix, name)
-    requirement = f"have shape ({dim}, {dim}), the dimension of the mean"
-    _require(array.shape == (dim, dim), name, requirement, f"shape {array.shape}")
-    require_finite(array, name)
-    if is_concrete(array):
-        host = np.asarray(array, np.float64)
-        tolerance = 100 * float(jnp.finfo(array.dtype).eps) * np.abs(host).max()
-        asymmetry = np.abs(host - host.T).max()
-        got, cure = f"an asymmetry of {asymmetry:.3g}", f"Pass ({name} + {name}.T) / 2."
-        _require(asymmetry <= tolerance, name, "be symmetric", got, cure)
-        smallest = np.linalg.eigvalsh(host).min()
-        valid = smallest >= -tolerance and (smallest > 0 or not definite)
-        requirement = f"be positive {'definite' if definite else 'semidefinite'}"
-        _require(valid, name, requirement, f"a smallest eigenvalue of {smallest:.3g}")
-    return array
 
 
 def as_start(dim: int, init_mean: object, init_scale: object) -> tuple[Array, Array]:
@@ -228,7 +217,7 @@ def as_start(dim: int, init_mean: object, init_scale: object) -> tuple[Array, Ar
     require_finite(mean, "init_mean")
     scale = as_positive(init_scale, "init_scale", shape=None)
     for name, value in (("init_mean", mean), ("init_scale", scale)):
-        _require(value.shape in ((), (dim,)), name, requirement, f"shape {value.shape}")
+        require(value.shape in ((), (dim,)), name, requirement, f"shape {value.shape}")
     return jnp.broadcast_to(mean, (dim,)), jnp.broadcast_to(scale.astype(mean.dtype), (dim,))
 
 
@@ -287,7 +276,7 @@ def _as_numbers(value: object, name: str, shape: tuple[int, ...] | None) -> Arra
         raise _wrong_type(name, "be a number", value) from error
     requirement = f"have shape {shape}" if shape else "be one number"
     cure = "To sweep it, vmap over the scheme's leaf."
-    _require(shape in (None, array.shape), name, requirement, f"shape {array.shape}", cure)
+    require(shape in (None, array.shape), name, requirement, f"shape {array.shape}", cure)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
@@ -300,13 +289,6 @@ def _as_static_number(value: SupportsFloat, name: str, meaning: str) -> float:
 
 def _all_finite_and(array: Array, condition: Array) -> bool:
     return not is_concrete(condition) or bool(jnp.all(condition & jnp.isfinite(array)))
-
-
-def _require(
-    valid: bool | np.bool_, name: str, requirement: str, got: object, cure: str = ""
-) -> None:
-    if not valid:
-        raise ValueError(f"{name} must {requirement}; got {got}." + (cure and f" {cure}"))
 
 
 def _wrong_type(name: str, requirement: str, value: object) -> TypeError:

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from swjko import validation
+from swjko.closed_form.matrices import as_square
 from swjko.linalg import derivatives_of, sqrt_of_symmetric, trace_of_sqrt
 from swjko.types import Scalar
 
@@ -94,8 +95,8 @@ def ornstein_uhlenbeck(
       time: Time t of the flow, at least 0.
     """
     mean, center = as_vectors(mean, center, "mean", "center")
-    cov = validation.as_square(cov, mean.shape[0], "cov")
-    precision = validation.as_square(precision, mean.shape[0], "precision", definite=True)
+    cov = as_square(cov, mean.shape[0], "cov")
+    precision = as_square(precision, mean.shape[0], "precision", definite=True)
     if validation.is_concrete(time) and not np.all(np.asarray(time) >= 0):
         raise ValueError(f"time must be at least 0; got {time}.")
     decay, noise = _decay_and_noise(precision, jnp.asarray(time, precision.dtype))
@@ -167,8 +168,8 @@ def gaussian_jko_flow(
 
 def as_problem(mean, cov, precision, center, step_size) -> tuple[Array, ...]:
     mean, center = as_vectors(mean, center, "mean", "center")
-    cov = validation.as_square(cov, mean.shape[0], "cov", definite=True)
-    precision = validation.as_square(precision, mean.shape[0], "precision")
+    cov = as_square(cov, mean.shape[0], "cov", definite=True)
+    precision = as_square(precision, mean.shape[0], "precision")
     step_size = validation.as_positive(step_size, "step_size").astype(cov.dtype)
     return mean, cov, precision, center, step_size
 
@@ -186,10 +187,8 @@ def as_vectors(first: Array, second: Array, first_name: str, second_name: str):
 
 def _as_pair(mean0: Vector, cov0: Matrix, mean1: Vector, cov1: Matrix) -> tuple[Gaussian, Gaussian]:
     mean0, mean1 = as_vectors(mean0, mean1, "mean0", "mean1")
-    cov0 = validation.as_square(cov0, mean0.shape[0], "cov0")
-    return Gaussian(mean0, cov0), Gaussian(
-        mean1, validation.as_square(cov1, mean0.shape[0], "cov1")
-    )
+    cov0 = as_square(cov0, mean0.shape[0], "cov0")
+    return Gaussian(mean0, cov0), Gaussian(mean1, as_square(cov1, mean0.shape[0], "cov1"))
 
 
 def stacked(starts: list[Gaussian], rest: Gaussian) -> Gaussian:

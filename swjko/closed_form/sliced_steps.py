@@ -18,6 +18,7 @@ from swjko.closed_form.gaussians import (
     stacked,
     standard_deviations,
 )
+from swjko.closed_form.matrices import as_square
 from swjko.types import Scalar
 
 _NEWTON_STEPS = 60
@@ -38,10 +39,7 @@ class IsotropicGaussian(NamedTuple):
 
 
 def isotropic_sw_jko_step(
-    mean: Vector,
-    scale: float | Scalar,
-    center: Vector,
-    step_size: float | Scalar,
+    mean: Vector, scale: float | Scalar, center: Vector, step_size: float | Scalar
 ) -> IsotropicGaussian:
     """Returns the exact SW-JKO step from N(mean, scale^2 I) for the unit precision.
 
@@ -134,7 +132,7 @@ def gaussian_sw_bdf2_step(
     """
     mean, cov, precision, center, step_size = as_problem(mean, cov, precision, center, step_size)
     mean, previous_mean = as_vectors(mean, previous_mean, "mean", "previous_mean")
-    previous_cov = validation.as_square(previous_cov, mean.shape[0], "previous_cov")
+    previous_cov = as_square(previous_cov, mean.shape[0], "previous_cov")
     directions = validation.as_directions(directions, mean.shape[0])
     sigma = standard_deviations(cov, directions)
     anchor = jnp.abs(4 * sigma - standard_deviations(previous_cov, directions)) / 3

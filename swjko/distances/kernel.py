@@ -15,10 +15,18 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from swjko.distances.block_sums import (
+    BlockSum,
+    Gradients,
+    Wanted,
+    added,
+    rescaled,
+    without_directions,
+    zeros_of,
+)
 from swjko.distances.frank_wolfe import couple_unbalanced
 from swjko.distances.halves import sort_both_with_halves, unsort_with_halves
 from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
-from swjko.distances.scales import power_of_two
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.linalg import derivatives_of, nan_where
 from swjko.types import Leaf, Scalar
@@ -34,39 +42,6 @@ class ScaledPower(NamedTuple):
 
     value: Scalar
     scale: Scalar
-
-
-class _Wanted(NamedTuple):
-    """Which inputs need a gradient; permutations are computed for those only."""
-
-    x: bool = False
-    y: bool = False
-    directions: bool = False
-    x_weights: bool = False
-    y_weights: bool = False
-    rho: bool = False
-
-
-class _Gradients(NamedTuple):
-    """One array for each wanted input, None for the others.
-
-    Gradients in points and directions are those of the scaled power times the scale.
-    """
-
-    x: Leaf = None
-    y: Leaf = None
-    directions: Leaf = None
-    x_weights: Leaf = None
-    y_weights: Leaf = None
-    rho: Leaf = None
-
-
-class _Sum(NamedTuple):
-    """Powers divided by ``scale`` and summed over directions; None is a scale of one."""
-
-    value: Scalar
-    gradients: _Gradients
-    scale: Leaf
 
 
 class _Setting(NamedTuple):
@@ -119,7 +94,7 @@ def sliced_power(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sliced_power(setting, *inputs):
-    total = _over_blocks(setting, *inputs, wanted=_Wanted())
+    total = _over_blocks(setting, *inputs, wanted=Wanted())
     return total.value, _scale_or_one(total)
 
 
@@ -129,13 +104,13 @@ def _sliced_power_jvp(setting, primals, tangents):
     Reverse mode transposes these products with tangents into products with one cotangent.
     """
     moved = [not (tangent is None or isinstance(tangent, SymbolicZero)) for tangent in tangents]
-    over_blocks = functools.partial(_over_blocks, setting, wanted=_Wanted(*moved))
+    over_blocks = functools.partial(_over_blocks, setting, wanted=Wanted(*moved))
     total = _in_one_piece(over_blocks)(*primals)
     # Sorting moves a NaN to an end of its row and shifts the ranks of other points, whose gradients
     # would be finite and wrong.
     unknown = ~jnp.isfinite(total.value)
     gradients = jax.tree.map(lambda gradient: nan_where(unknown, gradient), total.gradients)
-    along = _Gradients(
+    along = Gradients(
         *(
             jnp.sum(gradient * tangent) if needed else jnp.zeros_like(total.value)
             for gradient, tangent, needed in zip(gradients, tangents, moved, strict=True)
@@ -169,13 +144,13 @@ def _in_one_piece(function: Callable[..., Any]) -> Callable[..., Any]:
     return derivatives_of(function)(whole)
 
 
-def _scale_or_one(total: _Sum) -> Scalar:
+def _scale_or_one(total: BlockSum) -> Scalar:
     return jnp.ones_like(total.value) if total.scale is None else total.scale
 
 
 def _over_blocks(
-    setting: _Setting, x, y, directions, x_weights, y_weights, rho, wanted: _Wanted
-) -> _Sum:
+    setting: _Setting, x, y, directions, x_weights, y_weights, rho, wanted: Wanted
+) -> BlockSum:
     """Returns the mean over directions and its gradients, a block of directions at a time."""
     total, block_size = directions.shape[0], setting.block_size
     one_block = functools.partial(_block_sum, setting, x, y, x_weights, y_weights, rho, wanted)
@@ -189,67 +164,30 @@ def _over_blocks(
         def add(carry, block):
             block = one_block(block)
             stacked = block.gradients.directions, block.scale
-            return _added(setting.p, carry, _without_directions(block)), stacked
+            return added(setting.p, carry, without_directions(block)), stacked
 
-        first = one_block(tail) if remainder else _zeros_of(one_block, directions[:block_size])
+        first = one_block(tail) if remainder else zeros_of(one_block, directions[:block_size])
         # A block takes strided directions, not neighbours, so devices share those of each block.
         blocks = head.reshape(block_size, num_blocks, -1).swapaxes(0, 1)
-        summed, (stacked, scales) = lax.scan(add, _without_directions(first), blocks)
+        summed, (stacked, scales) = lax.scan(add, without_directions(first), blocks)
         if wanted.directions:
-            stacked = _rescaled(setting.p - 1.0, stacked, scales, summed.scale)
+            stacked = rescaled(setting.p - 1.0, stacked, scales, summed.scale)
             parts = [stacked.swapaxes(0, 1).reshape(head.shape)]
             if remainder:
                 last = first.gradients.directions
-                parts.append(_rescaled(setting.p - 1.0, last, first.scale, summed.scale))
+                parts.append(rescaled(setting.p - 1.0, last, first.scale, summed.scale))
             gradients = summed.gradients._replace(directions=jnp.concatenate(parts))
             summed = summed._replace(gradients=gradients)
     gradients = jax.tree.map(lambda gradient: gradient / total, summed.gradients)
-    return _Sum(summed.value / total, gradients, summed.scale)
-
-
-def _zeros_of(one_block, directions) -> _Sum:
-    """Returns a sum that gives the carry its shapes and adds nothing."""
-    shapes = jax.eval_shape(one_block, directions)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return zeros if zeros.scale is None else zeros._replace(scale=power_of_two(zeros.scale))
-
-
-def _without_directions(summed: _Sum) -> _Sum:
-    return summed._replace(gradients=summed.gradients._replace(directions=None))
-
-
-def _added(p: float, first: _Sum, second: _Sum) -> _Sum:
-    """Returns the sum of both over the larger of their scales."""
-    if first.scale is None:
-        return jax.tree.map(jnp.add, first, second)
-    scale = jnp.maximum(first.scale, second.scale)
-    exponents = _Gradients(p - 1.0, p - 1.0, p - 1.0, p, p, p)
-    parts = []
-    for part in (first, second):
-        gradients = _Gradients(
-            *(
-                None if gradient is None else _rescaled(exponent, gradient, part.scale, scale)
-                for exponent, gradient in zip(exponents, part.gradients, strict=True)
-            )
-        )
-        parts.append(_Sum(_rescaled(p, part.value, part.scale, scale), gradients, None))
-    return jax.tree.map(jnp.add, *parts)._replace(scale=scale)
-
-
-def _rescaled(exponent: float, values: Array, old: Leaf, new: Leaf) -> Array:
-    """Returns powers divided by ``new`` of powers divided by ``old``, which may have an axis."""
-    if old is None:
-        return values
-    factor = (old / new) ** exponent
-    return values * factor.reshape(factor.shape + (1,) * (values.ndim - factor.ndim))
+    return BlockSum(summed.value / total, gradients, summed.scale)
 
 
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def _block_sum(
-    setting: _Setting, x, y, x_weights, y_weights, rho, wanted: _Wanted, directions
-) -> _Sum:
+    setting: _Setting, x, y, x_weights, y_weights, rho, wanted: Wanted, directions
+) -> BlockSum:
     """Returns the sum of W_p^p over one block of directions, and its gradients."""
     p, scaled = setting.p, setting.scaled
     weighted = x_weights is not None
@@ -257,7 +195,7 @@ def _block_sum(
     u, v = _matmul(directions, x.T), _matmul(directions, y.T)
     if setting.debiased:
         rows = _jackknife(u, v, p, need_u, need_v)
-        return _Sum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), None)
+        return BlockSum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), None)
     u, u_permutation = _sorted(u, need_u or weighted)
     v, v_permutation = _sorted(v, need_v or weighted)
     of_rho: Leaf = None
@@ -282,17 +220,17 @@ def _block_sum(
         y_weights=summed(rows.v_potential, v_permutation) if wanted.y_weights else None,
         rho=jnp.sum(of_rho, axis=0) if wanted.rho else None,
     )
-    return _Sum(jnp.sum(rows.cost), gradients, rows.scale)
+    return BlockSum(jnp.sum(rows.cost), gradients, rows.scale)
 
 
 def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
     return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
 
 
-def _of_points(unsorted: Rows, x, y, directions, wanted: _Wanted) -> _Gradients:
+def _of_points(unsorted: Rows, x, y, directions, wanted: Wanted) -> Gradients:
     """Returns gradients by the points, from slopes in the order of the points."""
     u, v = unsorted.u, unsorted.v
-    return _Gradients(
+    return Gradients(
         x=_matmul(u.T, directions) if wanted.x else None,
         y=_matmul(v.T, directions) if wanted.y else None,
         directions=_matmul(u, x) + _matmul(v, y) if wanted.directions else None,

@@ -12,14 +12,13 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.distances.blocks import automatic_block_size
-from swjko.distances.centering import centred, exact_on_the_line, without_wild_padding
 from swjko.distances.infinite_order import largest_displacement
 from swjko.distances.kernel import ScaledPower, sliced_power
+from swjko.distances.preparation import normalised_weights, prepared_inputs
 from swjko.distances.rows import (
     Costs,
     as_slices,
@@ -132,7 +131,7 @@ def debiased_sliced_wasserstein_pow(
     block_size = automatic_block_size(2 * n, 2 * n, directions.shape[0], False)
 
     def power(x, y, directions, x_weights, y_weights):
-        prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
+        prepared = prepared_inputs(x, y, directions, x_weights, y_weights, block_size)
         options = {"p": 2.0, "block_size": prepared[-1], "debiased": n > 1}
         return sliced_power(*prepared[:-1], **options).value
 
@@ -177,7 +176,9 @@ def sliced_wasserstein(
                 "p must be finite with projection or projection_weights; got inf. "
                 "Take the largest distance over single slices."
             )
-        return largest_displacement(*_prepared(x, y, directions, x_weights, y_weights, block_size))
+        return largest_displacement(
+            *prepared_inputs(x, y, directions, x_weights, y_weights, block_size)
+        )
     value, scale = _power(*inputs, p=p, block_size=block_size, scaled=True)
     return scale * value ** (1.0 / p)
 
@@ -233,19 +234,11 @@ def slice_costs(
     """
     inputs = _checked(x, y, directions, x_weights, y_weights, projection, None)
     x, y, directions, x_weights, y_weights, *_ = inputs
-    prepared = _prepared(
+    prepared = prepared_inputs(
         *(x, y, directions, x_weights, y_weights, block_size), centre=projection is None
     )
     project = linear_projection if projection is None else as_partial(projection)
     return sliced_costs(project, *prepared[:-1], p=p, block_size=prepared[-1])
-
-
-def normalised_weights(weights: Array | None, count: int, dtype: DTypeLike) -> Array:
-    """Returns weights [count] divided by their sum; None is uniform."""
-    if weights is None:
-        return jnp.full((count,), 1.0 / count, dtype)
-    weights = weights.astype(dtype)
-    return weights / jnp.sum(weights)
 
 
 def _checked(
@@ -282,7 +275,7 @@ def _power(
     if projection is None and projection_weights is None:
 
         def power(x, y, directions, x_weights, y_weights):
-            prepared = _prepared(x, y, directions, x_weights, y_weights, block_size)
+            prepared = prepared_inputs(x, y, directions, x_weights, y_weights, block_size)
             return sliced_power(*prepared[:-1], p=p, block_size=prepared[-1], scaled=scaled)
 
         return on_auto_axes(power, x, y, directions, x_weights, y_weights)
@@ -296,24 +289,3 @@ def _power(
     # In two halves: the power of the scale may leave the range before the product does.
     half = scale ** (p / 2)
     return ScaledPower(value * half * half, jnp.ones_like(scale))
-
-
-def _prepared(
-    x, y, directions, x_weights, y_weights, block_size, *, centre: bool = True
-) -> tuple[Array, Array, Array, Array | None, Array | None, int]:
-    """Returns inputs of one dtype, centred and of total weight one, and the size of a block."""
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
-    x, y, directions = x.astype(dtype), y.astype(dtype), directions.astype(dtype)
-    if x_weights is not None or y_weights is not None:
-        x_weights = normalised_weights(x_weights, x.shape[0], dtype)
-        y_weights = normalised_weights(y_weights, y.shape[0], dtype)
-    if block_size is None:
-        block_size = automatic_block_size(
-            x.shape[0], y.shape[0], directions.shape[0], x_weights is not None
-        )
-    block_size = min(validation.as_count(block_size, "block_size"), directions.shape[0])
-    if not centre:
-        x, y = without_wild_padding(x, x_weights), without_wild_padding(y, y_weights)
-        return x, y, directions, x_weights, y_weights, block_size
-    x, y = centred(x, y, x_weights, y_weights)
-    return x, y, exact_on_the_line(directions), x_weights, y_weights, block_size

@@ -71,10 +71,7 @@ def interval(low: ArrayLike, high: ArrayLike) -> Preprocessing:
         positive = preprocessed(gaussian(1), interval(0.0, jnp.inf))
         box = preprocessed(flows.coupling(2), interval(jnp.array([0.0, -1.0]), 1.0))
     """
-    low, high = (
-        _as_row(low, "low", may_be_infinite=True),
-        _as_row(high, "high", may_be_infinite=True),
-    )
+    low, high = _as_row(low, "low", infinite=True), _as_row(high, "high", infinite=True)
     _require_above(low, high)
     return Preprocessing(Partial(_to_line, low, high), Partial(_from_line, low, high))
 
@@ -194,7 +191,7 @@ def preprocessed(family: Family, preprocessing: Any) -> Family:
     return Mapped(family, preprocessing.inverse, preprocessing.forward, family.dim)
 
 
-def _as_row(value: ArrayLike, name: str, *, may_be_infinite: bool = False) -> Float[Array, "1 d"]:
+def _as_row(value: ArrayLike, name: str, *, infinite: bool = False) -> Float[Array, "1 d"]:
     """Returns one row of d values, or of 1, which goes with rows [n d] without a change of rank."""
     try:
         array = jnp.asarray(value, float)
@@ -206,7 +203,7 @@ def _as_row(value: ArrayLike, name: str, *, may_be_infinite: bool = False) -> Fl
         raise ValueError(
             f"`{name}` must be a number or one for each coordinate; got shape {array.shape}."
         )
-    if not may_be_infinite:
+    if not infinite:
         validation.require_finite(array, name)
     return array.reshape(1, -1)
 

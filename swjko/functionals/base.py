@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from swjko import validation
@@ -156,6 +157,15 @@ def map_in_blocks(function: Callable[..., Array], block_size: int | None, *array
         return jax.vmap(function)(*arrays)
     rematerialised = jax.checkpoint(function)
     return lax.map(lambda entry: rematerialised(*entry), arrays, batch_size=block_size)
+
+
+def as_data(
+    points: Float[Array, "m d"], weights: Float[Array, " m"] | None, name: str, dtype: DTypeLike
+) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    """Returns checked points and weights that take the place of others of this dtype."""
+    points = validation.as_points(points, name).astype(dtype)
+    weights = validation.as_weights(weights, points.shape[0], "weights")
+    return points, None if weights is None else weights.astype(dtype)
 
 
 def _has_true(functional: Functional, name: str) -> bool:

@@ -58,15 +58,12 @@ class CouplingFlow(nnx.Module):
         self.num_moved = dim - num_fixed
         first = (self.num_moved + 1) // 2
         second = self.num_moved - first
+        num_params = bijection.num_params
         self.second_given_first = _Conditioners(
-            self.num_pairs + self.odd,
-            first + num_fixed,
-            width,
-            second * bijection.num_params,
-            rngs,
+            self.num_pairs + self.odd, first + num_fixed, width, second * num_params, rngs
         )
         self.first_given_second = _Conditioners(
-            self.num_pairs, second + num_fixed, width, first * bijection.num_params, rngs
+            self.num_pairs, second + num_fixed, width, first * num_params, rngs
         )
         self.affine = TriangularAffine(self.num_moved)
         if lu_mixing:

@@ -18,8 +18,8 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.plans import sliced_displacement
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.particles import Particles, particles
+from swjko.functionals.base import as_data
 from swjko.functionals.radial import as_target, mean_potential
-from swjko.functionals.targets import as_data
 from swjko.schemes.particle_flow import ParticleScheme, check_scheme, require_gradient
 from swjko.types import DirectionFn, Key, Leaf, Scalar, static_field
 
