@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from swjko.distances.scales import scale_of_powers
+from swjko.distances.scales import scale_of_powers, sum_of_rows
 from swjko.distances.sorting import sort_rows_of_integers
 from swjko.linalg import nan_where
 from swjko.types import Leaf
@@ -119,8 +119,7 @@ def couple_weighted(u, v, u_weights, v_weights, p, *, scaled: bool = False) -> R
         mass > 0, jnp.take_along_axis(u, i, -1) - jnp.take_along_axis(v, j, -1), 0.0
     )
     difference, scale = _divided(difference, p, scaled)
-    cost = jnp.sum(mass * power(difference, p), axis=-1)
-    slope = mass * _slope(difference, p)
+    cost, slope = sum_of_rows(mass * power(difference, p)), mass * _slope(difference, p)
     fill_u, fill_v = _filled(u, u_weights), _filled(v, v_weights)
     u_potential, v_potential = _staircase_potentials(fill_u, fill_v, i, j, from_u, p, scale)
     u_potential += _potentials_of_padding(u, fill_u, v, i, j, from_u, p, scale)
