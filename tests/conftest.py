@@ -67,3 +67,16 @@ def as_users_see_it():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow all sets of parameters but the first of tests that are slow_except_first."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("slow_except_first") is None:
+            continue
+        function = item.nodeid.partition("[")[0]
+        if function in seen:
+            item.add_marker(pytest.mark.slow)
+        seen.add(function)

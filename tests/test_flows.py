@@ -31,6 +31,7 @@ def refused(message, error=ValueError):
     return pytest.raises(error, match=message)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", COUPLINGS)
 @pytest.mark.parametrize(("dim", "num_layers"), [(2, 4), (3, 3), (5, 1), (10, 4)])
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
@@ -104,6 +105,7 @@ def test_mlp_of_other_dimensions_reaches_its_space(key):
     assert not family.has_density
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("shape", "output"), [((8, 8, 1), "sigmoid"), ((5, 7, 3), "linear"), ((1, 2, 1), "linear")]
 )
@@ -352,6 +354,7 @@ def test_bad_couplings_are_refused(dim, options, message):
         flows.coupling(dim, **options)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("num_layers", "num_mixings"), [(3, 1), (4, 1), (5, 2), (6, 2)])
 def test_every_affine_layer_between_couplings_moves_points(num_layers, num_mixings, key):
     """None follows the last coupling, where it would be part of the affine layer there."""
@@ -385,6 +388,7 @@ def test_fixed_coordinates_stay_and_all_couplings_see_them(key):
                 assert float(jnp.max(jnp.abs(push(blind, z).points - points))) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_flow_with_a_fixed_coordinate_finds_the_conditional_law(key):
     """x | t ~ N(0.8 t, I e^(t / 2)) with t ~ N(0, 1) fixed; the target has t ~ N(3, 0.25)."""
 

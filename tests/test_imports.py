@@ -252,6 +252,7 @@ print(jax.device_count())
     assert in_a_fresh_process(code).strip() == "3"
 
 
+@pytest.mark.slow
 def test_works_without_distrax():
     code = """
 import sys

@@ -13,6 +13,7 @@ from swjko.linalg import (
 )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("dim", [1, 2, 3, 7, 16, 50])
 def test_inverse_and_its_gradient(dim):
     rng = np.random.default_rng(dim)

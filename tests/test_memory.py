@@ -26,6 +26,7 @@ def temporaries(n, m, dim, num_projections, weighted, block_size=None):
     return program.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     ("n", "m", "dim", "num_projections"),
@@ -37,6 +38,7 @@ def test_bytes_said_beforehand_bound_the_compiled_program(n, m, dim, num_project
     assert said <= 1.01 * BLOCK_BUDGET_BYTES
 
 
+@pytest.mark.slow
 def test_blocks_bound_the_temporaries_whatever_the_number_of_directions():
     few, many = (temporaries(2000, 2000, 3, num, False, block_size=16) for num in (64, 512))
     whole = temporaries(2000, 2000, 3, 512, False)

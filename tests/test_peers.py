@@ -53,6 +53,7 @@ def wait_for_steps(processes, directory):
         time.sleep(0.02)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("number", "process"), [("SIGTERM", 1), ("SIGHUP", 0), ("SIGINT", 1)])
 def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, process, tmp_path):
     number, directory = getattr(signal, number), tmp_path / "run"
@@ -70,6 +71,7 @@ def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, pro
     assert f"stopped after step {steps}, which is saved in {directory}" in errors[0]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_are_told_before_they_compile(tmp_path):
     directory, other = str(tmp_path / "one"), str(tmp_path / "two")
     where = "%s on process 0, %s on process 1"
@@ -98,6 +100,7 @@ def test_processes_that_differ_are_told_before_they_compile(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_that_fails_alone_ends_the_other_with_its_reason(process, tmp_path):
     directory = tmp_path / "run"

@@ -95,6 +95,7 @@ def test_exact_energies_by_quadrature(make):
     assert equilibrium.exact_energy == pytest.approx(energy, abs=2e-4)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("make", [problems.ring, problems.disk, problems.annulus])
 def test_functional_reaches_its_exact_energy_at_the_minimiser(make, key):
     equilibrium = make()

@@ -680,6 +680,7 @@ def test_bad_terms_of_a_sum_are_named(term):
         swjko.weighted_sum(*term)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("function", GOOD, ids=lambda function: function.__name__)
 def test_the_good_inputs_are_accepted(function):
     # So no row of the table fails for a reason other than its own.
@@ -819,6 +820,7 @@ def test_a_function_that_returns_a_dictionary_is_named():
             call()
 
 
+@pytest.mark.slow
 def test_lists_are_arrays():
     points, others, directions = GOOD_X.tolist(), GOOD_Y.tolist(), GOOD_DIRECTIONS.tolist()
     halves = [0.5, 0.5]

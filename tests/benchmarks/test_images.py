@@ -62,6 +62,7 @@ def data():
     return benchmark.prepare(jax.random.key(0), images, 0, sizes)
 
 
+@pytest.mark.slow
 def test_classifier_learns_and_its_features_have_variance_one(data):
     variance = data.classifier.features(data.train, data.shape).var(axis=0).sum()
     assert data.classifier.test_accuracy > 0.95
@@ -87,6 +88,7 @@ def test_metrics_tell_copies_from_noise(data):
         score(data.held_out[:-1])
 
 
+@pytest.mark.slow
 def test_every_method_makes_images_and_flows_start_at_their_noise(key, data):
     model, rows = autoencoder(data.shape, latent_dim=8), jnp.asarray(data.train)
     spaces = {

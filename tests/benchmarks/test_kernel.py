@@ -58,6 +58,7 @@ def test_all_methods_compute_the_same(case):
     assert found["swjko"]["gradient"] is not None
 
 
+@pytest.mark.slow
 def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch, capsys):
     sizes = kernel.QUICK._replace(cases=(TINY,), peak_directions=())
     monkeypatch.setattr(kernel, "QUICK", sizes)
@@ -104,6 +105,7 @@ def test_equal_angles_beat_independent_ones_in_the_plane(pair):
     assert compared["wins"] == {"uniform": 0, "orthogonal": 0, "quasi": 2}
 
 
+@pytest.mark.slow
 def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(directions, "QUICK", directions.Sizes((2, 3), (4, 8), 8, 3, (2, 16)))
     assert main(["directions", "--quick", "--out", str(tmp_path)]) == 0

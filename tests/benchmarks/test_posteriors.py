@@ -52,6 +52,7 @@ def test_sigmoid_is_a_mixture_of_probits():
     np.testing.assert_allclose(curvature, -minus * plus, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_density_in_the_coordinates_of_the_start():
     """It is the posterior of the parameters times the determinant of the derivative."""
     table = logistic_regression.load("wine 0 (scikit-learn)", None)

@@ -44,6 +44,7 @@ def test_exact_draws_have_the_moments_of_quadrature(observed):
         assert abs(values.mean() - density @ statistic(grid)) < 4 * error + 2e-3
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 def test_classifier_reaches_the_accuracy_of_bayes(shift):
     """The best accuracy between N(0, I) and N(shift e_1, I) is Phi(shift / 2)."""

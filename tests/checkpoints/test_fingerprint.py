@@ -59,6 +59,7 @@ def test_many_differences_are_counted():
     assert phrases[-1] == "and 22 more"
 
 
+@pytest.mark.slow
 def test_fingerprints_agree_between_processes():
     code = """
         import jax, json, optax, swjko, jax.numpy as jnp

@@ -186,6 +186,7 @@ def solved(directory=None, num_steps=4, mesh=None):
     return swjko.solve(keys, scheme, num_steps, **options)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.filterwarnings("ignore:the number of flows:UserWarning")
 @pytest.mark.parametrize(("num_devices", "tolerance"), [(8, 0.0), (3, 1e-6)])
 def test_a_preempted_run_saves_and_resumes(num_devices, tolerance, preempted, tmp_path, caplog):

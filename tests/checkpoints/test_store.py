@@ -96,6 +96,7 @@ def saved(tmp_path):
 # Resuming.
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
 def test_a_cut_run_resumes_bit_for_bit(chunks, chunk_size, uninterrupted, tmp_path, monkeypatch):
@@ -143,6 +144,7 @@ def schemes():
     }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", schemes())
 def test_every_kind_of_state_is_restored(name, tmp_path, monkeypatch):
     options = {"scheme": schemes()[name](), "num_steps": 3, "chunk_size": 1}
@@ -153,6 +155,7 @@ def test_every_kind_of_state_is_restored(name, tmp_path, monkeypatch):
         assert fields <= set(read_history(tmp_path)[0])
 
 
+@pytest.mark.slow
 def test_a_failed_flow_stays_failed(tmp_path, monkeypatch):
     first = solved(tmp_path, scheme=failing_scheme(), throw=False)
     after_append(monkeypatch, lambda number: pytest.fail("a step was taken"))

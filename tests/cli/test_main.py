@@ -113,6 +113,7 @@ def test_results_are_not_overwritten_in_silence(whole_run, capsys):
     assert (out / "match" / "report.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])
 def test_a_report_that_appears_during_the_run_is_left(flags, tmp_path, monkeypatch, capsys):
     path, real = tmp_path / "match" / "report.json", report.provenance
@@ -129,6 +130,7 @@ def test_a_report_that_appears_during_the_run_is_left(flags, tmp_path, monkeypat
     assert not list(path.parent.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
     """With options before the subcommand, and points in one dimension."""
     out, _ = whole_run
@@ -260,6 +262,7 @@ def generated(pictures, tmp_path_factory):
     return out, main([*arguments, *_SHEET])
 
 
+@pytest.mark.slow
 def test_generate_draws_samples_beside_their_nearest_images(generated, pictures):
     out, code = generated
     assert code == 0
@@ -298,6 +301,7 @@ def test_generate_draws_samples_beside_their_nearest_images(generated, pictures)
     assert mean == pytest.approx(np.mean(distances), rel=0.02)
 
 
+@pytest.mark.slow
 def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, capsys):
     out, _ = generated
     arguments = ["generate", "--data", str(pictures), "--checkpoint-dir", str(out / "kept")]
@@ -310,6 +314,7 @@ def test_generate_goes_on_from_its_checkpoints(generated, pictures, tmp_path, ca
     _expect_one_line(capsys, "holds another run")
 
 
+@pytest.mark.slow
 def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, capsys):
     out, _ = generated
     before = (out / "new" / "sheet.png").read_bytes()
@@ -343,6 +348,7 @@ def test_the_space_depends_on_the_size_of_the_pictures(space, family, shape, cho
     assert generate.chosen_space(space, family, shape) == chosen
 
 
+@pytest.mark.slow
 def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(codes, "FIT_STEPS", 4)
     arguments = ["generate", "--data", str(pictures), "--space", "latent", *_SHEET]

@@ -25,6 +25,7 @@ def report_in(directory):
     return json.loads((directory / "fokker-planck" / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     assert (
         run_cli(
@@ -131,6 +132,7 @@ def free_address():
         return f"localhost:{probe.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_come_is_one_line_and_code_2(tmp_path):
     arguments = [
         "--distributed",

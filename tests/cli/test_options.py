@@ -216,6 +216,7 @@ def test_an_environment_without_jax_is_told_in_one_line(variable, value, message
     assert message in line
 
 
+@pytest.mark.slow
 def test_the_backend_of_matplotlib_is_of_no_importance(tmp_path):
     code = """
 import sys

@@ -20,6 +20,7 @@ def cases(number=50, n=11, m=8, dim=4, num=6):
     return directions, x, y, *weights
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("p", "weighted"), [(2.0, True), (2.0, False), (1.0, True)])
 def test_distances_of_pot(dtype, p, weighted):

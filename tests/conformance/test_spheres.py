@@ -18,6 +18,7 @@ def as_given(arrays, dtype):
     return [np.asarray(array, dtype).astype(np.float64) for array in arrays]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("p", "sizes", "weighted"), [(1.0, (9, 9), False), (2.0, (9, 6), True)])
 def test_circle(p, sizes, weighted, dtype):

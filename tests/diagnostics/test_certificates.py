@@ -66,6 +66,7 @@ def test_exact_steps_are_certified_with_their_exact_numbers():
     assert found.verdict.endswith("; this judges the steps, not the fit")
 
 
+@pytest.mark.slow
 def test_the_verdict_on_the_fit_stands_beside_that_on_the_steps(good_run):
     """The steps of a flow that is stopped early are right, and its measure is not the target."""
     scheme, start, states = good_run
@@ -85,6 +86,7 @@ def test_the_verdict_on_the_fit_stands_beside_that_on_the_steps(good_run):
     assert found.verdict.endswith(found.fit.verdict)
 
 
+@pytest.mark.slow
 def test_a_good_run_passes_with_or_without_its_start_and_under_jit(good_run):
     scheme, start, states = good_run
     found = certify(scheme, states, start=start)
@@ -115,6 +117,7 @@ def test_a_spoilt_step_fails_with_its_reason(good_run):
     )
 
 
+@pytest.mark.slow
 def test_an_unfinished_inner_solve_fails_with_its_reason(good_run):
     scheme, start, _ = good_run
     hasty = dataclasses.replace(scheme, num_inner_steps=1)
@@ -170,6 +173,7 @@ def synthetic(values, gaps=0.0, quantile=2.0):
     return swjko.Certificate(none, none, zeros, dissipation, gap, tolerance, number)
 
 
+@pytest.mark.slow
 def test_the_number_of_standard_errors_is_the_quantile_of_all_tests(good_run):
     scheme, start, states = good_run
     for repeats in (2, 8):
@@ -230,6 +234,7 @@ def test_a_small_violation_in_a_falling_run_asks_for_more_steps_only():
     assert "0.5 % of the whole drop of energy): lower the learning rate" in level
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("name", "functional"),
     [("particles", "interaction"), ("grid", "kl_divergence"), ("mlp", "sw_to_target")],

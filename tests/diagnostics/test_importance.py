@@ -57,6 +57,7 @@ def _two_modes(x):
     return jax.nn.logsumexp(-squares / 0.5) - jnp.log(2.0) - jnp.log(2 * jnp.pi * 0.25)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("mean", "lost"), [(3.0, True), (None, False)])
 def test_a_wide_distribution_tells_of_a_mode_that_is_missed(mean, lost, key):
     """Half of the mass is missed by draws that are all effective."""
@@ -86,6 +87,7 @@ def test_shape_of_the_tail_is_recovered(shape):
     assert found.verdict.startswith("unreliable" if shape > 0.7 else "weights usable")
 
 
+@pytest.mark.slow
 def test_smoothed_tail_has_the_quantiles_of_its_law():
     weights = scipy.stats.genpareto(0.4).rvs(5_000, random_state=1) + 1.0
     cloud = Cloud(jnp.zeros((5_000, 1)), None, jnp.zeros(5_000))
@@ -109,6 +111,7 @@ def test_equal_laws_have_equal_weights(dim, key):
     np.testing.assert_allclose(found.cloud.weights, 0.01, rtol=1e-4)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("value", "words"), [(jnp.nan, "NaN"), (jnp.inf, "NaN or +infinity")])
 def test_one_unusable_weight_leaves_no_finite_number(value, words, key):
     law = _normal(1)
@@ -149,6 +152,7 @@ def test_importance_is_jitted_and_checked(key):
             refused()
 
 
+@pytest.mark.slow
 def test_distribution_of_a_solution(key):
     """The same draws as ``sample``, and densities that the draws carry."""
     scheme = swjko.sw_jko(

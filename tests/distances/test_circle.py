@@ -53,6 +53,7 @@ def test_the_circle_agrees_with_a_linear_program(n, m, weighted, p):
         np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_on_the_circle(weighted):
     rng = np.random.default_rng(1)
@@ -102,6 +103,7 @@ def sphere(seed, n, d):
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_sphere_is_the_mean_over_its_great_circles():
     with jax.enable_x64(True):
         x, y = jnp.asarray(sphere(0, 9, 4)), jnp.asarray(sphere(1, 6, 4))

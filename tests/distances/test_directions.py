@@ -18,6 +18,7 @@ BOTH = pytest.mark.parametrize("draw", [uniform_directions, orthogonal_direction
 SIZES = [(1, 1), (5, 1), (1, 3), (7, 3), (12, 3), (64, 10)]
 
 
+@pytest.mark.slow_except_first
 @BOTH
 @pytest.mark.parametrize(("num", "dim"), SIZES)
 @pytest.mark.parametrize("x64", [False, True])

@@ -31,6 +31,7 @@ def brute_force():
     )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("direction_fn", "control_variate"),
     [
@@ -60,6 +61,7 @@ def test_intervals_cover_and_the_mean_is_right(direction_fn, control_variate):
     )
 
 
+@pytest.mark.slow
 def test_control_variates_lower_the_error_several_times():
     x, y = clouds(4)
     plain = swjko.sliced_wasserstein_estimate(jax.random.key(1), x, y, 256)
@@ -132,6 +134,7 @@ def test_max_sliced_scales_with_the_clouds(scale):
     np.testing.assert_allclose(found.direction, expected.direction, rtol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_max_sliced_against_a_grid_of_angles(p):
     x, y = clouds(2)
@@ -183,6 +186,7 @@ def test_quasi_directions_beat_independent_ones_in_low_dimension(dim, gain):
     assert spread["uniform"] > gain * spread["quasi"]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 def test_sharded_directions_give_the_unsharded_value_and_gradient(num_devices, key):
     with jax.enable_x64(True):

@@ -30,6 +30,7 @@ def difference_along(function, primals, tangents, step=1e-6):
     return (np.asarray(ends[0]) - np.asarray(ends[1])) / (2 * step)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("n", "m", "weighted", "p", "block_size"),
     [(6, 6, False, 2.0, None), (6, 4, False, 3.0, 2), (5, 4, True, 2.0, 2)],
@@ -75,6 +76,7 @@ def test_jvp_linearize_and_hessian_products(n, m, weighted, p, block_size):
             np.testing.assert_allclose(product(x, move), second, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_hessian_of_the_power_and_of_the_root():
     """For two points against one on the line, SW_2^2 is the mean square: Hessian I."""
     with jax.enable_x64(True):

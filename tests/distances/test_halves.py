@@ -28,6 +28,7 @@ def rows_with_ties(rows, length, dtype):
     return values
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("rows", "length", "dtype"), CASES)
 def test_wholes_and_halves_are_sorted_as_by_numpy(rows, length, dtype):
     with jax.enable_x64(True):
@@ -50,6 +51,7 @@ def test_wholes_and_halves_are_sorted_as_by_numpy(rows, length, dtype):
         np.testing.assert_array_equal(unsorted, expected)
 
 
+@pytest.mark.slow
 def test_both_forms_agree():
     values = jnp.asarray(rows_with_ties(33, 48, "float32"))
     form = halves._sort_and_partition(values)

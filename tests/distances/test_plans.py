@@ -20,6 +20,7 @@ def line_problem(seed, n, m, ties=False):
     return u, v, a / a.sum(), b / b.sum()
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (6, 9), (1, 4)])
 def test_plan_has_the_marginals_and_the_cost(n, m, ties):
@@ -40,6 +41,7 @@ def test_plan_has_the_marginals_and_the_cost(n, m, ties):
             np.testing.assert_allclose(cost, ot.wasserstein_1d(u, v, a, b, p=p), rtol=1e-12)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_potentials_are_dual_optimal(p, ties):
@@ -139,6 +141,7 @@ def test_displacement_with_weights_is_barycentric_and_leaves_padding_alone(key):
     np.testing.assert_allclose(plain.mean(axis=0), mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("n", "m", "weighted"), [(6, 6, False), (6, 4, False), (5, 6, True)])
 def test_sliced_plans_against_pot(n, m, weighted):
     with jax.enable_x64(True):
@@ -167,6 +170,7 @@ def test_sliced_plans_against_pot(n, m, weighted):
             np.testing.assert_allclose(mean.cost, shares @ costs, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_sliced_plans_of_batches_and_their_size(key):
     x, y = jax.random.normal(key, (3, 8, 4)), jax.random.normal(jax.random.key(1), (3, 8, 4))
     directions = swjko.uniform_directions(key, 5, 4)
@@ -179,6 +183,7 @@ def test_sliced_plans_of_batches_and_their_size(key):
         np.testing.assert_allclose(one.cost, pairs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sliced_plans_of_bad_inputs(key, as_users_see_it):
     x, y, directions = jnp.ones((3, 2)), jnp.ones((4, 2)), jnp.eye(2)
     with pytest.raises(ValueError, match="same dimension"):

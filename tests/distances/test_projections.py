@@ -65,6 +65,7 @@ def test_a_projection_is_pot_of_projected_points(p, weighted, sizes, block_size)
         np.testing.assert_allclose(root, expected, rtol=1e-12)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("sizes", "block_size"), [((6, 6), None), ((6, 4), 4)])
 def test_gradients_in_everything(sizes, block_size):
     with jax.enable_x64(True):
@@ -86,6 +87,7 @@ def test_gradients_in_everything(sizes, block_size):
         assert_gradients_are_differences(compiled, inputs, gradients, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("dtype", "block_size"), [("float32", None), ("float64", 4)])
 def test_scalar_products_and_equal_weights_are_the_plain_distance(dtype, block_size):
     with jax.enable_x64(dtype == "float64"):
@@ -109,6 +111,7 @@ def test_scalar_products_and_equal_weights_are_the_plain_distance(dtype, block_s
         chex.assert_trees_all_close(weighted, plain, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_one_weight_chooses_its_slice_and_duplicates_count_twice():
     with jax.enable_x64(True):
         x, y, directions, *_ = clouds(5)
@@ -222,6 +225,7 @@ def test_convolutional_directions_are_strided_convolutions(key):
         np.testing.assert_allclose(third, image.ravel() @ np.asarray(direction), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_convolutional_directions_have_the_second_moment_of_uniform_ones(key):
     direction_fn = swjko.convolutional_directions(4, 6)
     draws = jax.jit(direction_fn, static_argnums=(1, 2))(key, 20_000, 24)
@@ -343,6 +347,7 @@ def test_a_projection_must_be_a_function(as_users_see_it):
         sliced_wasserstein_pow(X, X, THETA, projection=3)
 
 
+@pytest.mark.slow
 def test_an_estimate_takes_a_projection(key):
     x, y, *_ = clouds(12, dtype="float32")
     estimate, plain = (

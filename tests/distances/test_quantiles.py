@@ -32,6 +32,7 @@ def test_a_full_table_gives_the_distance_to_the_points():
             np.testing.assert_allclose(found[1], expected[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_small_table_keeps_the_gradient():
     """If n divides the number of quantiles, whether or not that divides the number of points."""
     with jax.enable_x64(True):
@@ -67,6 +68,7 @@ def test_a_stream_in_bounded_memory(monkeypatch):
     assert error.max() < 0.05
 
 
+@pytest.mark.slow
 def test_functional_draws_rows_of_the_table(key):
     x, y, directions = (jnp.asarray(array, jnp.float32) for array in data())
     table = swjko.sliced_quantiles(y, directions, 60)

@@ -123,6 +123,7 @@ def test_unequal_sizes_are_repetitions(n, m, p):
         )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("p", "weighted"), [(2.0, "neither"), (2.0, "x"), (1.0, "y"), (3.0, "both")]
 )
@@ -177,6 +178,7 @@ def fixed_directions(dtype, d=2, num=5):
 class TestAxioms:
     """Absolute tolerance: eps times the range of the points, or its root for a root."""
 
+    @pytest.mark.slow_except_first
     @AXIOMS
     @given(data=st.data())
     def test_zero_on_itself_and_under_permutation(self, dtype, data):
@@ -198,6 +200,7 @@ class TestAxioms:
             assert there >= 0.0
             assert abs(there - back) <= TOLERANCE[dtype] * max(there, 1.0)
 
+    @pytest.mark.slow_except_first
     @AXIOMS
     @given(data=st.data(), p=st.sampled_from([1.0, 2.0, 3.0]))
     def test_triangle(self, dtype, data, p):
@@ -216,6 +219,7 @@ class TestAxioms:
             before, after = float(sw(x, y, directions)), float(sw(x + shift, y + shift, directions))
             assert abs(before - after) <= TOLERANCE[dtype] * max(before, 1.0)
 
+    @pytest.mark.slow_except_first
     @AXIOMS
     @given(
         data=st.data(), factor=st.floats(0.125, 8.0, width=32), p=st.sampled_from([1.0, 2.0, 3.0])
@@ -273,6 +277,7 @@ def test_gradients_in_points_and_directions(n, m, p):
             )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_gradients_with_weights(p):
     with jax.enable_x64(True):
@@ -318,6 +323,7 @@ TIED = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("p", [1.5, 2.0])
 @pytest.mark.parametrize("which", ["x", "y", "x_weights", "y_weights"])
 def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
@@ -348,6 +354,7 @@ def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
         assert kinks > 0
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("weighted", [False, True])
 def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighted):
     # |x| has kinks, so the minimum is not smooth: Clarke's subdifferential is the hull of nearby
@@ -394,6 +401,7 @@ def test_weight_gradient_at_equal_levels_is_not_zero():
         np.testing.assert_allclose([left, right], [-5.0, 1.0], atol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("n", "m", "weighted", "p"),
     [(5, 5, False, 2.0), (5, 3, False, 3.0), (5, 3, True, 2.0), (5, 5, True, 3.0)],
@@ -506,6 +514,7 @@ def test_one_point_against_others_far_from_the_origin_inside_jit():
     np.testing.assert_allclose(gradient, np.full((1, 2), -4 / 3), rtol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("n", [1000, 100_000])
 def test_many_weights_keep_their_digits(n):
     rng = np.random.default_rng(0)
@@ -553,6 +562,7 @@ def test_directions_on_the_line_are_exact_in_products():
     np.testing.assert_allclose(slope, [[1.0], [-1.0]], rtol=1e-6)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("kind", ["equal", "unequal", "weighted"])
 def test_blocks_change_neither_value_nor_gradients(kind):
     with jax.enable_x64(True):
@@ -578,6 +588,7 @@ def test_blocks_change_neither_value_nor_gradients(kind):
         )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("padding", [0.0, 50.0, -1e12, np.nan, np.inf, -np.inf])
 def test_zero_weights_are_padding(padding):
     with jax.enable_x64(True):
@@ -714,6 +725,7 @@ root_and_gradients = jax.jit(
 )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
 @pytest.mark.parametrize(("p", "size"), [(2.0, None), (3.0, 4)])
 @pytest.mark.parametrize("kind", ROOTS)
@@ -731,6 +743,7 @@ def test_the_root_is_homogeneous_over_the_whole_range(scale, p, size, kind):
         np.testing.assert_allclose(one / factor, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("kind", ROOTS)
 @pytest.mark.parametrize("p", [1.0, 2.5, np.inf])
 def test_gradients_of_the_root(kind, p):
@@ -759,6 +772,7 @@ def test_the_root_of_a_translation_on_the_line(scale):
     np.testing.assert_allclose(gradient, np.full((3, 1), 1 / 3), rtol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("kind", ROOTS)
 def test_infinite_order_is_the_limit_of_finite_ones(kind):
     with jax.enable_x64(True):
@@ -851,6 +865,7 @@ def test_the_constant_finder_finds():
     assert max(constant_bytes(jax.jit(lambda x: jnp.sum(x * held)), held)) >= 2048
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
@@ -879,6 +894,7 @@ def test_vmap_is_a_loop(kind, dtype):
         chex.assert_trees_all_close(batched, looped, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 def test_jit_is_eager():
     with jax.enable_x64(True):
         x, y, directions, x_weights, y_weights = clouds(13)

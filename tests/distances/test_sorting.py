@@ -26,6 +26,7 @@ def numpy_sorted(values):
     return np.take_along_axis(host, permutation, -1), permutation
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1), (1, 64), (7, 33)])
 def test_sorts_as_numpy_with_ties_in_order(dtype, shape):
@@ -41,6 +42,7 @@ def test_sorts_as_numpy_with_ties_in_order(dtype, shape):
         np.testing.assert_array_equal(permutation, expected_permutation)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(data=st.data())
 def test_any_floats(dtype, data):
@@ -80,6 +82,7 @@ def test_nan_goes_to_an_end_and_the_rest_is_sorted(dtype, sign):
             np.testing.assert_array_equal(row[~np.isnan(row)], [-np.inf, 1.0, 2.0, np.inf])
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("shape", [(6, 31), (6, 32)], ids=["one device", "several"])
 def test_unsort_is_the_inverse_of_the_permutation(shape, monkeypatch):
     # The forms for a single device, and for rows that devices may share. No other test has these

@@ -171,6 +171,7 @@ def distances_of(x, y):
     return np.linalg.norm(x[:, None] - y[None], axis=-1)
 
 
+@pytest.mark.slow_except_first
 @WEIGHTED
 @pytest.mark.parametrize("power", [1.0, 0.5, 1.5])
 @pytest.mark.parametrize(("self_pairs", "block_size"), [(True, None), (True, 2), (False, None)])
@@ -231,6 +232,7 @@ def test_derivatives_in_bound_data_of_kernels_at_zero(kernel, by_hand):
         np.testing.assert_allclose(jax.jvp(value, (2.0,), (1.0,))[1], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_derivatives_in_bound_data_of_an_mmd_with_a_point_on_the_target():
     points = cloud_of().points
 
@@ -264,6 +266,7 @@ def test_the_energy_distance_and_a_point_on_the_target():
     np.testing.assert_allclose(gradient, expected, atol=1e-12)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("filling", [1e6, np.nan])
 @pytest.mark.parametrize("name", [name for name in FUNCTIONALS if name != "interaction"])
 def test_points_without_weight_do_not_count(name, filling):
@@ -298,6 +301,7 @@ def test_expectation_divides_by_the_total_weight():
     )
 
 
+@pytest.mark.slow_except_first
 @WEIGHTED
 def test_sw_to_target_half_the_squared_distance(weighted):
     cloud, target = cloud_of(weighted=weighted), cloud_of(1, n=5).points + 1.0

@@ -36,6 +36,7 @@ def test_value_and_gradient(k, block_size):
         np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_near_the_entropy_of_a_gaussian():
     exact = -0.5 * 2 * np.log(2 * np.pi * np.e)
     functional = swjko.nearest_neighbour_negative_entropy()

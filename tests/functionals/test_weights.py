@@ -27,6 +27,7 @@ def array(values):
     return jnp.asarray(values, float)
 
 
+@pytest.mark.slow
 def test_a_weighted_target_is_that_of_repeated_points():
     cloud = swjko.Cloud(array(CLOUD))
     weighted = swjko.sw_to_target(array(DISTINCT), 5, weights=array(WEIGHTS))
@@ -65,6 +66,7 @@ def test_mmd_to_a_weighted_target_is_the_sum_over_pairs():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("side", ["points", "target"])
 def test_a_weighted_sliced_flow_moves_as_one_of_repeated_points(side):
     sizes, other = {"step_size": 0.5, "num_projections": 7}, array(CLOUD)
@@ -100,6 +102,7 @@ def test_particles_keep_their_weights():
     assert family.push(params, family.latent(KEY, 40)).weights is None
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("fixed_points", [False, True])
 def test_learned_weights_find_those_of_the_target(fixed_points):
     line = array([[-1.0], [0.0], [2.0]])

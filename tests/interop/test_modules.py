@@ -141,6 +141,7 @@ def bijections():
     )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("name", "make"), list(bijections()))
 def test_families_preprocessed_by_bijections_have_the_density_of_their_jacobian(name, make, key):
     family = preprocessed(swjko.gaussian(2), make())

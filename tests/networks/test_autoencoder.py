@@ -62,6 +62,7 @@ def test_doubling_puts_four_channels_into_two_by_two_pixels():
         np.testing.assert_array_equal(block.ravel(), image[0, i, j])
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (1, 2, 1)])
 def test_images_of_any_shape_are_encoded_and_decoded(key, shape):
     model = model_of(shape)
@@ -74,6 +75,7 @@ def test_images_of_any_shape_are_encoded_and_decoded(key, shape):
     np.testing.assert_allclose(images, jax.nn.sigmoid(model.logits(params, codes)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fit_reconstructs_new_images(fitted):
     rows, new, model = np.asarray(pictures()), np.asarray(pictures(160))[96:], model_of()
 
@@ -90,6 +92,7 @@ def test_a_fit_reconstructs_new_images(fitted):
     assert fitted.seconds > 0
 
 
+@pytest.mark.slow
 def test_codes_are_standardised_and_images_unchanged_by_that(fitted):
     model, rows = model_of(), pictures()
     codes = np.asarray(model.encode(fitted.params, rows), np.float64)
@@ -103,6 +106,7 @@ def test_codes_are_standardised_and_images_unchanged_by_that(fitted):
     np.testing.assert_allclose(images, before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_linear_maps_leave_codes_fewer_axes():
     """The images have three degrees of freedom, and the codes twelve axes."""
     rows, beyond, losses = pictures(), [], []
@@ -119,6 +123,7 @@ def test_linear_maps_leave_codes_fewer_axes():
     assert losses[1] < 1.05 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_fit_resumes_from_its_checkpoints_bit_for_bit(tmp_path):
     whole, kept = fit(), fit(checkpoint_dir=tmp_path)
     newest = max(tmp_path.glob("step-*.ckpt"))
@@ -187,6 +192,7 @@ def test_bad_models_and_codes_are_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_a_flow_of_codes_is_decoded(key, fitted):
     model, latents = model_of(), jnp.arange(10)
     points = jax.random.normal(key, (10, 3))

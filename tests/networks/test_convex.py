@@ -44,6 +44,7 @@ def spd(dim, smallest=0.2, largest=4.0):
     return jnp.asarray(rotation @ np.diag(np.linspace(smallest, largest, dim)) @ rotation.T)
 
 
+@pytest.mark.slow_except_first
 @each_log_det
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
 def test_maps_invert_with_the_log_det_of_their_jacobian(
@@ -57,6 +58,7 @@ def test_maps_invert_with_the_log_det_of_their_jacobian(
         check_bijection(family, params, z, dtype, tolerances, jacobian=log_det == "exact")
 
 
+@pytest.mark.slow_except_first
 @each_log_det
 def test_starts_at_the_identity(log_det, dim, key):
     with jax.enable_x64(True):
@@ -96,6 +98,7 @@ def test_inverse_of_a_steep_potential_is_the_minimum_that_scipy_finds(solve):
             assert float(potential(jnp.asarray(found))) - found @ row <= best.fun + 1e-8
 
 
+@pytest.mark.slow_except_first
 @each_solver
 def test_derivatives_of_the_inverse_against_differences(solve, key):
     """In the points and in the parameters of the potential, in forward and reverse mode."""
@@ -119,6 +122,7 @@ def test_derivatives_of_the_inverse_against_differences(solve, key):
         np.testing.assert_allclose(forward, by_shift, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_stochastic_log_det_and_its_gradient_are_unbiased_over_seeds():
     with jax.enable_x64(True):
         dim = 5
@@ -144,6 +148,7 @@ def test_stochastic_log_det_and_its_gradient_are_unbiased_over_seeds():
             assert abs(np.mean(projected) - np.sum(np.asarray(one) * weight)) < 4 * error + 1e-12
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("dim", "tolerance"), [(2, 1e-12), (9, 1e-12), (40, 1e-4)])
 def test_lanczos_quadrature_against_the_logarithm_of_the_matrix(dim, tolerance):
     """Exact up to 16 dimensions; the mean over all rows of a Hadamard matrix is the trace."""

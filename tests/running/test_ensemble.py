@@ -90,6 +90,7 @@ def solved(keys, scheme, num_steps=4, **options):
     return swjko.solve(keys, scheme, num_steps, **({"progress": False, "chunk_size": 2} | options))
 
 
+@pytest.mark.slow
 def test_varied_flows_equal_single_runs():
     with jax.enable_x64(True):
         schemes = [jko_scheme(0.05 * (1 + index), 0.5 * index, 1.0 - index) for index in range(3)]
@@ -102,6 +103,7 @@ def test_varied_flows_equal_single_runs():
             assert_close(found, expected, 1e-12)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("batch_size", [2, 3, 100])
 def test_batches_change_nothing(batch_size):
     scheme, axes = swjko.stack_flows(varied(num=5))
@@ -121,6 +123,7 @@ def test_a_flow_is_what_solve_runs():
     assert_close(found, stacked([(one.state, one.history) for one in solutions]), 1e-5)
 
 
+@pytest.mark.slow
 def test_axes_may_be_a_scheme_or_a_prefix():
     scheme = dataclasses.replace(particle_scheme(), step_size=jnp.asarray([0.05, 0.1]))
     schemes = [particle_scheme(0.05), particle_scheme(0.1)]
@@ -143,6 +146,7 @@ def test_stacking_keeps_equal_leaves_once():
     assert swjko.run_many(keys_of(3), same, 1, axes=axes)[0].params.shape == (3, 6, 2)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("make", "batch_size"), [(particle_scheme, None), (particle_scheme, 4), (jko_scheme, 4)]
 )
@@ -175,6 +179,7 @@ def test_a_step_size_far_too_large_is_reported_for_its_flow_alone():
     assert np.all(np.isfinite(states.params))
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
 def test_devices_change_nothing(num_devices):
     with jax.enable_x64(True):
@@ -198,12 +203,14 @@ def test_flows_on_devices_exchange_nothing():
     assert " sort(" in text
 
 
+@pytest.mark.slow
 def test_loops_whose_length_depends_on_data_exchange_nothing():
     scheme = swjko.adaptive(jko_scheme(num_inner_steps=1), min_step_size=0.01, max_step_size=1.0)
     text = compiled(keys_of(16), scheme, None, swjko.flow_mesh(), 2).as_text()
     assert not re.findall(COLLECTIVES, text)
 
 
+@pytest.mark.slow
 def test_flows_and_directions_on_a_mesh_of_two_axes():
     mesh = swjko.flow_mesh(jax.devices()[:4], projection_devices=2)
     assert dict(mesh.shape) == {"flow": 2, "projection": 2}
@@ -238,6 +245,7 @@ def test_padding_warns_and_is_removed():
     assert one[0].params.shape == (1, 6, 2)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("make", "batch_size"), [(particle_scheme, None), (particle_scheme, 3), (jko_scheme, None)]
 )
