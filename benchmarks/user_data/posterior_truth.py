@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import swjko
 from swjko import problems
 from swjko.cli import scores
 from swjko.cli.posterior_report import INTERCEPT_SCALE
@@ -97,7 +98,8 @@ def _nuts(train: Table, seed: int, quick: bool) -> tuple[np.ndarray, float]:
         return problems.logistic_regression(*data, intercept_scale=INTERCEPT_SCALE)
 
     with jax.enable_x64(True):
-        mode, cov = scores.laplace(log_posterior(), train.features.shape[1] + 2)
+        law = swjko.laplace(log_posterior(), jnp.zeros(train.features.shape[1] + 2))
+        mode, cov = (np.asarray(part) for part in swjko.gaussian_moments(law.params))
     factor = np.linalg.cholesky(cov)
 
     def chain(key, log_prob, mode, factor):

@@ -18,7 +18,9 @@ from swjko.cli.terminal import say
 from swjko.data.tables import Table, require_narrow
 from swjko.diagnostics.importance import importance
 from swjko.families.distribution import FlowDistribution
+from swjko.families.gaussians import gaussian_moments
 from swjko.functionals.entropies import kl_divergence
+from swjko.interop.laplace import laplace
 from swjko.types import Scalar
 
 _SAMPLES, _LEAST_SAMPLES, _FULL_COST_ROWS = 256, 64, 16_000
@@ -111,7 +113,8 @@ def _coordinates(
 
     p = train.features.shape[1]
     with jax.enable_x64(True):
-        mode, cov = scores.laplace(log_posterior(), p + 1 + intercept)
+        law = laplace(log_posterior(), jnp.zeros(p + 1 + intercept))
+        mode, cov = (np.asarray(part) for part in gaussian_moments(law.params))
     to_data = np.diag(np.append(1 / scaling.deviation, np.ones(1 + intercept)))
     if intercept:
         to_data[p, :p] = -scaling.mean / scaling.deviation

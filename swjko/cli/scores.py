@@ -2,13 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -173,21 +171,3 @@ def reference_scores(
         **_scores(log_prob, " of LogisticRegressionCV"),
         "standard error of the difference of both log-likelihoods": float(error),
     }
-
-
-def laplace(
-    log_prob: Callable[[Float[Array, " d"]], Scalar], dim: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mode and the inverse Hessian of -log_prob, which do not depend on the flow."""
-    value_and_grad = jax.jit(jax.value_and_grad(lambda log_prob, x: -log_prob(x), argnums=1))
-
-    def cost(x):
-        value, gradient = value_and_grad(log_prob, jnp.asarray(x, float))
-        return float(value), np.asarray(gradient, np.float64)
-
-    mode = scipy.optimize.minimize(
-        cost, np.zeros(dim), jac=True, method="BFGS", options={"maxiter": 1000}
-    ).x
-    hessian = jax.jit(jax.hessian(lambda x: -log_prob(x)))(jnp.asarray(mode, float))
-    hessian = np.asarray(hessian, np.float64)
-    return mode, np.linalg.inv((hessian + hessian.T) / 2)
