@@ -7,10 +7,21 @@ import warnings
 from collections.abc import Sequence
 
 from swjko.cli.compilation_cache import use_compilation_cache
+from swjko.cli.config import with_config
 from swjko.cli.job import Job, prepare
 from swjko.cli.options import parser
-from swjko.cli.terminal import RunError, UsageError, first_line, log_lines, say, say_error, silence
+from swjko.cli.terminal import (
+    RunError,
+    UsageError,
+    first_line,
+    log_lines,
+    say,
+    say_error,
+    silence,
+    tell,
+)
 from swjko.data.errors import DataError
+from swjko.data.tables import require_extra
 
 # What a shell reports of a program that wrote to a pipe without a reader.
 _CLOSED_PIPE = 141
@@ -49,7 +60,10 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        options = parser().parse_args(argv)
+        options = with_config(parser().parse_args(argv))
+        if options.completion is not None:
+            tell(require_extra("shtab").complete(parser("swjko"), options.completion))
+            return 0
         _require_extras()
         job = prepare(options)
         if not options.no_cache:

@@ -121,7 +121,7 @@ def match(
         ],
     }
     reference = _floor_energy(seed, functional, held_out[:measured])
-    config = {"seed": seed, "data": data or "sklearn digits", "dim": k, "scale": scale}
+    config = {"seed": seed, "data": data or "sklearn digits", "dim": dim, "scale": scale}
     return flow.outcome(
         "match",
         settings,

@@ -122,15 +122,17 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m swjko") -> argparse.ArgumentParser:
     """Return the parser of the command line. It raises UsageError instead of exiting."""
     top = _Parser(
-        prog="python -m swjko",
+        prog=prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"swjko {__version__}")
+    text = "print the script that completes the command swjko in this shell"
+    top.add_argument("--completion", choices=("bash", "zsh"), help=text)
     _add_common(top, None)
     subparsers = top.add_subparsers(
         dest="problem", metavar="PROBLEM", title="problems (python -m swjko PROBLEM --help)"
@@ -202,15 +204,10 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
     add("--distributed", action="store_true", help=text)
     text = "address of process 0, with a port that all processes can reach"
     add("--coordinator", metavar="HOST:PORT", help=text)
-    add(
-        "--num-processes", type=as_whole(1, _MOST["flows"]), metavar="N", help="number of processes"
-    )
-    add(
-        "--process-id",
-        type=as_whole(0, _MOST["flows"] - 1),
-        metavar="I",
-        help="index of this process, from 0",
-    )
+    text, whole = "number of processes", as_whole(1, _MOST["flows"])
+    add("--num-processes", type=whole, metavar="N", help=text)
+    text, whole = "index of this process, from 0", as_whole(0, _MOST["flows"] - 1)
+    add("--process-id", type=whole, metavar="I", help=text)
     seconds: dict[str, Any] = {"type": as_seconds, "metavar": "S"}
     text = "seconds to wait for all processes to join (default 60)"
     add("--initialization-timeout", help=text, **seconds)
@@ -263,7 +260,7 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
 
     add = functools.partial(_add_common_option, parser, defaults is not None)
     text = "seed of the problem, the split of the data and the flow (default 0)"
-    add("--seed", 0, text, type=as_whole(0, 2**32 - 1), metavar="N")
+    add("--seed", None, text, type=as_whole(0, 2**32 - 1), metavar="N")
     for field, text in (
         ("steps", "number of JKO steps"),
         ("step_size", "SW time of one JKO step"),
@@ -294,6 +291,8 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
     else:
         text = "directory for the results (default runs)"
         add("--out", None, text, type=as_path, metavar="DIR")
+    text = "take the problem and options that are not given from the report.json of another run"
+    add("--config", None, text, type=as_path, metavar="REPORT")
     add("--overwrite", False, "replace existing results", action="store_true")
     add("--no-progress", False, "show no progress bar", action="store_true")
     text = "do not keep compiled programs in the user's cache directory for the next run"
