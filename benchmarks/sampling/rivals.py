@@ -87,18 +87,22 @@ def smc(target: Target, seed: int, num: int) -> Draws:
         log_step = log_step + _RATE * (accepted - _HMC_ACCEPTANCE)
         return state, log_step, info.log_likelihood_increment
 
-    def run() -> tuple[jax.Array, float]:
-        start_key, run_key = jax.random.split(jax.random.key(seed))
-        state = adaptive.init(jax.random.normal(start_key, (num, target.dim)))
-        log_step, log_evidence = jnp.log(jnp.asarray(0.5 / target.dim**0.25)), 0.0
-        for at in range(_MOST_STEPS):
-            key = jax.random.fold_in(run_key, at)
-            state, log_step, increment = step(key, state, log_step)
-            log_evidence += float(increment)
-            if float(state.tempering_param) >= 1.0:
-                break
-        return state.particles, log_evidence
-
+    start_key, run_key = jax.random.split(jax.random.key(seed))
+    points = jax.random.normal(start_key, (num, target.dim))
     with jax.numpy_rank_promotion("allow"):
-        seconds, (points, log_evidence) = common.timed(run)
+        seconds, (points, log_evidence) = common.timed(
+            lambda: _tempered(run_key, adaptive.init(points), step)
+        )
     return Draws(np.asarray(points), log_evidence, seconds)
+
+
+def _tempered(key: jax.Array, state: Any, step: Any) -> tuple[jax.Array, float]:
+    """Runs steps until the temperature is one; returns the particles and log Z."""
+    dim = state.particles.shape[1]
+    log_step, log_evidence = jnp.log(jnp.asarray(0.5 / dim**0.25)), 0.0
+    for at in range(_MOST_STEPS):
+        state, log_step, increment = step(jax.random.fold_in(key, at), state, log_step)
+        log_evidence += float(increment)
+        if float(state.tempering_param) >= 1.0:
+            break
+    return state.particles, log_evidence

@@ -83,9 +83,8 @@ def match(
     held_out, target = _split(scaled.points, seed, data or "the digits")
     k = target.shape[1]
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
-    functional = sw_to_target(
-        target, settings.projections, batch_size=_BATCH if len(target) > _BATCH else None
-    )
+    batch_size = _BATCH if len(target) > _BATCH else None
+    functional = sw_to_target(target, settings.projections, batch_size=batch_size)
     # A coupling needs two coordinates.
     chosen = flows.mlp(k, k) if family == "mlp" or k == 1 else flows.coupling(k)
     measured = min(match_report.MEASURED_POINTS, len(held_out))
@@ -93,33 +92,19 @@ def match(
     say("comparing draws with points that were held out", progress)
     num = int(np.clip(len(table.values), _DRAWS, _MOST_DRAWS))
     cloud = sample_cloud(chosen, flow.solution.state.params, draw_key, num=num)
-    points = np.asarray(cloud.points)
-    moved, floor = match_report.distances(seed, settings, points, target, held_out)
-    components = match_report.component_ratios(points, scaled.points)
     draws = scaled.in_data_units(cloud.points)
-    names = table.names
-    judged = (draws, table.values)
+    names, judged = table.names, (draws, table.values)
     if dim is not None:  # other columns vary outside the components
         judged = (np.asarray(cloud.points, np.float64), scaled.points)
         names = tuple(f"component {at + 1}" for at in range(k))
-    shifts, ratios = match_report.moments(*judged)
-    figures = {
-        "points of the target": len(target),
-        "points held out": len(held_out),
-        **({"rows dropped for missing values": table.dropped} if table.dropped else {}),
-        f"SW_2^2/2 of {measured} draws to held-out points, scaled": float(moved.mean()),
-        f"SW_2^2/2 of {measured} points of the target to them": float(floor.mean()),
-        "standard deviation of the last number": float(floor.std(ddof=1)),
-        "largest difference of a column's mean, in standard deviations": float(shifts.max()),
-        "ratio of a column's standard deviation to the data's": [
-            float(ratios.min()),
-            float(ratios.max()),
-        ],
-        "the same along principal components": [
-            float(components.min(initial=1.0)),
-            float(components.max(initial=1.0)),
-        ],
-    }
+    points = np.asarray(cloud.points)
+    comparison = match_report.Comparison(
+        *match_report.moments(*judged),
+        match_report.component_ratios(points, scaled.points),
+        *match_report.distances(seed, settings, points, target, held_out),
+    )
+    dropped = {"rows dropped for missing values": table.dropped} if table.dropped else {}
+    figures = {"points of the target": len(target), "points held out": len(held_out), **dropped}
     reference = _floor_energy(seed, functional, held_out[:measured])
     config = {"seed": seed, "data": data or "sklearn digits", "dim": dim, "scale": scale}
     return flow.outcome(
@@ -128,11 +113,9 @@ def match(
         config | {"family": family, **columns},
         reference=reference,
         reference_name="held-out points",
-        figures=figures,
+        figures=figures | comparison.figures(measured),
         plots=_plots(flow, scaled, target, names, reference, dim is None),
-        verdict=match_report.verdict(
-            names, shifts, ratios, components, (moved, floor), flow.advice
-        ),
+        verdict=match_report.verdict(names, comparison, flow.advice),
         files=_files(flow, scaled, cloud, draws, table.names),
     )
 

@@ -1,5 +1,8 @@
 """How far the draws of ``match`` are from the points, and the verdict on them."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,44 @@ _REPEATS = 32
 _LARGEST_SHIFT, _LARGEST_RATIO, _STANDARD_ERRORS = 0.1, 0.1, 3.0
 # Of principal components: the least deviation that counts, and the largest factor of it.
 _LEAST_DEVIATION, _LARGEST_FACTOR = 0.1, 1.5
+
+
+class Comparison(NamedTuple):
+    """Draws beside the points.
+
+    Attributes:
+      shifts: For each column, the difference of means in standard deviations.
+      ratios: For each column, the ratio of standard deviations.
+      components: The same ratio along each principal component.
+      moved: SW_2^2/2 of draws to held-out points, repeatedly.
+      floor: SW_2^2/2 of as many points of the target to them.
+    """
+
+    shifts: np.ndarray
+    ratios: np.ndarray
+    components: np.ndarray
+    moved: np.ndarray
+    floor: np.ndarray
+
+    def figures(self, measured: int) -> dict[str, Any]:
+        """Return the figures of the report, of distances between ``measured`` points."""
+        _, ratios, components, moved, floor = self
+        return {
+            f"SW_2^2/2 of {measured} draws to held-out points, scaled": float(moved.mean()),
+            f"SW_2^2/2 of {measured} points of the target to them": float(floor.mean()),
+            "standard deviation of the last number": float(floor.std(ddof=1)),
+            "largest difference of a column's mean, in standard deviations": float(
+                self.shifts.max()
+            ),
+            "ratio of a column's standard deviation to the data's": [
+                float(ratios.min()),
+                float(ratios.max()),
+            ],
+            "the same along principal components": [
+                float(components.min(initial=1.0)),
+                float(components.max(initial=1.0)),
+            ],
+        }
 
 
 def distances(seed, settings, draws, target, held_out) -> tuple[np.ndarray, np.ndarray]:
@@ -50,11 +91,11 @@ def component_ratios(draws: np.ndarray, points: np.ndarray) -> np.ndarray:
     return along / np.sqrt(variances[kept])
 
 
-def verdict(names, shifts, ratios, components, distances, advice) -> Verdict:
-    """Return the verdict of ``match`` from its figures."""
+def verdict(names: Sequence[str], comparison: Comparison, advice: str) -> Verdict:
+    """Return the verdict of ``match``."""
+    shifts, ratios, components, moved, floor = comparison
     at, wrong = int(np.argmax(shifts)), int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-9)))))
     ratio = float(ratios[wrong])
-    moved, floor = distances
     noise = float(floor.std(ddof=1))
     factors = np.maximum(components, 1 / np.maximum(components, 1e-9))
     factor = float(np.max(factors, initial=1.0))

@@ -143,14 +143,16 @@ def parser(prog: str = "python -m swjko") -> argparse.ArgumentParser:
             name, help=problem.help, description=problem.description
         )
         _add_common(commands[name], problem.defaults)
-    add = commands["fokker-planck"].add_argument
-    add(
-        "--dim",
-        type=as_whole(1, _MOST["dim"]),
-        metavar="D",
-        help="dimension (default 2, at most 10,000)",
-    )
-    add = commands["posterior"].add_argument
+    kind, text = as_whole(1, _MOST["dim"]), "dimension (default 2, at most 10,000)"
+    commands["fokker-planck"].add_argument("--dim", type=kind, metavar="D", help=text)
+    _add_tables(commands["posterior"].add_argument, commands["match"].add_argument)
+    _add_many(commands["fokker-planck"])
+    _add_generate(commands["generate"])
+    return top
+
+
+def _add_tables(posterior: Callable[..., Any], match: Callable[..., Any]) -> None:
+    add = posterior
     add(
         "--data",
         type=as_path,
@@ -163,7 +165,7 @@ def parser(prog: str = "python -m swjko") -> argparse.ArgumentParser:
     add("--one-hot", type=as_names, metavar="A,B", help=text)
     text = "leave out the intercept, as in the published experiments"
     add("--no-intercept", action="store_false", dest="intercept", help=text)
-    add = commands["match"].add_argument
+    add = match
     add(
         "--data",
         type=as_path,
@@ -177,9 +179,6 @@ def parser(prog: str = "python -m swjko") -> argparse.ArgumentParser:
     add("--scale", choices=settings.MATCH_SCALES, help=text)
     text = "network without a density (default), or coupling flow, whose draws have log-densities"
     add("--family", choices=settings.MATCH_FAMILIES, help=text)
-    _add_many(commands["fokker-planck"])
-    _add_generate(commands["generate"])
-    return top
 
 
 def _add_columns(add: Callable[..., Any]) -> None:

@@ -166,9 +166,7 @@ def solve(
         warnings.warn(batching.padding_notice, stacklevel=2)
     together = batching.spans_processes
     directory = as_directory(checkpoint_dir, together)
-    shown = progress if callable(progress) else bool(progress)
-    if together and jax.process_index():
-        shown = False
+    shown = False if together and jax.process_index() else progress
     with contextlib.ExitStack() as stack:
         is_new = shown is not False and runner.is_new
         advance = stack.enter_context(progress_bar(num_steps, shown, is_new))
@@ -181,17 +179,10 @@ def solve(
             plan.seconds = math.inf
         else:
             run = fingerprint(key, scheme, record, start, plan, batching, state is not None)
+            saves = {"every_seconds": plan.seconds, "every_steps": checkpoint_steps}
+            saves |= {"resume": resume, "together": together}
             with watching(together, directory, alike=(CheckpointError,)):
-                store = open_store(
-                    directory,
-                    run,
-                    start,
-                    runner.record_structure(padded),
-                    resume=resume,
-                    every_seconds=plan.seconds,
-                    every_steps=checkpoint_steps,
-                    together=together,
-                )
+                store = open_store(directory, run, start, runner.record_structure(padded), **saves)
             stack.enter_context(store)
             if store.saved.step:
                 advance(store.saved.step, None)

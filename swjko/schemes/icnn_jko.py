@@ -159,7 +159,6 @@ def icnn_jko(
         num_points,
         bool(path_gradient) and exact and reads_entropy_alone(functional),
     )
-
     require_scalar_objective(lambda key: _objective_at_start(key, scheme))
     require_updates(optimizer, jax.eval_shape(maps.init, jax.eval_shape(lambda: jax.random.key(0))))
     return scheme

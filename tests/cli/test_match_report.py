@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from swjko.cli import match_report
+from swjko.cli.match_report import Comparison
 
 
 def test_correlations_show_along_principal_components():
@@ -16,12 +17,14 @@ def test_correlations_show_along_principal_components():
     np.testing.assert_allclose(found, 1 / np.sqrt([0.05, 1.95]), rtol=0.03)
     shifts, ratios = match_report.moments(draws, points)
     same = np.linspace(0.0, 1.0, 8)
-    verdict = match_report.verdict("ab", shifts, ratios, found, (same, same), "")
+    verdict = match_report.verdict("ab", Comparison(shifts, ratios, found, same, same), "")
     assert verdict.fit == "poor"
     assert verdict.reasons[0].startswith("the deviation along a principal component is wrong by")
     assert "a factor of 4." in verdict.reasons[0]
     exact = match_report.component_ratios(points[::2], points)
-    assert match_report.verdict("ab", shifts, ratios, exact, (same, same), "").fit == "good"
+    assert (
+        match_report.verdict("ab", Comparison(shifts, ratios, exact, same, same), "").fit == "good"
+    )
 
 
 def test_components_that_hardly_vary_do_not_count():
