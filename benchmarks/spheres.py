@@ -57,8 +57,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "torch_threads": threads,
         "ratio": {name: seconds / medians[peers.OURS] for name, seconds in medians.items()},
         "agreement": {
-            name.partition("@")[0]: peers.relative_errors(one, own)
-            for name, one in results.items()
+            name.partition("@")[0]: peers.relative_errors(one, own) for name, one in results.items()
         },
     }
 
