@@ -132,7 +132,7 @@ def plans(inputs: peers.Inputs) -> dict[str, Calls]:
     return found
 
 
-def _pairs(plan: Callable[..., swjko.SlicedPlan]) -> Callable[..., Any]:
+def _pairs(plan: Callable[..., Any]) -> Callable[..., Any]:
     """The plan as it is used for minibatches: pairs and masses, with the cost."""
 
     def pairs(x, y, directions):
