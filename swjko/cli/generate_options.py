@@ -38,7 +38,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add("--by-class", action="store_const", const=True, help=text)
     text = "images for each update (default 2000, or 8000 for mlp, or all if there are fewer)"
-    add("--batch-size", type=as_whole(1, MOST["samples"]), metavar="N", help=text)
+    add("--batch-size", type=as_whole(1, settings.MOST["samples"]), metavar="N", help=text)
     add(
         "--grid", type=as_whole(1, 100), metavar="N", help="N x N samples on the sheet (default 10)"
     )
