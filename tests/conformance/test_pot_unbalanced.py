@@ -80,4 +80,4 @@ def test_fifty_values_are_the_costs_of_their_marginals(ours, num):
         on_lines = [ot.wasserstein_1d(x[case] @ k, y[case] @ k, *masses, p=2) for k in directions]
         cost = new[0].sum() * np.mean(on_lines) + rho * sum(map(kl, new, old))
         np.testing.assert_allclose(found, cost, rtol=1e-10)
-        np.testing.assert_allclose(single[case], cost, rtol=1e-6)
+        np.testing.assert_allclose(single[case], cost, rtol=4e-6)
