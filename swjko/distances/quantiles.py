@@ -64,7 +64,13 @@ def sliced_quantiles(
         ``num_quantiles``; None holds as many as fit into 256 MiB. Arrays do not use it.
     """
     num_quantiles = validation.as_count(num_quantiles, "num_quantiles")
-    host = np.asarray(validation.as_directions(directions, np.shape(directions)[-1]), np.float64)
+    dim = np.shape(directions)[-1] if np.ndim(directions) == 2 else 1
+    host = np.asarray(validation.as_directions(directions, dim), np.float64)
+    if not isinstance(points, Iterable):
+        raise TypeError(
+            "points must be an array [m d] or an iterable of them; got "
+            f"{type(points).__name__}. Pass the points, or a generator of batches."
+        )
     least = _LEAST_HELD * num_quantiles
     if block_size is None:
         block_size = max(_BUDGET // len(host), least)

@@ -114,6 +114,10 @@ def test_bad_inputs(as_users_see_it):
         swjko.sliced_quantiles([y, y * jnp.nan], directions, 8)
     with pytest.raises(ValueError, match="num_quantiles must be at least 1"):
         swjko.sliced_quantiles(y, directions, 0)
+    with pytest.raises(TypeError, match="or an iterable of them; got int"):
+        swjko.sliced_quantiles(3, directions, 8)
+    with pytest.raises(ValueError, match="directions must have shape"):
+        swjko.sliced_quantiles(y, 1.0, 8)
     with pytest.raises(ValueError, match="at least 8 num_quantiles, 64; got 63"):
         swjko.sliced_quantiles([y], directions, 8, block_size=63)
     with pytest.raises(ValueError, match="need the points of the"):
