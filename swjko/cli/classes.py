@@ -6,6 +6,7 @@ joint law of codes and classes matches that of the data, so does the law of the 
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,8 @@ def latents_of_rows(space: Space, key: Key, num_rows: int, num: int) -> Array:
       num: Latents in a row.
     """
     classes = jnp.repeat(jnp.arange(num_rows) % space.num_classes, num)
-    return space.family.of_classes(key, classes)
+    family: Any = space.family
+    return family.of_classes(key, classes)
 
 
 def _codes(like: Float[Array, " k"], points: Float[Array, "n d"]) -> Float[Array, "n k"]:
