@@ -32,6 +32,7 @@ BENCHMARKS = {
     "sampling": ("benchmarks.sampling.benchmark", "samplers on the targets of the field"),
     "proximity": ("benchmarks.sampling.proximity", "modes held against the step size"),
     "spheres": ("benchmarks.spheres", "speed of the distances on circle and sphere"),
+    "variants": ("benchmarks.variants", "speed of unbalanced transport and of plans from slices"),
     "update": ("benchmarks.update", "one update of a step, and the seconds to compile it"),
     "scaling": ("benchmarks.scaling", "flows per second, and the cost of one flow by its sizes"),
 }

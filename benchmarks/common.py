@@ -14,7 +14,7 @@ for them, ``only``, ``seeds`` and ``first_seed``. Sizes are NamedTuples built by
     sizes = QUICK if args.quick else FULL if args.full else DEFAULT
 
 ``finish`` prints every table of ``benchmarks.tables`` that reads this result. Rows and columns of
-the tables stand in ``speed_tables`` and ``flow_tables``, which also fill the pages.
+the tables stand in modules such as ``speed_tables``, which also fill the pages.
 """
 
 import argparse

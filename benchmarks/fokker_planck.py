@@ -22,7 +22,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -258,26 +257,11 @@ def _euler_maruyama(seed: int, dim: int, num: int, quick: bool) -> float:
     problem = problems.gaussian_target(seed, dim)
     moments = problem.center, np.linalg.inv(problem.precision)
     options = {"num": num, "num_steps": 80 if quick else 8000}
-    points = langevin(jax.random.key(seed), problem.precision, problem.center, **options)
+    points = gaussian_flows.langevin(
+        jax.random.key(seed), problem.precision, problem.center, **options
+    )
     count = 200 if quick else gaussian_flows.SYMMETRIC_KL_SAMPLES
     return gaussian_flows.kernel_density_log10(np.asarray(points), *moments, count, seed)
-
-
-def _langevin(key, precision, center, num, num_steps):
-    """Particles [num d] from N(0, I) after Euler-Maruyama steps of 1e-3."""
-    start_key, run_key = jax.random.split(key)
-    step_size = 1e-3
-
-    def step(x, index):
-        noise = jax.random.normal(jax.random.fold_in(run_key, index), x.shape)
-        drift = step_size * (x - center[None, :]) @ precision
-        return x - drift + jnp.sqrt(2 * step_size) * noise, None
-
-    x = jax.random.normal(start_key, (num, center.shape[0]))
-    return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
-
-
-langevin = jax.jit(_langevin, static_argnames=("num", "num_steps"))
 
 
 def _figure(rows: list[Any]) -> Figure:

@@ -212,3 +212,20 @@ def geometries(problem: problems.GaussianTarget) -> list[float]:
         value = gaussian_symmetric_kl(flow.mean[at], flow.cov[at], *ornstein_uhlenbeck(problem, t))
         found.append(math.log10(value))
     return found
+
+
+def _langevin(key, precision, center, num, num_steps):
+    """Particles [num d] from N(0, I) after Euler-Maruyama steps of 1e-3."""
+    start_key, run_key = jax.random.split(key)
+    step_size = 1e-3
+
+    def step(x, index):
+        noise = jax.random.normal(jax.random.fold_in(run_key, index), x.shape)
+        drift = step_size * (x - center[None, :]) @ precision
+        return x - drift + jnp.sqrt(2 * step_size) * noise, None
+
+    x = jax.random.normal(start_key, (num, center.shape[0]))
+    return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
+
+
+langevin = jax.jit(_langevin, static_argnames=("num", "num_steps"))

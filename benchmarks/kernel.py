@@ -10,8 +10,6 @@ is not installed (torch, POT, ott) is left out and named in ``missing``. Per cas
 - temporary_bytes: of the compiled program, per direction and per point ((n + m) / 2 of them).
 - relative_error: of value and gradient against NumPy in float64; agreement: of peers with swjko.
 
-``variants``: seconds and ratios of unbalanced transport and of plans, see ``benchmarks.variants``.
-
 ``peaks``: peak memory of a process that computes one value and gradient of two clouds in the plane.
 """
 
@@ -28,7 +26,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks import common, peers, variants
+from benchmarks import common, peers
 from benchmarks.peers import FLOOR, OURS, Case
 
 # Above the first size a round of all peers takes seconds, above the other the reference gigabytes.
@@ -79,9 +77,7 @@ def main(args: argparse.Namespace) -> None:
         common.show(case.name, rows[-1]["median_seconds"])
     numbers = sizes.peak_directions if Path("/proc/self/status").exists() else ()
     peaks = [peak_memory(sizes.peak_points, number) for number in numbers]
-    others = measure_variants(sizes.cases[0], args.repeats or sizes.repeats)
     content = {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks}
-    content["variants"] = others
     common.finish(args, content, ("", _figure(rows)))
 
 
@@ -112,18 +108,6 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "agreement": {name: peers.relative_errors(first[name][1], own) for name in compared},
         "sharded": sharded | {"interleaved_with_peers": False},
     }
-
-
-def measure_variants(case: Case, repeats: int) -> list[dict[str, Any]]:
-    """A row for each variant of the distance, without weights."""
-    rows = []
-    for name, functions in variants.methods(peers.make_inputs(case)).items():
-        medians, threads = best_threads(common.interleaved_medians(functions, repeats=repeats))
-        ratio = {peer: median / medians[OURS] for peer, median in medians.items() if peer != OURS}
-        row = {"variant": name, "case": case.name, "median_seconds": medians, "ratio": ratio}
-        rows.append(row | {"torch_threads": threads})
-        common.show(f"{name} {case.name}", medians)
-    return rows
 
 
 def sharded_in_child(case: Case, repeats: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown import Region, Result, region
+from benchmarks.markdown import Region, Result, region, table
 
 
 def _scaling(result: Result) -> list[Any]:
@@ -11,6 +11,17 @@ def _scaling(result: Result) -> list[Any]:
         | {"texts": ", ".join(f"{one}: {seconds:.2g}" for one, seconds in row["seconds"].items())}
         for row in result["scaling"]
     ]
+
+
+def _large(result: Result) -> list[str]:
+    if "large" not in result:
+        return ["*Not measured yet: `python -m benchmarks particles` measures it.*"]
+    return table(
+        "method | particles | d | seconds of a move | peak of the process | matrix of all pairs",
+        "{method} | {points:,} | {dim} | {seconds:seconds} | {peak_mib:,.0f} MiB | "
+        "{all_pairs_mib:,.0f} MiB",
+        result["large"],
+    )
 
 
 TABLES: dict[str, Region] = {
@@ -47,4 +58,5 @@ TABLES: dict[str, Region] = {
         "{methods[slice matching][seconds]:seconds} | {seconds_ratio:.1f}",
         note=False,
     ),
+    "particles-large": (("particles",), _large),
 }

@@ -71,6 +71,18 @@ def _winners(directions: Result) -> list[Any]:
     ]
 
 
+def _with_floors(variants: Result, ending: str) -> list[Any]:
+    """Rows whose variant ends so; for plans with the seconds that the costs need at least."""
+    rows = [row for row in variants["rows"] if row["variant"].endswith(ending)]
+    one = "one pass of the costs"
+    return [
+        row | {"passes": row["shape"]["directions"] * row["median_seconds"][one]}
+        if one in row["median_seconds"]
+        else row
+        for row in rows
+    ]
+
+
 def _sizes(scaling: Result) -> list[Result]:
     """First and last row of each size that was varied, with the exponents of its cost."""
     return [
@@ -133,6 +145,34 @@ TABLES: dict[str, Region] = {
         _drills,
         "drill | required | met | counted | seconds | date",
         "{what} | {required} | {met} | {counted} | {seconds:seconds} | {date}",
+    ),
+    "spheres": region(
+        "spheres",
+        lambda spheres: spheres["rows"],
+        "points, dimension, great circles | swjko | POT (torch) | POT (NumPy, value alone) | "
+        "largest difference of the gradient",
+        "{case[points]:,} / {case[dim]} / {case[slices]} | {median_seconds[swjko]:ms} | "
+        "{ratio[POT torch]:ratio} | {ratio[POT NumPy, value]:ratio} | "
+        "{agreement[POT torch][gradient]:power}",
+    ),
+    "variants": region(
+        "variants",
+        lambda variants: _with_floors(variants, "OT"),
+        "distance | points, dimension, directions | swjko, with gradient | "
+        "POT (torch, value alone) | value of swjko | of POT",
+        "{variant} | {shape[n]:,} / {shape[dim]} / {shape[directions]} | "
+        "{median_seconds[swjko]:ms} | {ratio[POT torch]:ratio} | {values[swjko]:.4f} | "
+        "{values[POT torch]:.4f}",
+    ),
+    "plans": region(
+        "variants",
+        lambda variants: _with_floors(variants, "plan"),
+        "plan | points, dimension, directions | swjko | POT (torch) | POT (NumPy) | "
+        "projection alone | sort alone | all costs at one pass each",
+        "{variant} | {shape[n]:,} / {shape[dim]} / {shape[directions]} | "
+        "{median_seconds[swjko]:ms} | {ratio[POT torch]:ratio} | {ratio[POT NumPy]:ratio} | "
+        "{median_seconds[projection alone]:ms} | {median_seconds[sort alone]:ms} | {passes:ms}",
+        note=False,
     ),
     "update": region(
         "update",

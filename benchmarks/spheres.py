@@ -1,8 +1,9 @@
-"""Speed of the distances on circle and sphere against POT on torch.
+"""Speed of the distances on circle and sphere against POT.
 
-Both compute value and gradient in x of order 2, in float32, on the same planes. Per case, in
-``runs``: medians of interleaved calls (the better of one and two threads for torch), their ratio,
-and the relative differences of the results. An absent torch or POT is named in ``missing``.
+Both compute value and gradient in x of order 2, in float32, on the same planes. POT on NumPy
+computes the value alone. Per case, in ``rows``: medians of interleaved calls (the better of one and
+two threads for torch), their ratio, and the relative differences of the results. ``missing`` names
+what is not installed and therefore not measured.
 """
 
 import argparse
@@ -34,7 +35,7 @@ FLAGS = common.Flags(quick="two tiny cases")
 def main(args: argparse.Namespace) -> None:
     missing = [name for name in ("torch", "ot") if common.optional(name) is None]
     rows = [measure(case, 3 if args.quick else 5) for case in (QUICK if args.quick else DEFAULT)]
-    common.finish(args, {"quick": args.quick, "missing": missing, "runs": rows})
+    common.finish(args, {"quick": args.quick, "missing": missing, "rows": rows})
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     inputs = tuple(np.asarray(one, np.float32) for one in (x, y, planes))
     ours = jax.jit(jax.value_and_grad(swjko.spherical_sliced_wasserstein_pow))
     on_device = tuple(map(jnp.asarray, inputs))
-    functions = {peers.OURS: lambda: ours(*on_device), **_torch_methods(*inputs)}
+    functions = {peers.OURS: lambda: ours(*on_device), **_pot_methods(*inputs)}
     results = {name: function() for name, function in functions.items()}
     medians, threads = kernel.best_threads(common.interleaved_medians(functions, repeats=repeats))
     own = results.pop(peers.OURS)
@@ -55,22 +56,31 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "median_seconds": medians,
         "torch_threads": threads,
         "ratio": {name: seconds / medians[peers.OURS] for name, seconds in medians.items()},
-        "agreement": {name: peers.relative_errors(one, own) for name, one in results.items()},
+        "agreement": {
+            name.partition("@")[0]: peers.relative_errors(one, own) for name, one in results.items()
+        },
     }
 
 
-def _torch_methods(x: np.ndarray, y: np.ndarray, planes: np.ndarray) -> dict[str, Callable]:
+def _pot_methods(x: np.ndarray, y: np.ndarray, planes: np.ndarray) -> dict[str, Callable]:
     torch, pot = common.optional("torch"), common.optional("ot")
-    if torch is None or pot is None:
+    if pot is None:
         return {}
-    x, y = torch.tensor(x, requires_grad=True), torch.tensor(y)
-    options = {"n_projections": len(planes), "projections": torch.tensor(planes).mT.contiguous()}
+    cost = functools.partial(pot.sliced_wasserstein_sphere, p=2, n_projections=len(planes))
+    columns = np.ascontiguousarray(planes.swapaxes(1, 2))
+    found: dict[str, Callable] = {
+        "POT NumPy, value": lambda: (cost(x, y, projections=columns) ** 2, None)
+    }
+    if torch is None:
+        return found
+    tensors = torch.tensor(x, requires_grad=True), torch.tensor(y)
+    on_torch = functools.partial(cost, *tensors, projections=torch.tensor(columns))
 
     def call(threads: int) -> tuple[Any, Any]:
         torch.set_num_threads(threads)
-        value = pot.sliced_wasserstein_sphere(x, y, p=2, **options) ** 2
-        return value.detach(), torch.autograd.grad(value, x)[0]
+        value = on_torch() ** 2
+        return value.detach(), torch.autograd.grad(value, tensors[0])[0]
 
-    return {
+    return found | {
         f"POT torch@{number}": functools.partial(call, number) for number in peers.TORCH_THREADS
     }

@@ -19,7 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flow_tables, front_tables, particle_tables, scaling_plan, speed_tables
+from benchmarks import (
+    flow_tables,
+    front_tables,
+    particle_tables,
+    posterior_tables,
+    scaling_plan,
+    speed_tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,6 +40,7 @@ TABLES = (
     front_tables.TABLES
     | speed_tables.TABLES
     | flow_tables.TABLES
+    | posterior_tables.TABLES
     | particle_tables.TABLES
     | scaling_plan.TABLES
 )

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
         wasserstein_circle_pow,
     )
     from swjko.distances.plans import (
-        best_sliced_plan,
-        expected_sliced_plan,
         sliced_displacement,
         wasserstein_1d_plan,
         wasserstein_1d_potentials,
@@ -52,6 +50,7 @@ if TYPE_CHECKING:
         sliced_quantiles,
         sliced_wasserstein_to_quantiles_pow,
     )
+    from swjko.distances.sliced_plans import best_sliced_plan, expected_sliced_plan
     from swjko.distances.unbalanced import sliced_unbalanced_ot, unbalanced_sliced_ot
     from swjko.distances.estimates import (
         MaxSliced,

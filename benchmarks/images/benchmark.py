@@ -68,10 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--go-on", action="store_true", help="keep the seeds of the JSON, and add those it lacks")
     text = "measure methods whose names contain this, and write nothing"
     add("--only", metavar="METHOD", help=text)
+    text = "compare pixels along convolutional directions; with --only"
+    add("--convolved", action="store_true", help=text)
     add("--peak", metavar="METHOD", help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.convolved and not args.only:
+        print("benchmarks images: error: --convolved needs --only", file=sys.stderr)
+        return 2
     sizes = SMALL if args.data == "digits" else DEFAULT
     sizes = QUICK if args.quick else FULL if args.full else sizes
     try:
@@ -115,7 +120,7 @@ def _all_seeds(images: Images, sizes: Sizes, args: argparse.Namespace) -> None:
         if seed in [found["seed"] for found in seeds]:
             continue
         seconds, (found, drawn) = common.timed(
-            lambda seed=seed: one_seed(images, seed, sizes, names)
+            lambda seed=seed: one_seed(images, seed, sizes, names, args.convolved)
         )
         if args.only:
             continue
@@ -150,7 +155,7 @@ def seeds_of(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def one_seed(
-    images: Images, seed: int, sizes: Sizes, names: Sequence[str]
+    images: Images, seed: int, sizes: Sizes, names: Sequence[str], convolved: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything of one seed: its report as JSON holds it, and images to draw."""
     split_key, fit_key = jax.random.split(jax.random.key(seed))
@@ -162,7 +167,7 @@ def one_seed(
     options["batch_size"] = min(sizes.autoencoder_batch, len(rows))
     fit = fit_autoencoder(fit_key, model, rows, optimizer, **options)
     spaces = {
-        "ambient": methods.ambient(rows, images.shape),
+        "ambient": methods.ambient(rows, images.shape, convolved),
         "latent": methods.latent(model, fit.params, rows),
     }
     decode = jax.jit(lambda codes: model.decode(fit.params, codes))

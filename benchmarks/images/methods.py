@@ -36,6 +36,7 @@ class Space(NamedTuple):
       init_mean: Mean of the start.
       init_scale: Standard deviation of the start.
       show: Turns a family of the space into one of pixels.
+      direction_fn: Directions of the comparisons; None takes orthogonal ones in few dimensions.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Space(NamedTuple):
     init_mean: float
     init_scale: float
     show: Callable[[swjko.Family], swjko.Family]
+    direction_fn: swjko.DirectionFn | None = None
 
     @property
     def dim(self) -> int:
@@ -51,10 +53,11 @@ class Space(NamedTuple):
         return self.data.shape[1]
 
 
-def ambient(rows: jax.Array, shape: tuple[int, int, int]) -> Space:
-    """The space of pixels."""
+def ambient(rows: jax.Array, shape: tuple[int, int, int], convolved: bool = False) -> Space:
+    """The space of pixels, compared along convolutional directions if ``convolved``."""
     moments = float(rows.mean()), float(rows.std())
-    return Space("ambient", rows, shape, *moments, lambda family: family)
+    direction_fn = swjko.convolutional_directions(*shape) if convolved else None
+    return Space("ambient", rows, shape, *moments, lambda family: family, direction_fn)
 
 
 def latent(model: Autoencoder, params: Any, rows: jax.Array) -> Space:
@@ -90,14 +93,13 @@ def make_scheme(
     if method == "sliced_flow":
         step_size = numbers.step_size * (1.0 if "unscaled" in families else space.dim)
         options |= projections | {"step_size": step_size * numbers.num_inner_steps}
-        options["direction_fn"] = swjko.orthogonal_directions
+        options["direction_fn"] = space.direction_fn or swjko.orthogonal_directions
         return swjko.sliced_flow(points, space.data, **options)
     # Orthogonal directions factorise a matrix of d x d per block of d directions, which costs
     # little beside a pass over many particles, and much beside an update.
     orthogonal = space.dim <= _ORTHOGONAL_DIM
-    projections["direction_fn"] = (
-        swjko.orthogonal_directions if orthogonal else swjko.uniform_directions
-    )
+    usual = swjko.orthogonal_directions if orthogonal else swjko.uniform_directions
+    projections["direction_fn"] = space.direction_fn or usual
     particles = families[0] == "particles"
     family = _family(families[0], points, space, network)
     # Where pixels are black, so is their image under a clipped map, but not in the mean of noise.

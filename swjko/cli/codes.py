@@ -26,13 +26,14 @@ from swjko.families.pushforward import Mapped
 from swjko.functionals.targets import sw_to_target
 from swjko.schemes.base import Scheme
 from swjko.schemes.drifting import drifting
-from swjko.types import Key, Params
+from swjko.types import Cloud, Key, Params
 
 # The settings of the autoencoder in benchmarks/images.
 CODE_DIM, NUM_LINEAR, FIT_STEPS, FIT_BATCH = 48, 4, 1600, 128
 # Axes with less than this fraction of the largest variance are left at their mean.
 _LEAST_VARIANCE = 1e-4
-_WIDTH, _MOVES, _PAIRS, _LEARNING_RATE = 256, 60, 256, 2e-3
+WIDTH = 256
+_MOVES, _PAIRS, _LEARNING_RATE = 60, 256, 2e-3
 
 
 class Space(NamedTuple):
@@ -42,11 +43,13 @@ class Space(NamedTuple):
       target: Points of the data [m d].
       family: Family of the flow.
       show: The family as a family of pictures.
+      num_classes: Number of trailing coordinates, which tell the class and do not move.
     """
 
     target: Array
     family: Family
     show: Callable[[Family], Family]
+    num_classes: int = 0
 
 
 def latent_space(
@@ -90,7 +93,7 @@ def latent_space(
     if name == "coupling":
         family = flows.coupling(size, init_scale=deviations)
     else:
-        family = flows.mlp(size, size, width=_WIDTH, init_scale=deviations)
+        family = flows.mlp(size, size, width=WIDTH, init_scale=deviations)
     return Space((codes - mean[None, :]) @ axes, family, show)
 
 
@@ -126,6 +129,10 @@ def drift_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
         direction_fn=orthogonal_directions,
         batch_size=batch_size,
     )
+    velocity = None
+    if space.num_classes:
+        moves = jnp.arange(space.family.dim) < space.family.dim - space.num_classes
+        velocity = Partial(_velocity, functional, moves)
     updates = settings.steps * settings.inner_steps
     return drifting(
         space.family,
@@ -136,22 +143,33 @@ def drift_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
         num_inner_steps=settings.inner_steps,
         num_samples=settings.samples,
         batch_size=min(_PAIRS, settings.samples),
+        velocity=velocity,
     )
 
 
-def interpolated(family: Family, params: Params, key: Key, grid: int) -> np.ndarray:
+def _velocity(functional, moves, key, points):
+    """Returns minus the Wasserstein gradient, without its part in coordinates that do not move."""
+    gradient = jax.grad(lambda points: functional(key, Cloud(points)))(points)
+    return jnp.where(moves[None, :], -points.shape[0] * gradient, 0.0)
+
+
+def interpolated(
+    family: Family, params: Params, latents: Float[Array, "n e"], num_kept: int = 0
+) -> np.ndarray:
     """Return pictures [grid^2 d] whose latents run along a great circle in each row.
 
     Args:
       family: Family of pictures with normal latents.
       params: Its parameters.
-      key: Random key of the ends.
-      grid: Rows, and pictures in a row.
+      latents: The first latents of ``grid`` rows and then the last ones, [2 grid e].
+      num_kept: Trailing coordinates of latents that stay those of the first.
     """
-    latents = family.latent(key, 2 * grid)
+    grid, moved = len(latents) // 2, latents.shape[1] - num_kept
     first, last = latents[:grid, None, :], latents[grid:, None, :]
     angles = jnp.linspace(0.0, jnp.pi / 2, grid, dtype=latents.dtype)[None, :, None]
     between = jnp.cos(angles) * first + jnp.sin(angles) * last
+    fixed = jnp.broadcast_to(first[:, :, moved:], (grid, grid, num_kept))
+    between = jnp.concatenate([between[:, :, :moved], fixed], axis=2)
     cloud = jax.jit(family.push)(params, between.reshape(grid * grid, -1))
     return np.asarray(cloud.points)
 

@@ -1,46 +1,49 @@
 """Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
+import functools
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial.distance import cdist
+from jaxtyping import Array
 
 from swjko import flows, validation
-from swjko.cli.codes import Space, drift_scheme, interpolated, latent_space
+from swjko.cli.classes import classes_of, labelled_space, latents_of_rows
+from swjko.cli.codes import WIDTH, Space, drift_scheme, interpolated, latent_space
 from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
+from swjko.cli.generate_scores import class_scores, measured, neighbours, verdict
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
-from swjko.cli.scores import mean_energy
-from swjko.cli.settings import GENERATE_FAMILIES, GENERATE_NUMBERS, GENERATE_SPACES, Settings
+from swjko.cli.settings import (
+    GENERATE_FAMILIES,
+    GENERATE_NUMBERS,
+    GENERATE_SLICES,
+    GENERATE_SPACES,
+    Settings,
+)
 from swjko.cli.sheets import sheet
 from swjko.cli.terminal import say, say_compiling
-from swjko.cli.verdict import Check, Verdict, judge
 from swjko.data.image_files import as_text
 from swjko.data.images import Images, load_images
 from swjko.data.tables import DataError
-from swjko.diagnostics.evaluate import evaluate
 from swjko.distances.directions import orthogonal_directions
+from swjko.distances.projections import convolutional_directions
+from swjko.families.base import Family
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
 from swjko.running.solve import solve
 from swjko.schemes.base import Scheme
-from swjko.types import Cloud, Estimate
+from swjko.types import DirectionFn, Key, Params
 
 # A drift makes more use of all images than a gradient does.
 _DEFAULT_BATCH = {"mlp": 8000, "coupling": 2000, "convolutional": 2000}
 _FEWEST_IMAGES = 10
-# Largest clouds in the final measurements; distances between more would take longer than the flow.
-_MEASURED_POINTS = 2000
 # Distance from black and white that the logit keeps: two and a half of 256 grey levels.
 _ALPHA = 0.01
 _NOISE_DIM = 32
-# What a good fit may exceed the values of held-out images by.
-_LARGEST_DISTANCE, _LARGEST_EXCESS = 1.5, 2.0
-_evaluate = jax.jit(evaluate, static_argnames=("num_samples", "num_repeats"))
 
 
 class Generated(NamedTuple):
@@ -58,6 +61,8 @@ def generate(
     loaded: Images | None = None,
     family: str = "auto",
     space: str = "auto",
+    slices: str = "orthogonal",
+    by_class: bool = False,
     batch_size: int | None = None,
     grid: int = 10,
     checkpoint_dir: str | None = None,
@@ -76,6 +81,9 @@ def generate(
         generator of pixels; or "auto", a perceptron in codes and a coupling flow in pixels.
       space: "pixels"; "latent", the codes of an autoencoder that is fitted to the images first;
         or "auto", see ``chosen_space``.
+      slices: "orthogonal", or "convolutional", see ``swjko.convolutional_directions``; of a flow in
+        pixels. The scores have orthogonal ones for both.
+      by_class: Whether each row of the sheet holds one class, for a perceptron of codes.
       batch_size: Images drawn for each update; None takes 2000, or 8000 for a perceptron
         of codes, or all if there are fewer.
       grid: Rows and columns of the samples on the sheet.
@@ -85,14 +93,14 @@ def generate(
     Raises:
       DataError: If the data cannot be used, or hold fewer than ten images or than a batch.
     """
-    family = validation.as_choice(family, "family", GENERATE_FAMILIES)
     images = load_images(data) if loaded is None else loaded
-    space = chosen_space(space, family, images.shape)
-    if family == "auto":
-        family = "mlp" if space == "latent" else "coupling"
+    classes = classes_of(images, data) if by_class else None
+    family, space = chosen_family(family, space, images.shape, slices, by_class)
     numbers = {name: getattr(settings, name) or n for name, n in GENERATE_NUMBERS[family].items()}
     settings = settings._replace(**numbers)
-    target, held_out = _split(images, seed, data, batch_size)
+    parts = _split(images, seed, data, batch_size)
+    target, held_out = (images.rows()[part] for part in parts)
+    of_sets = None if classes is None else tuple(classes[part] for part in parts)
     say_compiling(progress)
     batch_size = batch_size or min(_DEFAULT_BATCH[family], len(target))
     key = jax.random.key(seed)
@@ -104,20 +112,28 @@ def generate(
         chosen = latent_space(fit_key, family, target, images.shape, fit_dir, progress)
     else:
         chosen = _pixels(family, target, images.shape)
+    if of_sets is not None:
+        chosen = labelled_space(chosen, of_sets[0], WIDTH)
     require_memory(chosen.family, settings)
-    make = drift_scheme if family == "mlp" else _jko_scheme
+    convolved = slices == "convolutional"
+    direction_fn = convolutional_directions(*images.shape) if convolved else orthogonal_directions
+    make = drift_scheme if family == "mlp" else functools.partial(_jko_scheme, direction_fn)
     scheme = make(chosen, settings, batch_size)
     solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
     say("measuring samples against held-out images", progress)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
     shown = chosen.show(chosen.family)
-    drawn = np.clip(sample_cloud(shown, ends[1], sheet_key, num=grid * grid).points, 0.0, 1.0)
-    start, end, floor, figures = _measured(measure_key, shown, ends, target, held_out, settings)
-    nearest, scores = _neighbours(drawn, target, held_out)
-    config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
-    config |= {"batch_size": batch_size, "shape": images.shape}
+    start, end, floor, figures = measured(measure_key, shown, ends, target, held_out, settings)
+    drawn, ends_of_rows = _drawn(sheet_key, chosen, shown, ends[1], grid)
+    nearest, scores = neighbours(drawn, target, held_out)
     figures |= scores
+    if of_sets is not None:
+        wanted = np.arange(grid).repeat(grid) % chosen.num_classes
+        figures |= class_scores(nearest, wanted, target, held_out, *of_sets)
+    config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
+    config |= {"slices": slices, "by_class": by_class, "shape": images.shape}
+    config |= {"batch_size": batch_size}
     outcome = Outcome(
         problem="generate",
         dim=chosen.family.dim,
@@ -129,63 +145,92 @@ def generate(
         reference_name="held-out images",
         figures=figures,
         plots={},
-        verdict=_verdict(figures),
+        verdict=verdict(figures),
         files={"draws.npz": as_npz(points=drawn, shape=images.shape)},
     )
     blocks = [drawn, target[nearest]]
     if space == "latent":
-        blocks.append(interpolated(shown, ends[1], jax.random.fold_in(sheet_key, 1), grid))
+        blocks.append(interpolated(shown, ends[1], ends_of_rows, chosen.num_classes))
     return Generated(outcome, sheet(blocks, images.shape, grid))
 
 
-def _jko_scheme(space: Space, settings: Settings, batch_size: int) -> Scheme:
+def _drawn(
+    key: Key, space: Space, shown: Family, params: Params, grid: int
+) -> tuple[np.ndarray, Array]:
+    """Draw pictures for the sheet, and latents for the ends of its rows."""
+    end_keys = jax.random.split(jax.random.fold_in(key, 1))
+    if space.num_classes:
+        points = jax.jit(shown.push)(params, latents_of_rows(space, key, grid, grid)).points
+        ends = jnp.concatenate([latents_of_rows(space, end, grid, 1) for end in end_keys])
+    else:
+        points = sample_cloud(shown, params, key, num=grid * grid).points
+        ends = shown.latent(end_keys[0], 2 * grid)
+    return np.clip(points, 0.0, 1.0), ends
+
+
+def _jko_scheme(
+    direction_fn: DirectionFn, space: Space, settings: Settings, batch_size: int
+) -> Scheme:
     functional = sw_to_target(
         space.target,
         settings.projections,
-        direction_fn=orthogonal_directions,
+        direction_fn=direction_fn,
         batch_size=batch_size,
     )
-    return make_scheme(space.family, functional, settings, adam(settings), orthogonal_directions)
+    return make_scheme(space.family, functional, settings, adam(settings), direction_fn)
 
 
-def _verdict(figures: dict[str, Any]) -> Verdict:
-    drawn = figures["distance of a sample to the nearest image, mean"]
-    ratio = drawn / figures["distance of a held-out image to the nearest image, mean"]
-    moved = float(figures["SW_2^2/2 of the flow to the images"].value)
-    excess = moved / figures["SW_2^2/2 of held-out images to the images"]
-    checks = [
-        Check(
-            bool(ratio <= _LARGEST_DISTANCE),
-            f"samples are at most {_LARGEST_DISTANCE} times as far from the nearest image as "
-            "held-out images are",
-            f"samples are {ratio:.3g} times as far from the nearest image as held-out images are",
-        ),
-        Check(
-            bool(excess <= _LARGEST_EXCESS),
-            f"their SW_2^2 to the images is at most {_LARGEST_EXCESS} times that of held-out ones",
-            f"their SW_2^2 to the images is {excess:.3g} times that of held-out images",
-        ),
-    ]
-    return judge(checks, "use more --steps or --inner-steps")
+def chosen_family(
+    family: str, space: str, shape: tuple[int, int, int], slices: str, by_class: bool
+) -> tuple[str, str]:
+    """Return the family and the space where they are "auto".
+
+    Args:
+      family: One of ``GENERATE_FAMILIES``.
+      space: One of ``GENERATE_SPACES``.
+      shape: (h, w, c) of an image.
+      slices: One of ``GENERATE_SLICES``.
+      by_class: Whether classes are drawn by themselves.
+
+    Raises:
+      DataError: If they do not fit together.
+    """
+    family = validation.as_choice(family, "family", GENERATE_FAMILIES)
+    if by_class and family == "auto":
+        family = "mlp"
+    if by_class and family != "mlp":
+        raise DataError("--by-class draws codes by a perceptron. Use it with --family mlp.")
+    space = chosen_space(space, family, shape, slices)
+    if family == "auto":
+        family = "mlp" if space == "latent" else "coupling"
+    return family, space
 
 
-def chosen_space(space: str, family: str, shape: tuple[int, int, int]) -> str:
+def chosen_space(
+    space: str, family: str, shape: tuple[int, int, int], slices: str = "orthogonal"
+) -> str:
     """Return "pixels" or "latent"; "auto" means latent for more than 16 x 16 pixels."""
     space = validation.as_choice(space, "space", GENERATE_SPACES)
+    convolved = validation.as_choice(slices, "slices", GENERATE_SLICES) == "convolutional"
     if space == "latent" and family == "convolutional":
         raise DataError("--family convolutional draws pixels. Use it with --space pixels.")
+    if convolved and (space == "latent" or family == "mlp"):
+        raise DataError(
+            "--slices convolutional are slices of pixels. Use them with --space pixels and "
+            "--family coupling or convolutional."
+        )
     if space == "pixels" and family == "mlp":
         raise DataError("--family mlp draws codes. Use it with --space latent.")
     if space != "auto":
         return space
-    large = family != "convolutional" and shape[0] * shape[1] > 256
+    large = "convolutional" not in (family, slices) and shape[0] * shape[1] > 256
     return "latent" if large or family == "mlp" else "pixels"
 
 
 def _split(
     images: Images, seed: int, source: str, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the rows into those for the flow and those held out."""
+    """Return the indices of the images for the flow and of those held out."""
     count = len(images.pixels)
     if count < _FEWEST_IMAGES:
         raise DataError(f"{source}: must hold at least {_FEWEST_IMAGES} images; got {count}.")
@@ -201,8 +246,7 @@ def _split(
             f"{source}: --batch-size must be at most {count - cut}, the number of images for the "
             f"flow; got {batch_size}."
         )
-    rows = images.rows()
-    return rows[order[cut:]], rows[order[:cut]]
+    return order[cut:], order[:cut]
 
 
 def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> Space:
@@ -211,46 +255,3 @@ def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> Space
     else:
         family = preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
     return Space(jnp.asarray(target), family, lambda family: family)
-
-
-def _measured(
-    key, family, params, target, held_out, settings
-) -> tuple[Estimate, Estimate, float, dict[str, Any]]:
-    """Measure F of both ends and of the held-out images in pixels, with equal sampling noise."""
-    figures: dict[str, Any] = {"images for the flow": len(target), "images held out": len(held_out)}
-    energy_key, floor_key, sample_key, held_out_key = jax.random.split(key, 4)
-    target, held_out = (jnp.asarray(rows[:_MEASURED_POINTS]) for rows in (target, held_out))
-    to_target, to_held_out = (
-        sw_to_target(rows, settings.projections, direction_fn=orthogonal_directions)
-        for rows in (target, held_out)
-    )
-    start, end = (
-        jax.device_get(_evaluate(energy_key, family, to_target, at, num_samples=len(held_out)))
-        for at in params
-    )
-    floor = float(mean_energy(jax.random.split(floor_key, 16), to_target, Cloud(held_out)))
-    drawn = sample_cloud(family, params[-1], sample_key, num=len(target))
-    against = float(mean_energy(jax.random.split(held_out_key, 16), to_held_out, drawn))
-    figures |= {
-        "SW_2^2/2 of the flow to the images": end,
-        "SW_2^2/2 of held-out images to the images": floor,
-        "SW_2^2/2 of the flow to held-out images": against,
-    }
-    return start, end, floor, figures
-
-
-def _neighbours(
-    drawn: np.ndarray, target: np.ndarray, held_out: np.ndarray
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the index of the image nearest to each sample, and scores of the distances."""
-    distances = cdist(drawn, target)
-    nearest = distances.argmin(axis=1)
-    distances = distances[np.arange(len(drawn)), nearest]
-    of_held_out = cdist(held_out[: len(drawn)], target).min(axis=1)
-    return nearest, {
-        "distance of a sample to the nearest image, mean": float(distances.mean()),
-        "distance of a held-out image to the nearest image, mean": float(of_held_out.mean()),
-        "samples nearer to an image than any held-out image": int(
-            np.sum(distances < of_held_out.min())
-        ),
-    }

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, NoReturn
 from swjko._version import __version__
 from swjko.cli import settings
 from swjko.cli.arguments import as_names, as_path, as_positive, as_seconds, as_whole
-from swjko.cli.settings import Settings
+from swjko.cli.generate_options import add_generate
+from swjko.cli.settings import MOST, Settings
 from swjko.cli.terminal import UsageError, tell
 
 _DESCRIPTION = """\
@@ -32,15 +33,6 @@ examples:
   python -m swjko generate --data photos --out samples.png    images like those in a folder"""
 
 
-# Largest whole numbers. A run near several of them at once is refused for its memory.
-_MOST = {
-    "steps": 10**6,
-    "inner_steps": 10**6,
-    "samples": 10**7,
-    "projections": 10**6,
-    "dim": 10**4,
-    "flows": 10**5,
-}
 # How help tells defaults that depend on the data.
 _DEFAULTS = {
     ("step_size", 0.0): "default 1 / dimension",
@@ -97,7 +89,10 @@ GENERATE = Problem(
     "of the images is held out for comparison. The default images are scikit-learn's digits of "
     "8 x 8 pixels.",
     settings.GENERATE,
-    ("data", "family", "space", "batch_size", "grid", "checkpoint_dir"),
+    (
+        *("data", "family", "space", "slices", "by_class"),
+        *("batch_size", "grid", "checkpoint_dir"),
+    ),
 )
 
 
@@ -143,11 +138,11 @@ def parser(prog: str = "python -m swjko") -> argparse.ArgumentParser:
             name, help=problem.help, description=problem.description
         )
         _add_common(commands[name], problem.defaults)
-    kind, text = as_whole(1, _MOST["dim"]), "dimension (default 2, at most 10,000)"
+    kind, text = as_whole(1, MOST["dim"]), "dimension (default 2, at most 10,000)"
     commands["fokker-planck"].add_argument("--dim", type=kind, metavar="D", help=text)
     _add_tables(commands["posterior"].add_argument, commands["match"].add_argument)
     _add_many(commands["fokker-planck"])
-    _add_generate(commands["generate"])
+    add_generate(commands["generate"])
     return top
 
 
@@ -173,7 +168,7 @@ def _add_tables(posterior: Callable[..., Any], match: Callable[..., Any]) -> Non
         help="points, one in each row of a .npy array or a .csv table",
     )
     text = "number of principal components (default 2 for the digits, all for --data)"
-    add("--dim", type=as_whole(1, _MOST["dim"]), metavar="D", help=text)
+    add("--dim", type=as_whole(1, MOST["dim"]), metavar="D", help=text)
     _add_columns(add)
     text = "divide each column by its deviation (default), whiten, or divide all by one number"
     add("--scale", choices=settings.MATCH_SCALES, help=text)
@@ -198,14 +193,14 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     text = "number of flows, at most 100,000 (default with --distributed: one for each device)"
-    add("--flows", type=as_whole(1, _MOST["flows"]), metavar="N", help=text)
+    add("--flows", type=as_whole(1, MOST["flows"]), metavar="N", help=text)
     text = "join the other processes of this run; process 0 writes the report"
     add("--distributed", action="store_true", help=text)
     text = "address of process 0, with a port that all processes can reach"
     add("--coordinator", metavar="HOST:PORT", help=text)
-    text, whole = "number of processes", as_whole(1, _MOST["flows"])
+    text, whole = "number of processes", as_whole(1, MOST["flows"])
     add("--num-processes", type=whole, metavar="N", help=text)
-    text, whole = "index of this process, from 0", as_whole(0, _MOST["flows"] - 1)
+    text, whole = "index of this process, from 0", as_whole(0, MOST["flows"] - 1)
     add("--process-id", type=whole, metavar="I", help=text)
     seconds: dict[str, Any] = {"type": as_seconds, "metavar": "S"}
     text = "seconds to wait for all processes to join (default 60)"
@@ -213,34 +208,6 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
     text = "seconds of silence after which a process counts as failed (default 20)"
     add("--heartbeat-timeout", help=text, **seconds)
     text = "save checkpoints here, and resume from them; all processes must see this directory"
-    add("--checkpoint-dir", type=as_path, metavar="DIR", help=text)
-
-
-def _add_generate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    text = (
-        "digits (default), mnist, fashion or cifar10; or a folder of pictures, an IDX file, or a "
-        ".npy or .npz array [n h w] or [n h w c]"
-    )
-    add("--data", type=as_path, metavar="DATA", help=text)
-    text = "directory of the files of mnist, fashion and cifar10 (default $SWJKO_DATA)"
-    add("--data-dir", type=as_path, metavar="DIR", help=text)
-    text = (
-        "perceptron of codes (mlp), coupling flow with a density, or convolutional generator of "
-        "pixels (default auto: mlp in codes, coupling in pixels)"
-    )
-    add("--family", choices=settings.GENERATE_FAMILIES, help=text)
-    text = (
-        "space of the flow: pixels, or latent codes of an autoencoder that is fitted first "
-        "(default auto: latent beyond 16 x 16 pixels, unless the family is convolutional)"
-    )
-    add("--space", choices=settings.GENERATE_SPACES, help=text)
-    text = "images for each update (default 2000, or 8000 for mlp, or all if there are fewer)"
-    add("--batch-size", type=as_whole(1, _MOST["samples"]), metavar="N", help=text)
-    add(
-        "--grid", type=as_whole(1, 100), metavar="N", help="N x N samples on the sheet (default 10)"
-    )
-    text = "save checkpoints here, and resume from them"
     add("--checkpoint-dir", type=as_path, metavar="DIR", help=text)
 
 
@@ -267,7 +234,7 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
         ("samples", "points drawn for each update"),
         ("projections", "directions drawn for each update"),
     ):
-        kind = as_whole(1, _MOST[field]) if field in _MOST else as_positive
+        kind = as_whole(1, MOST[field]) if field in MOST else as_positive
         default = "each problem has a default"
         if defaults:
             value = getattr(defaults, field)
@@ -278,8 +245,8 @@ def _add_common(parser: argparse.ArgumentParser, defaults: Settings | None) -> N
                 )
                 default = f"default {codes:g} for a perceptron of codes, {others:g} otherwise"
         metavar = "N"
-        if field in _MOST:
-            default = f"{default}, at most {_MOST[field]:,}"
+        if field in MOST:
+            default = f"{default}, at most {MOST[field]:,}"
         else:
             metavar = "T"
         flag = f"--{field.replace('_', '-')}"

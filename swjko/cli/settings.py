@@ -14,6 +14,16 @@ class Settings(NamedTuple):
     learning_rate: float = 3e-3
 
 
+# Largest whole numbers. A run near several of them at once is refused for its memory.
+MOST = {
+    "steps": 10**6,
+    "inner_steps": 10**6,
+    "samples": 10**7,
+    "projections": 10**6,
+    "dim": 10**4,
+    "flows": 10**5,
+}
+
 # SW time 8: the slowest modes of a random precision have eigenvalues of about 0.1.
 FOKKER_PLANCK = Settings(steps=20, step_size=0.4, inner_steps=150, samples=512, projections=64)
 
@@ -35,3 +45,4 @@ GENERATE_NUMBERS = {
 }
 GENERATE_FAMILIES = ("auto", "mlp", "coupling", "convolutional")
 GENERATE_SPACES = ("auto", "pixels", "latent")
+GENERATE_SLICES = ("orthogonal", "convolutional")

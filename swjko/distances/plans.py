@@ -4,17 +4,14 @@ They come from the kernel of the distance: a displacement is a gradient in the p
 potentials are gradients in the weights.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from swjko import validation
-from swjko.distances.centering import centred
-from swjko.distances.one_dimensional import merge_weights, power
+from swjko.distances.one_dimensional import merge_weights
 from swjko.distances.sliced import sliced_wasserstein_scaled_pow, wasserstein_1d_pow
 from swjko.distances.sorting import sort_rows_with_permutation
 from swjko.types import Scalar
@@ -151,136 +148,3 @@ def _or_uniform(weights: Float[Array, " n"] | None, points: Float[Array, " n"]) 
     if weights is None:
         return jnp.full(points.shape, 1.0 / points.shape[0], points.dtype)
     return weights
-
-
-class SlicedPlan(NamedTuple):
-    """A coupling of two clouds as a list of k pieces; no array is n x m.
-
-    ``jnp.zeros((n, m)).at[plan.x_index, plan.y_index].add(plan.mass)`` is the dense matrix.
-
-    Attributes:
-      x_index: Index [k] of the point of x. For equal sizes and uniform weights it counts 0 to n - 1
-        for each direction that the plan holds.
-      y_index: Index [k] of the point of y.
-      mass: Mass [k] that moves between the two, with sum one; may be zero.
-      cost: The sum of mass |x_i - y_j|^p, an upper bound of W_p^p.
-    """
-
-    x_index: Int[Array, " k"]
-    y_index: Int[Array, " k"]
-    mass: Float[Array, " k"]
-    cost: Scalar
-
-
-def best_sliced_plan(
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"],
-    directions: Float[Array, "l d"],
-    *,
-    p: float = 2.0,
-    x_weights: Float[Array, " n"] | None = None,
-    y_weights: Float[Array, " m"] | None = None,
-) -> SlicedPlan:
-    """Returns the cheapest in d dimensions of the monotone plans along directions (min-SWGG).
-
-    It holds n pieces for equal sizes and uniform weights, n + m otherwise. Gradients of its cost
-    are those of the plan held fixed.
-
-    Args:
-      x: Points [n d].
-      y: Points [m d]; n and m may differ.
-      directions: Unit rows [l d] to choose from.
-      p: Order of the cost |x - y|^p, at least 1, with Euclidean length.
-      x_weights: Weights [n] with sum one; None is uniform.
-      y_weights: Weights [m] with sum one; None is uniform.
-
-    Example:
-      ``y[best_sliced_plan(x, y, directions).y_index]`` are partners of x, for equal sizes.
-
-    References:
-      Mahey, Chapel, Gasso, Bonet, Courty (2023), arXiv 2307.01770.
-    """
-    i, j, mass = _pieces_of_directions(x, y, directions, x_weights, y_weights)
-    costs = _costs(x, y, i, j, mass, validation.as_power(p))
-    best = jnp.argmin(costs)
-    return SlicedPlan(i[best], j[best], mass[best], costs[best])
-
-
-def expected_sliced_plan(
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"],
-    directions: Float[Array, "l d"],
-    *,
-    p: float = 2.0,
-    inverse_temperature: float | Scalar = 0.0,
-    x_weights: Float[Array, " n"] | None = None,
-    y_weights: Float[Array, " m"] | None = None,
-) -> SlicedPlan:
-    """Returns the mean over directions of the monotone plans along them.
-
-    Directions have the weights softmax(-inverse_temperature * cost): all are equal at zero, and the
-    cheapest remains at infinity. The plan holds the pieces of all directions, one after the other.
-
-    Args:
-      x: Points [n d].
-      y: Points [m d]; n and m may differ.
-      directions: Unit rows [l d].
-      p: Order of the cost |x - y|^p, at least 1, with Euclidean length.
-      inverse_temperature: How much cheap directions are preferred, at least 0.
-      x_weights: Weights [n] with sum one; None is uniform.
-      y_weights: Weights [m] with sum one; None is uniform.
-
-    References:
-      Liu, Diaz Martin, Bai, Shahbazi, Thorpe, Aldroubi, Kolouri (2024), arXiv 2410.12176.
-    """
-    i, j, mass = _pieces_of_directions(x, y, directions, x_weights, y_weights)
-    costs = _costs(x, y, i, j, mass, validation.as_power(p))
-    colder = validation.as_nonnegative(inverse_temperature, "inverse_temperature")
-    if validation.is_concrete(colder) and colder == 0:
-        # The plan does not need the costs, and no time is spent on them if nobody reads them.
-        shares = jnp.full(costs.shape, 1.0 / costs.shape[0], costs.dtype)
-    else:
-        shares = jax.nn.softmax(-colder.astype(costs.dtype) * costs)
-    mass = mass * shares[:, None]
-    return SlicedPlan(i.ravel(), j.ravel(), mass.ravel(), jnp.sum(shares * costs))
-
-
-def _pieces_of_directions(
-    x, y, directions, x_weights, y_weights
-) -> tuple[Int[Array, "l k"], Int[Array, "l k"], Float[Array, "l k"]]:
-    x, y = validation.as_points(x, "x"), validation.as_points(y, "y")
-    validation.require_same_dim(x, y, "x", "y")
-    directions = validation.as_directions(directions, x.shape[1])
-    x_weights = validation.as_weights(x_weights, x.shape[0], "x_weights")
-    y_weights = validation.as_weights(y_weights, y.shape[0], "y_weights")
-    x, y = centred(x, y, x_weights, y_weights)
-    orders = []
-    for points in (x, y):
-        projections = jnp.matmul(directions, points.T, precision=lax.Precision.HIGHEST)
-        orders.append(sort_rows_with_permutation(projections)[1])
-    if x_weights is None and y_weights is None and x.shape[0] == y.shape[0]:
-        # In the order of x, so that its points need no gather.
-        y_index = jax.vmap(lambda i, j: jnp.zeros_like(j).at[i].set(j, unique_indices=True))(
-            *orders
-        )
-        x_index = lax.broadcasted_iota(y_index.dtype, y_index.shape, 1)
-        return x_index, y_index, jnp.full(y_index.shape, 1.0 / x.shape[0], x.dtype)
-    weights = [
-        jnp.full((points.shape[0],), 1.0 / points.shape[0], x.dtype) if given is None else given
-        for points, given in ((x, x_weights), (y, y_weights))
-    ]
-    rows = [(w / jnp.sum(w))[order] for w, order in zip(weights, orders, strict=True)]
-    i, j, mass, _ = merge_weights(*rows)
-    take = functools.partial(jnp.take_along_axis, axis=-1)
-    return take(orders[0], i), take(orders[1], j), mass
-
-
-def _costs(x, y, i, j, mass, p: float) -> Float[Array, " l"]:
-    aligned = i.shape[1] == x.shape[0]
-
-    def of_direction(pieces):
-        i, j, mass = pieces
-        squares = jnp.sum(((x if aligned else x[i]) - y[j]) ** 2, axis=-1)
-        return jnp.sum(mass * (squares if p == 2.0 else power(jnp.sqrt(squares), p)))
-
-    return lax.map(of_direction, (i, j, mass))

@@ -6,7 +6,7 @@ points then has the exact gradient if n divides the number of quantiles, since
 int_I |u - F^{-1}|^2 = |I| |u - mean|^2 + const on an interval I of levels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +21,10 @@ from swjko.types import Scalar
 
 # Numbers that are held at once while a table is made, 256 MiB of float64.
 _BUDGET = 2**25
+# Coordinates of points that are converted to float64 at once.
+_CONVERTED = 2**18
+# Groups for each quantile that are left when a stream has too many projections, times two.
+_LEAST_HELD = 8
 
 
 class QuantileTable(NamedTuple):
@@ -39,55 +43,95 @@ def sliced_quantiles(
     points: Float[Array, "m d"] | Iterable[Float[Array, "k d"]],
     directions: Float[Array, "l d"],
     num_quantiles: int,
+    *,
+    block_size: int | None = None,
 ) -> QuantileTable:
     """Makes a table of the quantiles of a target, in one pass on the host.
 
-    For an array the table is exact. For a stream it is exact while all projections fit into
-    256 MiB. Beyond, neighbouring projections are replaced by their means, in at least four groups
-    for each quantile, and errors are a fraction of the distance between neighbouring quantiles.
+    For an array the table is exact. For a stream it is exact while all projections are held.
+    Beyond, neighbouring projections are replaced by their means, in at least four groups for each
+    quantile, and errors are a fraction of the distance between neighbouring quantiles.
+
+    Beside the result, memory is that of ``block_size`` projections for each direction, and of one
+    batch; for an array, of the projections on one direction. Numbers are in float64.
 
     Args:
       points: Points [m d] of the target, or an iterable of batches of them, in any order.
       directions: Unit rows [l d].
       num_quantiles: Number q of intervals, a multiple of the number of points of the flow for
         exact gradients; with q = m the table holds all sorted projections.
+      block_size: Projections of a stream that are held for each direction, at least 8
+        ``num_quantiles``; None holds as many as fit into 256 MiB. Arrays do not use it.
     """
     num_quantiles = validation.as_count(num_quantiles, "num_quantiles")
-    is_array = hasattr(points, "shape")
-    host = np.asarray(validation.as_directions(directions, np.shape(directions)[-1]), np.float64)
-    capacity = max(_BUDGET // len(host), 8 * num_quantiles)
-    if is_array:
+    dim = np.shape(directions)[-1] if np.ndim(directions) == 2 else 1
+    host = np.asarray(validation.as_directions(directions, dim), np.float64)
+    if not isinstance(points, Iterable):
+        raise TypeError(
+            "points must be an array [m d] or an iterable of them; got "
+            f"{type(points).__name__}. Pass the points, or a generator of batches."
+        )
+    least = _LEAST_HELD * num_quantiles
+    if block_size is None:
+        block_size = max(_BUDGET // len(host), least)
+    elif validation.as_count(block_size, "block_size") < least:
+        raise ValueError(
+            f"block_size must be at least 8 num_quantiles, {least}; got {block_size}. Raise it, or "
+            "reduce num_quantiles."
+        )
+    if hasattr(points, "shape"):
         points = validation.as_points(points, "points")
         _require_dimension(points, host.shape[1])
-        whole, masses = np.asarray(points, np.float64), np.ones(len(points))
-        rows = [_bin_means(whole @ theta, masses, num_quantiles) for theta in host]
+        masses = np.ones(len(points))
+        rows = [_bin_means(_projected(points, theta), masses, num_quantiles) for theta in host]
     else:
-        values, masses = _held_atoms(points, host, capacity)
+        values, masses = _held_atoms(points, host, block_size)
         rows = [_bin_means(row, masses, num_quantiles) for row in values]
     directions = jnp.asarray(directions)
     return QuantileTable(directions, jnp.asarray(np.stack(rows), directions.dtype))
 
 
+def _projected(points: Array, direction: np.ndarray) -> np.ndarray:
+    """Returns projections [m] in float64, without a float64 copy of all points."""
+    rows, found = np.asarray(points), np.empty(len(points))
+    for at in _pieces(rows, len(rows)):
+        found[at] = rows[at].astype(np.float64) @ direction
+    return found
+
+
 def _held_atoms(batches, directions: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns projections [l k] and masses [k]; groups of them where there are too many."""
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    values, masses, count = np.empty((len(directions), capacity)), np.empty(capacity), 0
     for batch in batches:
         batch = validation.as_points(batch, "points")
         _require_dimension(batch, directions.shape[1])
-        parts.append((directions @ np.asarray(batch, np.float64).T, np.ones(len(batch))))
-        if sum(len(masses) for _, masses in parts) > capacity:
-            values, masses = _joined(parts)
-            size = max(1, capacity // 2)
-            grouped = np.stack([_bin_means(row, masses, size) for row in values])
-            parts = [(grouped, np.full(size, masses.sum() / size))]
-    if not parts:
+        rows = np.asarray(batch)
+        for at in _pieces(rows, max(1, capacity // 8)):
+            if count + at.stop - at.start > capacity:
+                count = _group(values, masses, count)
+            added = slice(count, count + at.stop - at.start)
+            values[:, added] = directions @ rows[at].astype(np.float64).T
+            masses[added] = 1.0
+            count = added.stop
+    if count == 0:
         raise ValueError("points must hold at least one batch; got an empty stream.")
-    return _joined(parts)
+    return values[:, :count], masses[:count]
 
 
-def _joined(parts) -> tuple[np.ndarray, np.ndarray]:
-    values, masses = zip(*parts, strict=True)
-    return np.concatenate(values, axis=1), np.concatenate(masses)
+def _pieces(rows: np.ndarray, most: int) -> Iterator[slice]:
+    """Yields slices of rows whose coordinates are converted at once."""
+    size = min(most, max(1, _CONVERTED // rows.shape[1]))
+    for start in range(0, len(rows), size):
+        yield slice(start, min(start + size, len(rows)))
+
+
+def _group(values: np.ndarray, masses: np.ndarray, count: int) -> int:
+    """Replaces atoms by half the capacity of them, in place; returns their number."""
+    size = max(1, values.shape[1] // 2)
+    for row in values:
+        row[:size] = _bin_means(row[:count], masses[:count], size)
+    masses[:size] = masses[:count].sum() / size
+    return size
 
 
 def _bin_means(values: np.ndarray, masses: np.ndarray, number: int) -> np.ndarray:

@@ -173,9 +173,12 @@ def _prepared(
     return x, y, directions, a, b, as_prices(rho).astype(dtype)
 
 
-def as_prices(rho: Prices, name: str = "rho") -> Float[Array, "2"]:
-    """Returns the prices of mass of both clouds, positive, at most one of them infinite."""
-    pair = rho if isinstance(rho, tuple) else (rho, rho)
+def as_prices(rho: Prices, name: str = "rho", *, of_second: bool = False) -> Float[Array, "2"]:
+    """Returns the prices of mass of both clouds, positive, at most one of them infinite.
+
+    With ``of_second`` a single price is that of the second cloud, and the first keeps its mass.
+    """
+    pair = rho if isinstance(rho, tuple) else (jnp.inf if of_second else rho, rho)
     requirement = f"`{name}` must be a positive number or a pair of them, at most one infinite"
     try:
         prices = jnp.stack([jnp.asarray(price, float) for price in pair])

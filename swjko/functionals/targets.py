@@ -86,8 +86,7 @@ def sw_to_target(
             raise ValueError(
                 "`projection` must be None if `unbalanced` is given; got both. Leave one out."
             )
-        pair = unbalanced if isinstance(unbalanced, tuple) else (jnp.inf, unbalanced)
-        unbalanced = as_prices(pair, "unbalanced")
+        unbalanced = as_prices(unbalanced, "unbalanced", of_second=True)
     if projection is not None:
         signature = "(points, directions) -> positions"
         projection = as_partial(validation.require_callable(projection, "projection", signature))

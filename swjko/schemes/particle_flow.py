@@ -90,10 +90,13 @@ def particle_flow(
         optimizer,
         validation.as_count(num_inner_steps, "num_inner_steps"),
     )
-    if hasattr(moving, "log_prob"):
-        require_gradient(moving.log_prob, family.points)
-    elif moving is None:
+    target = getattr(functional if moving is None else moving, "log_prob", None)
+    if target is not None:
+        require_gradient(target, family.points)
+    if moving is None:
         key = jax.random.key(0)
+        # Errors of the functional itself surface as they are.
+        jax.eval_shape(scheme.energy, key, family.points)
         _differentiate(jax.grad(lambda x: scheme.energy(key, x)), family.points, "functional")
     check_scheme(scheme)
     return scheme
@@ -217,7 +220,10 @@ def check_scheme(scheme: ParticleScheme) -> None:
 
 def require_gradient(log_prob: Callable[..., Scalar], points: Float[Array, "n d"]) -> None:
     """Raises ValueError or TypeError if a log-density is not scalar or has no gradient."""
-    values = jax.eval_shape(jax.vmap(log_prob), points)
+    try:
+        values = jax.eval_shape(jax.vmap(log_prob), points)
+    except NotImplementedError as error:  # such as a callback to the host
+        raise _without_gradient("log_prob", error) from error
     point = f"point of shape {points.shape[1:]}"
     validation.require_scalars(values, points.shape[0], "log_prob", point)
     _differentiate(jax.vmap(jax.grad(log_prob)), points, "log_prob")
@@ -227,12 +233,16 @@ def _differentiate(gradient: Callable[..., Any], points: Float[Array, "n d"], na
     try:
         jax.eval_shape(gradient, points)
     except Exception as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise TypeError(
-            f"{name} must have a gradient in JAX, which moves the points; got "
-            f"{type(error).__name__}: {text}. Write it in jax.numpy with a float result, or give "
-            "it a gradient by jax.custom_jvp."
-        ) from error
+        raise _without_gradient(name, error) from error
+
+
+def _without_gradient(name: str, error: Exception) -> TypeError:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return TypeError(
+        f"{name} must have a gradient in JAX, which moves the points; got {type(error).__name__}: "
+        f"{text}. Write it in jax.numpy with a float result, or give it a gradient by "
+        "jax.custom_jvp."
+    )
 
 
 def _as_drift(drift: Drift | None, functional: Functional | None) -> Any:

@@ -71,6 +71,7 @@ def test_quick_run_of_particles_writes_json_and_figure(tmp_path):
     assert ("digits", "SVGD") not in found
     assert all(len(row["distance"]) == 3 and row["result"] == "OK" for row in found.values())
     assert content["svgd"]["largest_difference"] < 1e-5
+    assert [(row["points"], row["result"]) for row in content["large"]] == [(500, "OK")] * 3
     assert (tmp_path / "particles.png").stat().st_size > 0
 
 
@@ -108,7 +109,7 @@ def test_frozen_directions_are_those_of_one_draw(key):
 def test_euler_maruyama_reaches_the_law_of_its_chain():
     precision, center = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
     options = {"num": 4000, "num_steps": 8000}
-    points = np.asarray(fokker_planck.langevin(jax.random.key(0), precision, center, **options))
+    points = np.asarray(gaussian_flows.langevin(jax.random.key(0), precision, center, **options))
     covariance = np.linalg.inv(precision)
     # Steps of 1e-3 are off by 1e-3, and 4000 points by more.
     scale = 4 * np.sqrt(covariance.max() / 4000)

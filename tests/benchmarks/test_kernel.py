@@ -75,12 +75,28 @@ def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch
     assert 0 <= row["sharded"]["difference"] < 1e-5
     assert row["relative_error"]["value"] < 3e-7
     assert row["relative_error"]["gradient"] < 1e-4
-    assert [other["variant"] for other in content["variants"]] == ["SUOT", "USOT", "best plan"]
-    assert all(other["median_seconds"]["swjko"] > 0 for other in content["variants"])
     assert (tmp_path / "kernel.png").stat().st_size > 0
     printed = capsys.readouterr().out
     assert "left out, not installed: torch, ot, ott" in printed
     assert "n = 24, d = 3, 8 directions" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["variants", "spheres"])
+def test_other_distances_beside_pot(name, tmp_path):
+    assert main([name, "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    assert ("torch" in content["missing"]) == (common.optional("torch") is None)
+    if name == "spheres":
+        for row in content["rows"]:
+            assert row["agreement"]["POT NumPy, value"]["value"] < 1e-5
+        return
+    assert [row["variant"] for row in content["rows"]] == [
+        *("SUOT", "USOT"),
+        *("best plan", "expected plan"),
+    ]
+    for row in content["rows"][2:]:
+        assert row["values"]["POT NumPy"] == pytest.approx(row["values"]["swjko"], rel=1e-5)
 
 
 def test_the_better_thread_count_of_a_method_counts():

@@ -4,6 +4,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -13,8 +14,8 @@ from pages import ROOT, blocks, run
 from PIL import Image
 
 import swjko
-from swjko import problems
-from swjko.cli import codes, generate, match, report, scores
+from swjko import flows, problems
+from swjko.cli import classes, codes, generate, match, report, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -367,6 +368,55 @@ def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch
     assert sheets[0] == sheets[1]
 
 
+@pytest.mark.parametrize(
+    ("space", "family", "shape", "chosen"),
+    [("auto", "auto", (28, 28, 1), "pixels"), ("auto", "coupling", (8, 8, 1), "pixels")],
+)
+def test_convolutional_slices_are_of_pixels(space, family, shape, chosen):
+    assert generate.chosen_space(space, family, shape, "convolutional") == chosen
+
+
+@pytest.mark.slow
+def test_generate_by_convolutional_slices(pictures, tmp_path):
+    out = tmp_path / "s.png"
+    assert run_cli(f"generate --data {pictures} --slices convolutional --out {out}", *_SHEET) == 0
+    config = json.loads((tmp_path / "report.json").read_text())["config"]
+    assert (config["slices"], config["space"], config["family"]) == (
+        "convolutional",
+        "pixels",
+        "coupling",
+    )
+
+
+@pytest.mark.slow
+def test_generate_class_by_class(tmp_path, monkeypatch):
+    """Bright and dark pictures: each row of the sheet has the brightness of its class."""
+    monkeypatch.setattr(codes, "FIT_STEPS", 300)
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2 * 3
+    pixels = np.clip(60 + 45 * labels[:, None, None] + rng.normal(0, 20, (60, 5, 4)), 0, 255)
+    np.savez(tmp_path / "some.npz", images=pixels.astype(np.uint8), labels=labels)
+    numbers = ["--steps", "6", "--inner-steps", "40", "--samples", "60", "--projections", "8"]
+    arguments = ["generate", "--data", str(tmp_path / "some.npz"), "--by-class", "--grid", "4"]
+    assert main([*arguments, *numbers, "--no-progress", "--out", str(tmp_path / "s.png")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["config"]["by_class"]
+    with np.load(tmp_path / "draws.npz") as draws:
+        means = draws["points"].reshape(4, 4, 20).mean(axis=(1, 2))
+    assert np.all(means[1::2] > means[::2].max() + 0.2)
+    share = report["figures"]["nearest image has the class of the sample, share"]
+    assert share >= 0.9
+
+
+def test_latents_of_classes_have_the_shares_of_the_data(key):
+    shares = jnp.array([0.5, 0.2, 0.3])
+    family = classes.Labelled(flows.mlp(5, 5), shares, jnp.array(2.0), 5)
+    counts = family.latent(key, 40)[:, 2:].sum(axis=0)
+    assert np.all(np.abs(counts - 40 * shares) <= 1)
+    cloud = family.push(family.init(key), family.of_classes(key, jnp.array([0, 2])))
+    np.testing.assert_array_equal(cloud.points[:, 2:], [[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+
+
 @pytest.mark.slow
 def test_generate_by_the_convolutional_generator(pictures, tmp_path):
     out = tmp_path / "s.png"
@@ -389,6 +439,15 @@ def test_generate_by_the_convolutional_generator(pictures, tmp_path):
         ),
         (["--family", "convolutional", "--space", "latent"], "Use it with --space pixels"),
         (["--family", "mlp", "--space", "pixels"], "Use it with --space latent"),
+        (["--slices", "convolutional", "--space", "latent"], "are slices of pixels"),
+        (["--slices", "convolutional", "--family", "mlp"], "are slices of pixels"),
+        (["--slices", "random"], "argument --slices: invalid choice: 'random'"),
+        (["--data", "some.npy", "--by-class"], "some.npy: has no labels for --by-class"),
+        (["--by-class", "--family", "coupling"], "Use it with --family mlp"),
+        (["--by-class", "--space", "pixels"], "Use it with --space latent"),
+        (["--by-class", "--slices", "convolutional"], "are slices of pixels"),
+        (["--data", "one.npz", "--by-class"], "--by-class needs 2 to 100 classes; got 1"),
+        (["--data", "short.npz", "--by-class"], "one integer for each of 20 images"),
         (["--data", "some.npy", "--grid", "101"], "--grid: must be a whole number from 1 to 100"),
         (["--data", "sizes"], "b.png: 3 x 3 pixels in grey; the first picture, a.png, has 4 x 4"),
         (["--data", "empty"], "empty: no pictures in it"),
@@ -404,6 +463,8 @@ def test_what_cannot_be_generated_is_refused_in_one_line(
     monkeypatch.delenv("SWJKO_DATA", raising=False)
     for name, count in (("few", 9), ("some", 20)):
         np.save(f"{name}.npy", np.zeros((count, 2, 2), np.uint8))
+    for name, labels in (("one", np.zeros(20, int)), ("short", np.zeros(19, int))):
+        np.savez(f"{name}.npz", images=np.zeros((20, 2, 2), np.uint8), labels=labels)
     for folder in ("sizes", "empty"):
         (tmp_path / folder).mkdir()
     for name, side in (("a", 4), ("b", 3)):

@@ -74,6 +74,25 @@ def test_gradients_on_the_circle(weighted):
         np.testing.assert_allclose(forward, backward, rtol=1e-10)
 
 
+@pytest.mark.slow
+def test_second_derivatives_on_the_circle():
+    """They hold the cut and the coupling fixed; to the uniform law they are 2/n (I - 1/n)."""
+    rng = np.random.default_rng(6)
+    with jax.enable_x64(True):
+        u, v = jnp.asarray(rng.uniform(size=5)), jnp.asarray(rng.uniform(size=4))
+
+        def cost(u):
+            return wasserstein_circle_pow(u, v, p=3.0)
+
+        gradient = jax.jit(jax.grad(cost))
+        columns = [(gradient(u + step) - gradient(u - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
+        hessian = jax.jit(jax.hessian(cost))(u)
+        assert np.max(np.abs(columns)) > 0.1
+        np.testing.assert_allclose(hessian, np.stack(columns), rtol=1e-6, atol=1e-8)
+        to_uniform = jax.jit(jax.hessian(wasserstein_circle_pow))(u)
+        np.testing.assert_allclose(to_uniform, 0.4 * (np.eye(5) - 0.2), atol=1e-14)
+
+
 def test_a_rotation_of_a_small_arc_costs_its_square():
     u = jnp.asarray(np.random.default_rng(2).uniform(0.9, 1.1, size=64), jnp.float32)
     cost = jax.jit(wasserstein_circle_pow)

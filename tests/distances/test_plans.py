@@ -1,5 +1,7 @@
 """Displacements, plans and potentials against POT, brute force and linear programming."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import scipy.optimize
 import scipy.special
 
 import swjko
+from swjko.distances import sliced_plans
 
 
 def line_problem(seed, n, m, ties=False):
@@ -181,6 +184,45 @@ def test_sliced_plans_of_batches_and_their_size(key):
         np.testing.assert_array_equal(batched.y_index[index], one.y_index)
         pairs = jnp.sum((x[index] - y[index][one.y_index]) ** 2) / 8
         np.testing.assert_allclose(one.cost, pairs, rtol=1e-5)
+
+
+def test_cost_of_the_best_plan_in_blocks_and_its_gradient(monkeypatch):
+    """Blocks that do not divide the pieces, coinciding points, and no derivative of the choice."""
+    monkeypatch.setattr(sliced_plans, "_COST_ELEMENTS", 5 * 3 * 4)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, y = jnp.asarray(rng.normal(size=(7, 3))), jnp.asarray(rng.normal(size=(7, 3)))
+        y = y.at[2].set(x[2])
+        directions = swjko.uniform_directions(jax.random.key(1), 5, 3)
+        for p in (2.0, 3.0):
+
+            @jax.jit
+            @functools.partial(jax.value_and_grad, has_aux=True)
+            def cost(x, p=p):
+                plan = swjko.best_sliced_plan(x, y, directions, p=p)
+                return plan.cost, plan.y_index
+
+            (value, partners), gradient = cost(x)
+            difference = x - y[partners]
+            lengths = np.linalg.norm(difference, axis=1)
+            np.testing.assert_allclose(value, np.mean(lengths**p), rtol=1e-12)
+            expected = p / 7 * difference * lengths[:, None] ** (p - 2)
+            np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_array_equal(cost(y)[1], 0.0)
+
+
+def test_equal_shares_of_directions_need_no_costs(key):
+    x, directions = jnp.ones((4, 2)), swjko.uniform_directions(key, 3, 2)
+
+    def pairs(x, **options):
+        return swjko.expected_sliced_plan(x, x, directions, **options)[:3]
+
+    def weighs_costs(**options):
+        text = jax.jit(functools.partial(pairs, **options)).lower(x).compile().as_text()
+        return " exponential(" in text
+
+    assert not weighs_costs()
+    assert weighs_costs(inverse_temperature=1.0)
 
 
 @pytest.mark.slow

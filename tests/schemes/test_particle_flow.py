@@ -296,6 +296,8 @@ def test_one_particle_needs_a_bandwidth():
     for name in ("svgd", "kernel_density"):
         with pytest.raises(ValueError, match="bandwidth must be given for a cloud of one point"):
             flow(one, drift=DRIFTS[name]())
+    with pytest.raises(ValueError, match=r"^bandwidth must be given for a cloud of one point"):
+        flow(one, functional=swjko.ksd_to_target(target()))
     with pytest.raises(ValueError, match="needs at least two points"):
         flow(one, drift=DRIFTS["kdrw"]())
     # With one it climbs to the mode.
@@ -303,7 +305,19 @@ def test_one_particle_needs_a_bandwidth():
     np.testing.assert_allclose(velocity, -one / SCALES**2, rtol=1e-5)
 
 
+def on_the_host(x):
+    return jax.pure_callback(lambda x: np.sum(x), jax.ShapeDtypeStruct((), x.dtype), x)
+
+
 BAD = {
+    "a target on the host": (
+        lambda: flow(drift=swjko.svgd(on_the_host)),
+        "log_prob must have a gradient in JAX",
+    ),
+    "a target of the KSD on the host": (
+        lambda: flow(functional=swjko.ksd_to_target(on_the_host)),
+        "log_prob must have a gradient in JAX",
+    ),
     "a target without a gradient": (
         lambda: flow(drift=swjko.svgd(lambda x: jnp.sum(x.astype(int)))),
         "log_prob must have a gradient in JAX",
