@@ -6,6 +6,7 @@ fit all conditional laws together (amortised inference), and ``given`` returns o
 """
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -17,6 +18,7 @@ from swjko import validation
 from swjko.families.adapters import standardised
 from swjko.families.base import Family, standard_normal_log_prob
 from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Params, static_field
 
 # End of the interval of splines, in starting standard deviations.
@@ -75,7 +77,7 @@ def conditional(
     else:
         bijection = Affine()
     joint = standardised(
-        lambda rngs: CouplingFlow(dim + k, num_layers, width, bijection, rngs, num_fixed=k),
+        functools.partial(CouplingFlow, dim + k, num_layers, width, bijection, num_fixed=k),
         dim + k,
         jnp.concatenate([mean, jnp.zeros(k, mean.dtype)]),
         jnp.concatenate([scale, jnp.ones(k, scale.dtype)]),
@@ -160,7 +162,7 @@ class Conditional(Family):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Given:
+class Given(Readable):
     """The law of x given a context, made by ``Conditional.given``. It is a pytree."""
 
     family: Conditional

@@ -196,7 +196,7 @@ def _share_means(rows: Float[Array, "d n"], num: int) -> Float[Array, "d b"]:
     places = jnp.arange(num + 1, dtype=rows.dtype) * (n / num)
     left = jnp.clip(places.astype(int), 0, n - 1)
     passed = jnp.pad(jnp.cumsum(rows, axis=1), ((0, 0), (1, 0)))
-    sums = passed[:, left] + (places - left)[None] * rows[:, left]
+    sums = passed[:, left] + (places - left.astype(places.dtype))[None] * rows[:, left]
     return jnp.diff(sums, axis=1) * (num / n)
 
 

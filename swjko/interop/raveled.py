@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from swjko import validation
 from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian_moments
+from swjko.readable import Readable
 from swjko.types import Leaf, Scalar, as_partial, static_field
 
 
@@ -75,7 +76,7 @@ def require_density(target: "Raveled", name: str, cure: str) -> None:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Raveled:
+class Raveled(Readable):
     """An unnormalised log-density of flat points [d], and the names of what they hold.
 
     It is made by ``raveled`` and ``from_numpyro``. It is a pytree: data are leaves.
