@@ -32,16 +32,16 @@ class Picklable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         seen: dict[int, _Closure] = {}
-        fields = {name: _portable(value, seen) for name, value in self._fields().items()}
+        fields = {name: _portable(value, seen) for name, value in self._field_values().items()}
         return _from_fields, (type(self), fields)
 
     def __copy__(self) -> Any:
-        return self.from_fields(self._fields())
+        return self.from_fields(self._field_values())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self.from_fields(copy.deepcopy(self._fields(), memo))
+        return self.from_fields(copy.deepcopy(self._field_values(), memo))
 
-    def _fields(self) -> dict[str, Any]:
+    def _field_values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
 
 

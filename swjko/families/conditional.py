@@ -132,6 +132,12 @@ class Conditional(Family):
         return Cloud(points, None, log_density)
 
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        if points.shape[1] != self.dim:
+            raise ValueError(
+                f"`points` must be pairs (x, context) of {self.num_moved} and "
+                f"{self.dim - self.num_moved} coordinates; got {points.shape[1]} in all. "
+                "Put the context after x, as in jnp.concatenate([x, contexts], axis=1)."
+            )
         x, contexts = points[:, : self.num_moved], points[:, self.num_moved :]
         standard = self._standardised(contexts)
         joint = self.joint.log_prob(params, jnp.concatenate([x, standard], axis=1))
@@ -191,6 +197,12 @@ class Given(Readable):
         Args:
           points: Points x [n d].
         """
+        points = validation.as_points(points, "points")
+        if points.shape[1] != self.dim:
+            raise ValueError(
+                f"`points` must have the {self.dim} coordinates of x; got {points.shape[1]}. "
+                "Leave out the context."
+            )
         contexts = self._contexts(len(points))
         return self.family.log_prob(self.params, jnp.concatenate([points, contexts], axis=1))
 

@@ -204,8 +204,9 @@ def _mapped(table: _Table, points: Float[Array, "n d"]) -> _Moved:
     """Returns the images of points under the maps of their coordinates, and log |det|."""
 
     def coordinate(table: _Table, u: Float[Array, " n"]) -> tuple[Array, Array]:
-        # Tables are short, so comparisons with all knots are the fastest search.
-        place = jnp.searchsorted(table.x, u, method="compare_all")
+        # Tables are short, so comparisons with all knots are the fastest search. The method
+        # "compare_all" of searchsorted counts wrong in jax 0.10 if its arguments are constants.
+        place = jnp.sum((table.x[None, :] < u[:, None]).astype(int), axis=1)
         left, log_slope = jnp.maximum(place - 1, 0), table.log_slopes[place]
         return table.y[left] + jnp.exp(log_slope) * (u - table.x[left]), log_slope
 

@@ -68,7 +68,13 @@ def from_unconstrained(density: Callable[[PyTree], Scalar], position: PyTree) ->
 def require_density(target: "Raveled", name: str, cure: str) -> None:
     """Raises an error if the log-density is no scalar, or is not finite at the start."""
     # As a loop of one point, so that it is compiled as a whole.
-    values = lax.map(target.log_prob, target.start[None, :])
+    try:
+        values = lax.map(target.log_prob, target.start[None, :])
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            f"`{name}` must be traceable by JAX; got one that reads its arguments as Python or "
+            f"NumPy values ({type(error).__name__}). Write it in jax.numpy."
+        ) from error
     value = validation.require_scalars(values, 1, name, "position")[0]
     if validation.is_concrete(value) and not np.isfinite(value):
         raise ValueError(f"`{name}` must be finite at the start; got {value}. {cure} finite.")
@@ -189,6 +195,11 @@ class Raveled(Readable):
         return dataclasses.replace(self, start=zero, origin=mean, factor=factor)
 
     def _unconstrained(self, point: Float[Array, " d"]) -> PyTree:
+        if point.shape != (self.dim,):
+            raise ValueError(
+                f"`point` must have the {self.dim} coordinates of the target; got shape "
+                f"{point.shape}. Use a family of dimension target.dim."
+            )
         if self.factor is not None:
             moved = jnp.dot(self.factor.astype(point.dtype), point, precision="highest")
             point = self.origin.astype(point.dtype) + moved
