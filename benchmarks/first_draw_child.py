@@ -25,17 +25,17 @@ def _end(name: str, since: float) -> float:
     return now
 
 
-def _listen(event: str, seconds: float, **unused: Any) -> None:
+def _listen(event: str, duration_secs: float, **unused: Any) -> None:
     del unused
     if event in _EVENTS:
-        _events[_EVENTS[event]] += seconds
+        _events[_EVENTS[event]] += duration_secs
 
 
 def main() -> None:
     import jax
     import jax.numpy as jnp
-    import numpyro
-    import numpyro.distributions as dist
+    import numpyro  # pyright: ignore[reportMissingImports]
+    import numpyro.distributions as dist  # pyright: ignore[reportMissingImports]
     import optax
 
     import swjko

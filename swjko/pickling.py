@@ -104,7 +104,8 @@ def _new_function(module: str, name: str, digest: str) -> types.FunctionType:
 def _fill(function: types.FunctionType, state: tuple[Any, ...]) -> None:
     cells, function.__defaults__, function.__kwdefaults__, attributes = state
     for at, value in cells.items():
-        (function.__closure__ or ())[at].cell_contents = value
+        closure: Any = function.__closure__
+        closure[at].cell_contents = value
     function.__dict__.update(attributes)
 
 

@@ -46,7 +46,11 @@ def html_table(title: str, rows: Mapping[str, Any]) -> str:
 
 
 def _one_line(value: Any) -> str:
-    if isinstance(value, jax.Array) and not (value.shape or isinstance(value, jax.core.Tracer)):
+    if (
+        isinstance(value, jax.Array)
+        and not value.shape
+        and getattr(value, "is_fully_addressable", False)
+    ):
         value = str(value)  # one number
     text = " ".join((value if isinstance(value, str) else _short_repr(value)).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -229,6 +229,7 @@ def test_schemes_can_be_pickled_and_copied(name):
         assert jax.tree.structure(back) == jax.tree.structure(scheme)
 
 
+@pytest.mark.slow
 def test_a_pickled_scheme_runs_in_another_process(tmp_path):
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, 50))
@@ -296,7 +297,15 @@ HTML = {
 }
 
 
-@pytest.mark.parametrize("name", HTML)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] if name in ("certificate", "importance") else []
+        )
+        for name in HTML
+    ],
+)
 def test_notebooks_show_a_small_table(name):
     text = HTML[name]()._repr_html_()
     assert len(text) < 4000

@@ -48,7 +48,7 @@ class Solution(NamedTuple):
         steps, time = on_host((self.state.step, self.state.time))
         rows: dict[str, Any] = {"result": f"{self.result.name}: {self.result.advice}"}
         rows |= {"steps": _span(steps), "time": _span(time)}
-        energy = getattr(self.history, "energy", None)
+        energy: Any = getattr(self.history, "energy", 0.0)
         if np.ndim(steps) == 0 and np.ndim(energy) == 1 and np.size(energy):
             rows["energy"] = f"{energy[0]:.5g} after the first step, {energy[-1]:.5g} at the end"
         rows["seconds"] = (
