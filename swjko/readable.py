@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from swjko.pickling import Picklable
 
@@ -46,11 +47,7 @@ def html_table(title: str, rows: Mapping[str, Any]) -> str:
 
 
 def _one_line(value: Any) -> str:
-    if (
-        isinstance(value, jax.Array)
-        and not value.shape
-        and getattr(value, "is_fully_addressable", False)
-    ):
+    if isinstance(value, jax.Array) and not (value.shape or isinstance(value, Tracer)):
         value = str(value)  # one number
     text = " ".join((value if isinstance(value, str) else _short_repr(value)).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
