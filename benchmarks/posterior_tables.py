@@ -58,13 +58,27 @@ TABLES: dict[str, Region] = {
         "{target} | {method} | {modes:.1f} | {least_modes} to {most_modes} | {num_modes} | "
         "{mean_absolute_error:.2f} | {elbo:.2f}",
     ),
-    "sbi": region(
-        "sbi",
+    **{
+        region_name: region(
+            name,
+            lambda result: result["rows"],
+            "simulations | C2ST of swjko | its worst data | C2ST of NPE, published | "
+            "held-out log-density | draws inside the box | updates | fit, s",
+            "{simulations:,} | {c2st[mean]:.3f}{c2st[standard_error]:±.3f} | {worst:.3f} | "
+            "{published:.3f} | {held_out:.2f} | {inside:.4f} | {updates:,} | {run_seconds:seconds}",
+        )
+        for region_name, name in {"sbi": "sbi", "sbi-slcp": "sbi_slcp"}.items()
+    },
+    "first-draw": region(
+        "first_draw",
         lambda result: result["rows"],
-        "simulations | C2ST of swjko | its worst data | C2ST of NPE, published | "
-        "held-out log-density | draws inside the box | updates | fit, s",
-        "{simulations:,} | {c2st[mean]:.3f}{c2st[standard_error]:±.3f} | {worst:.3f} | "
-        "{published:.3f} | {held_out:.2f} | {inside:.4f} | {updates:,} | {run_seconds:seconds}",
+        "compilation | import to draws, s | import | from_numpyro | laplace | scheme | solve | "
+        "of it compiling | draws | then importance and verdict, s",
+        "{kind} | {total:.1f} | {phases[import][seconds]:.1f} | "
+        "{phases[from_numpyro][seconds]:.1f} | {phases[laplace][seconds]:.1f} | "
+        "{phases[scheme][seconds]:.1f} | {phases[solve][seconds]:.1f} | "
+        "{phases[solve][compile]:.1f} | {phases[draws][seconds]:.1f} | "
+        "{phases[verdict][seconds]:.1f}",
     ),
     "user-data-verdicts": region(
         "user_data",

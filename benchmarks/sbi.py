@@ -1,17 +1,16 @@
-"""Amortised posteriors of a simulator: two moons, by classifiers between flow and exact draws.
+"""Amortised posteriors of a simulator, by classifiers between draws of flows and exact ones.
 
-The task is two moons of Lueckmann et al. (2021), arXiv 2101.04653. A conditional spline flow is
-fitted to pairs of parameters and simulated data by forward KL. A tenth of the pairs is held out.
-The rate falls to zero by a cosine in each step, and the step with the best held-out density counts.
-Runs with ``CHOICE_SEEDS`` choose the coordinates: those of the box with rejection of draws outside,
-or unbounded ones. The run with ``REPORT_SEED`` is reported.
+The tasks, two moons and SLCP, are in ``benchmarks.sbi_tasks``. A conditional spline flow is fitted
+to pairs of parameters and simulated data by forward KL. A tenth of the pairs is held out. The rate
+falls to zero by a cosine in each step, and the step with the best held-out density counts. Runs
+with ``CHOICE_SEEDS`` choose the coordinates: those of the box with rejection of draws outside, or
+unbounded ones. The run with ``REPORT_SEED`` is reported.
 
 The score is the accuracy of a classifier between draws of the flow and exact ones (C2ST), 0.5 at
 best: scikit-learn's network with two hidden layers of width 10 d, five folds, standardised by the
 exact draws. Data come from the prior predictive, with seeds of our own, since those of the
-published scores are files of another package. ``PUBLISHED`` has the mean scores of neural posterior
-estimation (NPE) over the ten published data sets, also standardised. They are from
-``PUBLISHED_FILE`` in a repository under the MIT licence.
+published scores are files of another package. The published scores are means over ten data sets,
+also standardised.
 """
 
 import argparse
@@ -25,16 +24,17 @@ from matplotlib.figure import Figure
 
 import swjko
 from benchmarks import common
+from benchmarks.sbi_tasks import PUBLISHED_FILE, TASKS, Task
 from swjko import flows
 from swjko.families.preprocessing import Preprocessing, interval, scale
 
-PUBLISHED_FILE = "sbi-benchmark/results, benchmarking_sbi_023/results/re-sbibm_sbi_023.csv"
-# Column C2ST_Z of NPE, by number of simulations, from 10,000 draws for each of ten data sets.
-PUBLISHED = {1000: 0.7243, 10_000: 0.6113, 100_000: 0.5418}
 CHOICE_SEEDS, REPORT_SEED = (0, 1), 2
 FLAGS = common.Flags(quick="few simulations, updates and draws")
-# Draws outside of the box are drawn again, so the box needs no map.
-_COORDINATES = {"box": lambda: scale(0.0, 1.0), "unbounded": lambda: interval(-1.0, 1.0)}
+# Draws outside of the box are drawn again, so [-1, 1] needs no more than the unit of the box.
+_COORDINATES = {
+    "box": lambda half: scale(0.0, 1.0 / half),
+    "unbounded": lambda half: interval(-half, half),
+}
 _START_SCALES = {"box": 3**-0.5, "unbounded": np.pi / 3**0.5}
 
 
@@ -68,88 +68,59 @@ QUICK = Sizes(
 class Fit(NamedTuple):
     """A fitted family of the posteriors, and how it was fitted."""
 
+    task: Task
     family: Any
     params: Any
     coordinates: Preprocessing
     report: dict[str, Any]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--task``."""
+    names = ", ".join(TASKS)
+    parser.add_argument("--task", choices=list(TASKS), default="two_moons", help=names)
+
+
 def main(args: argparse.Namespace) -> None:
-    sizes = QUICK if args.quick else DEFAULT
+    sizes, task = QUICK if args.quick else DEFAULT, TASKS[args.task]
     choice = {
-        name: [fit(name, sizes.choice, seed, sizes).report for seed in CHOICE_SEEDS]
+        name: [fit(task, name, sizes.choice, seed, sizes).report for seed in CHOICE_SEEDS]
         for name in _COORDINATES
     }
     common.show("choice", choice)
     held_out = {name: np.mean([run["held_out"] for run in runs]) for name, runs in choice.items()}
     chosen = max(held_out, key=lambda name: held_out[name])
-    observed = two_moons(np.random.default_rng(99), prior(np.random.default_rng(98), 10))
+    observed = task.observed(sizes.observations)
     rows, clouds = [], {}
     for number in sizes.updates:
-        fitted = fit(chosen, number, REPORT_SEED, sizes)
-        row, clouds[number] = score(fitted, observed[: sizes.observations], sizes.draws)
-        rows.append(row | {"simulations": number, "published": PUBLISHED.get(number)})
+        fitted = fit(task, chosen, number, REPORT_SEED, sizes)
+        row, clouds[number] = score(fitted, observed, sizes.draws)
+        rows.append(row | {"simulations": number, "published": task.published.get(number)})
         common.show(f"{number} simulations", rows[-1])
-    content = {"quick": args.quick, "settings": sizes, "choice": choice, "chosen": chosen}
-    content |= {"published_file": PUBLISHED_FILE, "observed": observed.tolist(), "rows": rows}
-    common.finish(args, content, ("", _figure(clouds)))
-
-
-# The task. Draws are by NumPy in float64.
-
-
-def prior(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Parameters [num 2], uniform on [-1, 1]^2."""
-    return rng.uniform(-1.0, 1.0, (num, 2))
-
-
-def two_moons(rng: np.random.Generator, parameters: np.ndarray) -> np.ndarray:
-    """Data [n 2] of parameters [n 2]: a crescent, moved by (-|t1 + t2|, t2 - t1) / sqrt(2)."""
-    first, second = parameters.T
-    move = np.stack([-np.abs(first + second), second - first], axis=1) / np.sqrt(2)
-    return _crescent(rng, len(parameters)) + move
-
-
-def _crescent(rng: np.random.Generator, num: int) -> np.ndarray:
-    angle, radius = rng.uniform(-np.pi / 2, np.pi / 2, num), rng.normal(0.1, 0.01, num)
-    return np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=1)
-
-
-def exact_posterior(rng: np.random.Generator, observed: np.ndarray, num: int) -> np.ndarray:
-    """Exact draws [num 2] of the parameters given data [2].
-
-    A point p of the crescent and the data give |t1 + t2| = sqrt(2) (p1 - x1), if p1 >= x1, and
-    t2 - t1 = sqrt(2) (x2 - p2). The map from parameters to p is a rotation for each sign of
-    t1 + t2, so a point of the crescent with a random sign has the posterior of a flat prior, and
-    rejection outside of the box gives that of ours.
-    """
-    kept = np.zeros((0, 2))
-    while len(kept) < num:
-        size, difference = (np.sqrt(2) * (_crescent(rng, 4 * num) - observed)).T * [[1], [-1]]
-        total = size * rng.choice([-1.0, 1.0], 4 * num)
-        points = np.stack([total - difference, total + difference], axis=1) / 2
-        inside = (size >= 0) & np.all(np.abs(points) <= 1, axis=1)
-        kept = np.concatenate([kept, points[inside]])
-    return kept[:num]
+    content = {"quick": args.quick, "task": args.task, "settings": sizes, "choice": choice}
+    content |= {"chosen": chosen, "published_file": PUBLISHED_FILE}
+    content |= {"observed": observed.tolist(), "rows": rows}
+    name = None if args.task == "two_moons" else f"{args.name}_{args.task}"
+    common.finish(args, content, ("", _figure(clouds)), name=name)
 
 
 # Fit and score.
 
 
-def fit(name: str, number: int, seed: int, sizes: Sizes) -> Fit:
+def fit(task: Task, name: str, number: int, seed: int, sizes: Sizes) -> Fit:
     """Fit the posteriors of all data to simulations, nine tenths of ``number``."""
     rng = np.random.default_rng([seed, number])
-    parameters = prior(rng, number)
-    data = jnp.asarray(two_moons(rng, parameters), float)
-    coordinates = _COORDINATES[name]()
+    parameters = task.prior(rng, number)
+    data = jnp.asarray(task.simulate(rng, parameters), float)
+    coordinates = _COORDINATES[name](task.half)
     moved, log_slope = coordinates.forward(jnp.asarray(parameters, float))
     pairs, held = jnp.concatenate([moved, data], axis=1), number // 10
     scale_of_start = _START_SCALES[name]
     family = flows.conditional(
-        2, data[held:], num_layers=sizes.layers, width=sizes.width, init_scale=scale_of_start
+        task.dim, data[held:], num_layers=sizes.layers, width=sizes.width, init_scale=scale_of_start
     )
     updates = sizes.updates[number]
-    energy: Any = swjko.forward_kl(pairs[held:], batch_size=min(sizes.batch, number // 4))
+    energy = swjko.forward_kl(pairs[held:], batch_size=min(sizes.batch, number // 4))
     scheme = swjko.direct_minimization(
         family,
         energy,
@@ -165,7 +136,8 @@ def fit(name: str, number: int, seed: int, sizes: Sizes) -> Fit:
     report = {"coordinates": name, "seed": seed, "held_out": float(scores[best])}
     report |= {"updates": (best + 1) * updates, "held_out_steps": np.asarray(scores).tolist()}
     report |= solution.timing._asdict()
-    return Fit(family, jax.tree.map(lambda leaf: leaf[best], trajectory), coordinates, report)
+    params = jax.tree.map(lambda leaf: leaf[best], trajectory)
+    return Fit(task, family, params, coordinates, report)
 
 
 @jax.jit
@@ -179,7 +151,7 @@ def score(fitted: Fit, observed: np.ndarray, num: int) -> tuple[dict[str, Any], 
     scores, inside, clouds = [], [], []
     for index, data in enumerate(observed):
         points, share = posterior_draws(fitted, jax.random.key(index), data, num)
-        exact = exact_posterior(np.random.default_rng([7, index]), data, num)
+        exact = fitted.task.exact(np.random.default_rng([7, index]), data, num)
         scores.append(c2st(exact, points))
         inside.append(share)
         clouds = clouds or [points, exact]
@@ -191,14 +163,14 @@ def score(fitted: Fit, observed: np.ndarray, num: int) -> tuple[dict[str, Any], 
 def posterior_draws(
     fitted: Fit, key: Any, observed: np.ndarray, num: int
 ) -> tuple[np.ndarray, float]:
-    """Draws [num 2] inside the box, and the share of all draws that is inside."""
+    """Draws [num dim] inside the box, and the share of all draws that is inside."""
     law = fitted.family.given(fitted.params, jnp.asarray(observed, float))
     sample = jax.jit(lambda key: fitted.coordinates.inverse(law.sample(key, 2 * num).points)[0])
-    kept, drawn = np.zeros((0, 2)), 0
+    kept, drawn = np.zeros((0, fitted.task.dim)), 0
     while len(kept) < num:
         key, own_key = jax.random.split(key)
         points = np.asarray(sample(own_key), np.float64)
-        kept = np.concatenate([kept, points[np.all(np.abs(points) <= 1, axis=1)]])
+        kept = np.concatenate([kept, points[fitted.task.inside(points)]])
         drawn += len(points)
     return kept[:num], len(kept) / drawn
 
@@ -218,14 +190,15 @@ def c2st(exact: np.ndarray, points: np.ndarray) -> float:
 
 
 def _figure(clouds: dict[int, list[np.ndarray]]) -> Figure:
-    """Draws of the flows and exact ones, given the first data."""
+    """The first two parameters of draws of the flows and of exact ones, given the first data."""
     columns = {f"flow, {number:,} simulations": pair[0] for number, pair in clouds.items()}
     columns["exact"] = next(iter(clouds.values()))[1]
     figure, (axes,) = common.new_figure(3.0 * len(columns), 3.2, columns=len(columns))
-    exact = columns["exact"]
+    exact = columns["exact"][:, :2]
     middle, half = (exact.max(axis=0) + exact.min(axis=0)) / 2, 0.6 * np.ptp(exact, axis=0).max()
     for axis, (label, points) in zip(axes, columns.items(), strict=True):
-        axis.plot(*points[:2000].T, ".", markersize=1, color="C0" if label != "exact" else "0.3")
+        color = "0.3" if label == "exact" else "C0"
+        axis.plot(*points[:2000, :2].T, ".", markersize=1, color=color)
         axis.set(title=label, xlim=middle[0] + half * np.array([-1, 1]), xlabel="$t_1$")
         axis.set(ylim=middle[1] + half * np.array([-1, 1]), ylabel="$t_2$", aspect="equal")
     return figure

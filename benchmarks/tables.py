@@ -118,7 +118,7 @@ def render(name: str, results: Mapping[str, Any]) -> list[str]:
     missing = [result for result in needed if result not in results]
     if not missing:
         return write(*(results[result] for result in needed))
-    command = missing[0].replace("images_", "images --data ")
+    command = missing[0].replace("images_", "images --data ").replace("sbi_", "sbi --task ")
     return [f"*Not measured yet: `python -m benchmarks {command}` measures it.*"]
 
 

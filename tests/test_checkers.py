@@ -4,93 +4,43 @@ Also pickling, export, and short texts. Keys and dtypes are checked while JAX tr
 programs are only traced.
 """
 
+import ast
 import contextlib
+import copy
 import importlib.util
 import pickle
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import public_rows
 import pytest
 from helpers import jitted_run
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
+from public_rows import FUNCTIONS, SCHEMES, kernel, log_prob, points, sw_jko, weighted_target
 
 import swjko
-from swjko import closed_form, flows
+from swjko import flows
+from swjko.readable import html_table
 from swjko.running import compiled
 from swjko.schemes.optimizers import as_optimizer
 
-POINTS = np.linspace(-1.0, 1.0, 16).reshape(8, 2)
-SIZES = {"step_size": 0.1, "num_inner_steps": 2, "num_samples": 8}
-UNIFORM = np.full(8, 1 / 8)
-
-
-def points():
-    return jnp.asarray(POINTS)
-
-
-def directions():
-    return swjko.uniform_directions(jax.random.key(5), 4, 2)
-
-
-def log_prob(x):
-    return -jnp.sum((x - 1.0) ** 2) / 2
-
-
-def kernel(x):
-    return jnp.exp(-jnp.sum(x**2) / 2)
-
-
-def sw_jko(family=None, functional=None, optimizer=None, **options):
-    family = swjko.gaussian(2) if family is None else family
-    functional = swjko.kl_divergence(log_prob) if functional is None else functional
-    optimizer = optax.sgd(1e-3) if optimizer is None else optimizer
-    return swjko.sw_jko(family, functional, optimizer, **(SIZES | {"num_projections": 4} | options))
-
-
-def weighted_target():
-    weights = jnp.asarray(UNIFORM)
-    return swjko.sw_to_target(points() + 1.0, 3, weights=weights, batch_size=4)
-
-
-SCHEMES = {
-    "sw_jko with a tolerance": lambda: sw_jko(inner_tolerance=0.5, num_inner_steps=12),
-    "sw_jko with independent latents": lambda: sw_jko(common_latents=False),
-    "sw_jko with a line search": lambda: sw_jko(optimizer=optax.lbfgs()),
-    "mixture": lambda: sw_jko(swjko.gaussian_mixture(2, 2, learned_weights=True)),
-    "particles": lambda: sw_jko(
-        swjko.particles(points(), learned_weights=True), weighted_target(), debias=False
-    ),
-    "coupling": lambda: sw_jko(
-        flows.coupling(2, num_layers=2, width=4), swjko.forward_kl(points(), batch_size=4)
-    ),
-    "spline": lambda: sw_jko(flows.spline(2, num_layers=1, width=4, num_bins=2)),
-    "sw_bdf2": lambda: swjko.sw_bdf2(
-        *(swjko.gaussian(2), swjko.kl_divergence(log_prob), optax.sgd(1e-3)),
-        num_projections=4,
-        **SIZES,
-    ),
-    "adaptive": lambda: swjko.adaptive(sw_jko(), min_step_size=0.01, max_step_size=1.0),
-    "guarded": lambda: swjko.guarded(sw_jko()),
-    "corrected": lambda: swjko.corrected(
-        sw_jko(), log_prob, optax.sgd(1e-3), num_inner_steps=2, num_draws=32, batch_size=8
-    ),
-    "icnn_jko": lambda: swjko.icnn_jko(
-        *(2, swjko.potential(jnp.sum), optax.sgd(1e-3)),
-        **(SIZES | {"num_points": 8, "max_steps": 2, "width": 4, "rank": 1}),
-    ),
-    "direct": lambda: swjko.direct_minimization(
-        *(swjko.gaussian(2), swjko.kl_divergence(log_prob), optax.sgd(1e-3)),
-        num_inner_steps=2,
-        num_samples=8,
-    ),
-    "langevin": lambda: swjko.langevin(points(), log_prob, step_size=0.1),
-    "sliced_flow": lambda: swjko.sliced_flow(
-        points(), points() + 1.0, step_size=0.1, num_projections=4, temperature=0.1
-    ),
+# Public names that are no calls, or that act on the host and are tested where they are at home.
+NO_CALLS = {
+    *("Certificate", "CheckpointError", "DirectionFn", "Estimate", "Family", "FlowError"),
+    *("Functional", "Importance", "Info", "MaxSliced", "QuantileTable", "Raveled", "Result"),
+    *("SavedRun", "Scheme", "Solution", "State", "__version__", "closed_form", "distributed"),
+}
+ON_THE_HOST = {
+    *("flow_mesh", "load", "shard_flows", "sliced_wasserstein_bytes", "solve", "stack_flows"),
+    "until_stationary",
 }
 
 
@@ -99,84 +49,14 @@ def solved(name, key=None):
     return swjko.solve(key, SCHEMES[name](), 2, chunk_size=1, progress=False, throw=False)
 
 
-def distribution():
-    family = swjko.gaussian(2)
-    return swjko.FlowDistribution(family, family.init(jax.random.key(8)))
-
-
-def certified():
-    scheme, keys = sw_jko(), jax.random.split(jax.random.key(1), 3)
-    start = scheme.init(keys[0])
-    states, _ = swjko.run(keys[1], scheme, start, 2)[1]
-    sizes = {"num_samples": 8, "num_repeats": 2}
-    with jax.ensure_compile_time_eval():
-        rule = swjko.until_certified(jax.random.key(2), scheme, **sizes)
-    return (
-        swjko.certificate(keys[2], scheme, states, start=start, **sizes),
-        rule.judge(scheme, jax.random.key(3), states.step[-1], states.params),
-    )
-
-
-def one_dimensional():
-    u, v = points()[:, 0], points()[:5, 1]
-    return (
-        swjko.wasserstein_1d_pow(u, v, p=1.0, u_weights=jnp.asarray(UNIFORM)),
-        swjko.wasserstein_1d_plan(u, v),
-        swjko.wasserstein_1d_potentials(u, v),
-    )
-
-
-def cloud():
-    return swjko.Cloud(points(), jnp.asarray(UNIFORM), jnp.zeros(8))
-
-
-FUNCTIONS = {
-    "directions": lambda: [
-        make(jax.random.key(number), 4, dim)
-        for number, (make, dim) in enumerate(
-            [
-                (swjko.uniform_directions, 2),
-                (swjko.orthogonal_directions, 2),
-                (swjko.quasi_directions, 3),
-                (swjko.quasi_directions, 5),
-            ]
-        )
-    ],
-    "distance": lambda: jax.value_and_grad(swjko.sliced_wasserstein)(
-        points(), points()[:5] + 1.0, directions(), p=1.5, x_weights=jnp.asarray(UNIFORM)
-    ),
-    "displacement": lambda: swjko.sliced_displacement(points(), points()[:5], directions()),
-    "one-dimensional": one_dimensional,
-    "estimate": lambda: swjko.sliced_wasserstein_estimate(
-        jax.random.key(0), points(), points()[:5], 4
-    ),
-    "max_sliced": lambda: swjko.max_sliced_wasserstein(
-        jax.random.key(0), points(), points()[:5], num_iterations=2, num_starts=2
-    ),
-    "mmd": lambda: swjko.mmd_to_target(points(), kernel, weights=jnp.asarray(UNIFORM))(
-        jax.random.key(0), cloud()
-    ),
-    "sum": lambda: swjko.weighted_sum((0.5, swjko.negative_entropy()), (1.0, weighted_target()))(
-        jax.random.key(0), cloud()
-    ),
-    "neighbours": lambda: swjko.nearest_neighbour_negative_entropy()(
-        jax.random.key(0), swjko.Cloud(points())
-    ),
-    "run_many": lambda: swjko.run_many(jax.random.split(jax.random.key(0), 2), sw_jko(), 2),
-    "certificate": certified,
-    "evaluate": lambda: swjko.evaluate(
-        *(jax.random.key(0), swjko.gaussian(2), swjko.kl_divergence(log_prob)),
-        distribution().params,
-        num_samples=8,
-        num_repeats=2,
-    ),
-    "importance": lambda: swjko.importance(
-        jax.random.key(0), distribution(), log_prob, 32
-    ).resample(jax.random.key(1), 4),
-    "closed form": lambda: closed_form.gaussian_sw_jko_step(
-        jnp.zeros(2), jnp.eye(2), jnp.eye(2), jnp.ones(2), 0.1, directions()
-    ),
-}
+def test_every_public_name_has_a_row():
+    tree = ast.parse(Path(public_rows.__file__).read_text(encoding="utf-8"))
+    called = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "swjko"
+    }
+    assert set(swjko.__all__) - called == NO_CALLS | ON_THE_HOST
 
 
 def checked():
@@ -186,22 +66,54 @@ def checked():
     return stack
 
 
+# Typed keys of the default kind, and in slow tests the others.
+KINDS = [
+    pytest.param(kind, marks=[] if kind == "typed" else [pytest.mark.slow])
+    for kind in public_rows.KINDS
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_scheme_passes_the_checkers(name):
+def test_every_scheme_passes_the_checkers(name, kind):
     def end(key):
         init_key, run_key = jax.random.split(key)
         return swjko.run(run_key, scheme, scheme.init(init_key), 2)[0]
 
-    with checked():
+    with checked(), public_rows.keys_of_kind(kind):
         scheme = SCHEMES[name]()
-        state = jax.eval_shape(jax.jit(end), jax.random.key(0))
+        state = jax.eval_shape(jax.jit(end), public_rows.key(0))
     assert state.step.shape == ()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_function_passes_the_checkers(name):
-    with checked():
+def test_every_function_passes_the_checkers(name, kind):
+    with checked(), public_rows.keys_of_kind(kind):
         assert jax.tree.leaves(jax.eval_shape(jax.jit(FUNCTIONS[name])))
+
+
+# ``running/test_debug_modes.py`` has the others.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["conditional", "forward_kl", "ksd", "posterior", "quantiles", "rejection", "slice_matching"],
+)
+def test_functions_return_the_same_without_compilation(name):
+    compiled = jax.jit(FUNCTIONS[name])()
+    with jax.disable_jit():
+        found = FUNCTIONS[name]()
+    chex.assert_trees_all_close(found, compiled, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled_functions_move_nothing_between_host_and_device(name):
+    function = jax.jit(FUNCTIONS[name])
+    expected = function()
+    with jax.transfer_guard("disallow"):
+        found = function()
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_the_checkers_see_a_reused_key_and_a_promotion():
@@ -222,7 +134,7 @@ def test_solve_passes_the_checkers(many):
     assert np.all(solution.state.step == 2)
 
 
-@pytest.mark.parametrize("name", ["langevin", "sliced_flow"])
+@pytest.mark.parametrize("name", ["langevin", "svgd"])
 @pytest.mark.parametrize(
     "make", [lambda: jax.random.key(0, impl="rbg"), lambda: jax.random.PRNGKey(0)]
 )
@@ -280,18 +192,22 @@ def test_points_may_be_sharded_over_an_explicit_mesh():
 
 # Pickling and texts.
 
-PICKLED = {
+FAMILIES = {
     "particles": lambda: swjko.particles(points()),
     "gaussian": lambda: swjko.gaussian(2),
     "mixture": lambda: swjko.gaussian_mixture(2, 2),
     "coupling": lambda: flows.coupling(2, num_layers=2, width=4),
     "mlp": lambda: flows.mlp(2, 2, width=4),
+    "conditional": public_rows.conditional,
+    "slice matching": lambda: (
+        swjko.slice_matching(jax.random.key(0), points(), num_steps=2, num_knots=3).family
+    ),
 }
 
 
-@pytest.mark.parametrize("name", PICKLED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_families_can_be_pickled(name):
-    family = PICKLED[name]()
+    family = FAMILIES[name]()
     back = pickle.loads(pickle.dumps(family))
     one, other = (
         swjko.sample(each, each.init(jax.random.key(0)), jax.random.key(1), 8)
@@ -300,12 +216,54 @@ def test_families_can_be_pickled(name):
     chex.assert_trees_all_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["langevin", "sliced_flow"])
-def test_particle_schemes_can_be_pickled(name):
+# The map of this one is a lambda of the test.
+PICKLED = [name for name in SCHEMES if name not in ("pushforward", "grid")]
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_schemes_can_be_pickled_and_copied(name):
     scheme = SCHEMES[name]()
-    back = pickle.loads(pickle.dumps(scheme))
-    assert jax.tree.structure(back) == jax.tree.structure(scheme)
-    chex.assert_trees_all_equal(jax.tree.leaves(back), jax.tree.leaves(scheme))
+    for back in (pickle.loads(pickle.dumps(scheme)), copy.deepcopy(scheme), copy.copy(scheme)):
+        chex.assert_trees_all_equal(jax.tree.leaves(back), jax.tree.leaves(scheme))
+        # Equal structures share compiled programs.
+        assert jax.tree.structure(back) == jax.tree.structure(scheme)
+
+
+@pytest.mark.slow
+def test_a_pickled_scheme_runs_in_another_process(tmp_path):
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, 50))
+    )
+    scheme = sw_jko(functional=swjko.sw_to_target(points(), 3), optimizer=optimizer)
+    (tmp_path / "scheme.pickle").write_bytes(pickle.dumps(scheme))
+    code = """
+import pickle, sys
+scheme = pickle.load(open(sys.argv[1], "rb"))
+import jax, swjko
+state = swjko.run(jax.random.key(0), scheme, scheme.init(jax.random.key(1)), 2)[0]
+print(repr(state.params["mean"].tolist()))
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path / "scheme.pickle")]
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    expected = jitted_run(jax.random.key(0), scheme, scheme.init(jax.random.key(1)), num_steps=2)[0]
+    np.testing.assert_allclose(ast.literal_eval(found.stdout), expected.params["mean"], atol=1e-5)
+
+
+def test_a_pickle_of_other_code_is_refused(monkeypatch):
+    text = pickle.dumps(sw_jko(optimizer=optax.adam(1e-2)))
+    monkeypatch.delattr("optax._src.transform.scale_by_adam")
+    with pytest.raises(pickle.UnpicklingError, match="same versions of optax and Python"):
+        pickle.loads(text)
+
+
+def test_a_lambda_is_left_to_the_pickler():
+    schedule = eval("lambda count: 1e-3", {"__name__": "__main__"})
+    scheme = sw_jko(optimizer=optax.sgd(schedule))
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(scheme)
+    assert copy.deepcopy(scheme).optimizer == scheme.optimizer
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -322,6 +280,46 @@ def test_the_text_of_a_scheme_names_its_parts():
     assert text.count("\n") <= 21
     for part in ("dim=2", "log_prob", "num_samples=8", "direction_fn=uniform_directions"):
         assert part in text
+
+
+HTML = {
+    "scheme": lambda: sw_jko(flows.coupling(2, num_layers=2, width=4)),
+    "family": lambda: swjko.gaussian(2),
+    "functional": weighted_target,
+    "drift": lambda: swjko.svgd(log_prob),
+    "distribution": public_rows.distribution,
+    "target": lambda: swjko.raveled(log_prob, jnp.zeros(2)),
+    "solution": lambda: solved("langevin"),
+    "importance": lambda: swjko.importance(
+        jax.random.key(0), public_rows.distribution(), log_prob, 32
+    ),
+    "certificate": lambda: public_rows.certified()[0],
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] if name in ("certificate", "importance") else []
+        )
+        for name in HTML
+    ],
+)
+def test_notebooks_show_a_small_table(name):
+    text = HTML[name]()._repr_html_()
+    assert len(text) < 4000
+    assert text.startswith("<table>")
+    root = xml.etree.ElementTree.fromstring(text)  # so all texts are escaped
+    assert 1 <= len(root.findall(".//tr")) <= 16
+
+
+def test_values_in_tables_are_escaped_and_short():
+    text = html_table("<b>", {"a & b": "<script>", "long": "x" * 1000, "one": jnp.float32(0.25)})
+    assert "&lt;script&gt;" in text
+    assert "a &amp; b" in text
+    assert "0.25" in text
+    assert len(text) < 800
 
 
 # Optimizers.

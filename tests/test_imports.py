@@ -19,6 +19,7 @@ MODULES = sorted(
 )
 # A package imports packages of lower rank, and no other of its own rank.
 RANKS = [
+    {"pickling"},
     {"_version", "_names", "types", "readable", "sharding", "validation", "data"},
     {"linalg"},
     {"distances", "networks", "closed_form", "datasets", "images"},

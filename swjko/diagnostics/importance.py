@@ -11,7 +11,7 @@ mode of p that q misses altogether.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from swjko import validation
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction, scalars
 from swjko.linalg import nan_where
+from swjko.readable import html_table
 from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
 
 # Weights whose k-hat is larger are not to be used.
@@ -100,6 +101,18 @@ class Importance(NamedTuple):
             )
         second = _BLIND if self.wide is None else "A wide distribution finds no more mass."
         return f"weights usable: k-hat is {k:.2f} and {share}. {second}"
+
+    def _repr_html_(self) -> str | None:
+        if jnp.ndim(self.pareto_k):  # many at once, from vmap
+            return None
+        rows: dict[str, Any] = {"verdict": self.verdict}
+        evidence = Estimate(self.log_evidence, self.standard_error)
+        bounds = {"log Z": evidence, "ELBO": self.elbo, "EUBO": self.eubo}
+        for name, one in bounds.items():
+            if one is not None:
+                rows[name] = f"{float(one.value):.5g} +- {float(one.standard_error):.2g}"
+        rows["effective fraction"] = f"{float(self.effective_fraction):.3g}"
+        return html_table("Importance", rows | {"k-hat": f"{float(self.pareto_k):.3g}"})
 
     @property
     def weights_usable(self) -> bool:

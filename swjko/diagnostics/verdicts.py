@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from swjko.diagnostics.importance import Importance
+from swjko.readable import html_table
 from swjko.types import Estimate, Scalar
 
 # False alarms of a whole certificate.
@@ -111,6 +112,15 @@ class Certificate(NamedTuple):
             first = int(np.argmin(good))
             steps = f"not certified: step {first + 1} of {count} {self._failure(first)}"
         return f"{steps}; {self._end()}; this judges the steps, not the fit{self._fit()}"
+
+    def _repr_html_(self) -> str | None:
+        if self.energy.value.ndim != 1:  # many at once, from vmap
+            return None
+        value, error = (float(part[-1]) for part in self.energy)
+        rows = {"verdict": self.verdict, "steps": str(self.energy.value.shape[-1])}
+        rows["energy at the end"] = f"{value:.5g} +- {error:.2g}"
+        good = jnp.sum(self.dissipates & self.solved)
+        return html_table("Certificate", rows | {"steps without fault": str(good)})
 
     def _fit(self) -> str:
         if self.fit is None:

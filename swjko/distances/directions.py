@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from swjko.types import DirectionFn, Key
@@ -148,11 +148,17 @@ def sharded_directions(direction_fn: DirectionFn, mesh: Mesh, axis: str) -> Dire
 
     Example::
 
-        mesh = jax.make_mesh((2,), ("projection",))
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((2,), ("projection",), auto)
         direction_fn = sharded_directions(uniform_directions, mesh, "projection")
     """
     if axis not in mesh.axis_names:
         raise ValueError(f"axis must be one of the mesh's axes {mesh.axis_names}; got {axis!r}.")
+    if dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[axis] is not AxisType.Auto:
+        raise ValueError(
+            f"axis must be an Auto axis of the mesh; got {axis!r}, which is not. Pass "
+            "axis_types=(jax.sharding.AxisType.Auto,) to jax.make_mesh."
+        )
     return functools.partial(_sharded, direction_fn, NamedSharding(mesh, PartitionSpec(axis)))
 
 

@@ -177,7 +177,8 @@ def potentials_of_rows(u, v, u_weights, v_weights, p: float) -> tuple[Array, Arr
         of_u, of_v = _sums_of_steps(u, v, j, p), _sums_of_steps(v, u, i, p)
         pair = [jnp.take_along_axis(u, middle, axis=-1), jnp.take_along_axis(v, partner, axis=-1)]
         of_u -= jnp.take_along_axis(of_u, middle, axis=-1)
-        of_v += power(pair[0] - pair[1], p) - jnp.take_along_axis(of_v, partner, axis=-1)
+        step = power(pair[0] - pair[1], p).astype(of_v.dtype)
+        of_v += step - jnp.take_along_axis(of_v, partner, axis=-1)
         return of_u.astype(dtype), of_v.astype(dtype)
 
 

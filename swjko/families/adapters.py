@@ -20,6 +20,7 @@ from swjko import validation
 from swjko.families.base import Family
 from swjko.families.bases import Distribution, with_base
 from swjko.families.pushforward import Mapped, Pushforward, pushforward
+from swjko.pickling import Picklable
 from swjko.types import Key, Params
 
 _MUST_NOT_CHANGE = (
@@ -72,7 +73,7 @@ def from_nnx(
 
     forward, inverse = (_call, None) if _methods(model)[1] is None else (_forward, _inverse)
     family = pushforward(
-        _Start(make_model),
+        _Start.of(make_model),
         Partial(forward, graph, data),
         dim=dim,
         inverse=None if inverse is None else Partial(inverse, graph, data),
@@ -201,13 +202,29 @@ def _methods(model: object) -> tuple[str, str | None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start:
-    """The parameters of a new nnx model; unlike a local function it can be pickled."""
+class _Start(Picklable):
+    """The parameters of a new nnx model; equal ones have equal functions and arguments."""
 
-    make_model: Callable[[nnx.Rngs], nnx.Module]
+    function: Callable[..., nnx.Module]
+    args: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, make_model: Callable[[nnx.Rngs], nnx.Module]) -> "_Start":
+        whole = cls(make_model, (), ())
+        if type(make_model) is not partial:
+            return whole
+        # Two objects of functools.partial are never equal, and programs are kept by equality.
+        options = tuple(sorted(make_model.keywords.items()))
+        parts = cls(make_model.func, make_model.args, options)
+        try:
+            hash(parts)
+        except TypeError:  # arrays among the arguments
+            return whole
+        return parts
 
     def __call__(self, key: Key) -> Params:
-        model = self.make_model(nnx.Rngs(key))
+        model = self.function(*self.args, nnx.Rngs(key), **dict(self.options))
         return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
 
 

@@ -6,6 +6,7 @@ fit all conditional laws together (amortised inference), and ``given`` returns o
 """
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -17,6 +18,7 @@ from swjko import validation
 from swjko.families.adapters import standardised
 from swjko.families.base import Family, standard_normal_log_prob
 from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Params, static_field
 
 # End of the interval of splines, in starting standard deviations.
@@ -75,7 +77,7 @@ def conditional(
     else:
         bijection = Affine()
     joint = standardised(
-        lambda rngs: CouplingFlow(dim + k, num_layers, width, bijection, rngs, num_fixed=k),
+        functools.partial(CouplingFlow, dim + k, num_layers, width, bijection, num_fixed=k),
         dim + k,
         jnp.concatenate([mean, jnp.zeros(k, mean.dtype)]),
         jnp.concatenate([scale, jnp.ones(k, scale.dtype)]),
@@ -130,6 +132,12 @@ class Conditional(Family):
         return Cloud(points, None, log_density)
 
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        if points.shape[1] != self.dim:
+            raise ValueError(
+                f"`points` must be pairs (x, context) of {self.num_moved} and "
+                f"{self.dim - self.num_moved} coordinates; got {points.shape[1]} in all. "
+                "Put the context after x, as in jnp.concatenate([x, contexts], axis=1)."
+            )
         x, contexts = points[:, : self.num_moved], points[:, self.num_moved :]
         standard = self._standardised(contexts)
         joint = self.joint.log_prob(params, jnp.concatenate([x, standard], axis=1))
@@ -160,7 +168,7 @@ class Conditional(Family):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Given:
+class Given(Readable):
     """The law of x given a context, made by ``Conditional.given``. It is a pytree."""
 
     family: Conditional
@@ -189,6 +197,12 @@ class Given:
         Args:
           points: Points x [n d].
         """
+        points = validation.as_points(points, "points")
+        if points.shape[1] != self.dim:
+            raise ValueError(
+                f"`points` must have the {self.dim} coordinates of x; got {points.shape[1]}. "
+                "Leave out the context."
+            )
         contexts = self._contexts(len(points))
         return self.family.log_prob(self.params, jnp.concatenate([points, contexts], axis=1))
 

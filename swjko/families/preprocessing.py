@@ -20,12 +20,13 @@ from swjko import validation
 from swjko.families.base import Family, require_family
 from swjko.families.bijections import is_bijection, of_rows
 from swjko.families.pushforward import Mapped
+from swjko.readable import Readable
 from swjko.types import Key
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Readable):
     """An invertible map of rows.
 
     Make one from two functions of yours in ``jax.tree_util.Partial``, with the data they need.

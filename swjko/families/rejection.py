@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.families.bases import Distribution
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Scalar, as_partial
 
 _LEAST_DRAWS = 25
@@ -78,7 +79,7 @@ def rejection(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Rejection:
+class Rejection(Readable):
     """Made by ``rejection``. All attributes are leaves.
 
     Attributes:

@@ -196,7 +196,7 @@ def _share_means(rows: Float[Array, "d n"], num: int) -> Float[Array, "d b"]:
     places = jnp.arange(num + 1, dtype=rows.dtype) * (n / num)
     left = jnp.clip(places.astype(int), 0, n - 1)
     passed = jnp.pad(jnp.cumsum(rows, axis=1), ((0, 0), (1, 0)))
-    sums = passed[:, left] + (places - left)[None] * rows[:, left]
+    sums = passed[:, left] + (places - left.astype(places.dtype))[None] * rows[:, left]
     return jnp.diff(sums, axis=1) * (num / n)
 
 
@@ -204,8 +204,9 @@ def _mapped(table: _Table, points: Float[Array, "n d"]) -> _Moved:
     """Returns the images of points under the maps of their coordinates, and log |det|."""
 
     def coordinate(table: _Table, u: Float[Array, " n"]) -> tuple[Array, Array]:
-        # Tables are short, so comparisons with all knots are the fastest search.
-        place = jnp.searchsorted(table.x, u, method="compare_all")
+        # Tables are short, so comparisons with all knots are the fastest search. The method
+        # "compare_all" of searchsorted counts wrong in jax 0.10 if its arguments are constants.
+        place = jnp.sum((table.x[None, :] < u[:, None]).astype(int), axis=1)
         left, log_slope = jnp.maximum(place - 1, 0), table.log_slopes[place]
         return table.y[left] + jnp.exp(log_slope) * (u - table.x[left]), log_slope
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from swjko import validation
 from swjko.functionals.base import expectation, map_in_blocks
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Scalar, as_partial, static_field
 
 # Entries of the matrix of pairs in an automatic block: 4 MiB in float32.
@@ -90,7 +91,7 @@ def scores(
     return map_in_blocks(jax.grad(log_prob), block_size, points)
 
 
-class TowardsTarget:
+class TowardsTarget(Readable):
     """What drifts towards a density nu share: their energy.
 
     Attributes:
@@ -118,7 +119,7 @@ def as_target(log_prob: Callable[[Float[Array, " d"]], Scalar]) -> Partial:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RadialKernel:
+class RadialKernel(Readable):
     """Made by ``radial_kernel``. The data bound to profile and the bandwidth are leaves."""
 
     profile: Partial

@@ -19,6 +19,7 @@ from swjko.functionals.radial import (
     radial_kernel,
     scores,
 )
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Scalar
 
 
@@ -55,7 +56,7 @@ def ksd_to_target(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class KSDToTarget:
+class KSDToTarget(Readable):
     """Made by ``ksd_to_target``."""
 
     log_prob: Partial

@@ -190,8 +190,15 @@ class ForwardKL(Readable):
     needs_density: ClassVar[bool] = False
     needs_log_prob: ClassVar[bool] = True
 
-    def __call__(self, key: Key, cloud: Cloud, log_prob: Callable[..., Array]) -> Scalar:
+    def __call__(
+        self, key: Key, cloud: Cloud, log_prob: Callable[..., Array] | None = None
+    ) -> Scalar:
         del cloud
+        if log_prob is None:
+            raise ValueError(
+                "`log_prob` must be the log-density of the measure, which forward_kl reads at its "
+                "points; got None. Pass points [m d] -> [m], such as distribution.log_prob."
+            )
         if self.batch_size is None or self.weights is not None:
             points, weights = _batch(key, self.points, self.weights, self.batch_size)
             return -expectation(Cloud(points, weights), log_prob(points))

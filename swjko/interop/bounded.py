@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from swjko import validation
 from swjko.families.bijections import forward_and_log_det, inverse_and_log_det, is_bijection
+from swjko.readable import Readable
 from swjko.types import Leaf, Scalar, as_partial
 
 
@@ -46,7 +47,7 @@ def bounded(log_prob: Callable[[Any], Scalar], bijectors: PyTree) -> "Bounded":
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Bounded:
+class Bounded(Readable):
     """Made by ``bounded``.
 
     Attributes:
@@ -80,7 +81,7 @@ class Bounded:
                 )
         return found
 
-    def _mapped(self, function: Callable[..., Any], position: PyTree) -> tuple[PyTree, Scalar]:
+    def _mapped(self, function: Callable[..., Any], position: PyTree) -> tuple[PyTree, Any]:
         bijectors = self.bijectors
         if isinstance(bijectors, dict) and isinstance(position, dict):
             if unknown := sorted(set(bijectors) - set(position)):

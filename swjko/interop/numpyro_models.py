@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from swjko import validation
 from swjko.interop.raveled import Raveled, from_unconstrained, require_density
+from swjko.readable import Readable
 from swjko.types import Partitioned, Scalar, as_partial, partitioned
 
 _INSTALL = 'Install it: pip install "swjko[interop]".'
@@ -60,7 +61,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Ravele
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NumpyroDensity:
+class NumpyroDensity(Readable):
     """Log-density of unbounded positions, made by ``from_numpyro``.
 
     Attributes:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from swjko import validation
 from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian_moments
+from swjko.readable import Readable
 from swjko.types import Leaf, Scalar, as_partial, static_field
 
 
@@ -67,7 +68,13 @@ def from_unconstrained(density: Callable[[PyTree], Scalar], position: PyTree) ->
 def require_density(target: "Raveled", name: str, cure: str) -> None:
     """Raises an error if the log-density is no scalar, or is not finite at the start."""
     # As a loop of one point, so that it is compiled as a whole.
-    values = lax.map(target.log_prob, target.start[None, :])
+    try:
+        values = lax.map(target.log_prob, target.start[None, :])
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            f"`{name}` must be traceable by JAX; got one that reads its arguments as Python or "
+            f"NumPy values ({type(error).__name__}). Write it in jax.numpy."
+        ) from error
     value = validation.require_scalars(values, 1, name, "position")[0]
     if validation.is_concrete(value) and not np.isfinite(value):
         raise ValueError(f"`{name}` must be finite at the start; got {value}. {cure} finite.")
@@ -75,7 +82,7 @@ def require_density(target: "Raveled", name: str, cure: str) -> None:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Raveled:
+class Raveled(Readable):
     """An unnormalised log-density of flat points [d], and the names of what they hold.
 
     It is made by ``raveled`` and ``from_numpyro``. It is a pytree: data are leaves.
@@ -188,6 +195,11 @@ class Raveled:
         return dataclasses.replace(self, start=zero, origin=mean, factor=factor)
 
     def _unconstrained(self, point: Float[Array, " d"]) -> PyTree:
+        if point.shape != (self.dim,):
+            raise ValueError(
+                f"`point` must have the {self.dim} coordinates of the target; got shape "
+                f"{point.shape}. Use a family of dimension target.dim."
+            )
         if self.factor is not None:
             moved = jnp.dot(self.factor.astype(point.dtype), point, precision="highest")
             point = self.origin.astype(point.dtype) + moved

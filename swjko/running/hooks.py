@@ -1,7 +1,7 @@
 """What the caller of ``swjko.solve`` hands in to be asked between chunks: data and ``callback``."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,10 +29,17 @@ class DataStream:
     """
 
     def __init__(self, data: Iterable[Any], steps: int):
-        if not isinstance(data, Iterable):
-            kind = type(data).__name__
+        kind = type(data).__name__
+        if callable(data) or not isinstance(data, Iterable):
             raise TypeError(
-                f"data must be an iterable of batches of points; got {kind}. Pass a generator."
+                f"data must be an iterable of batches of points; got {kind}. Pass a generator, "
+                "which is the result of a call of its function."
+            )
+        shape = getattr(data, "shape", None)
+        if shape is not None and len(shape) < 3:  # it would be iterated row by row
+            raise TypeError(
+                f"data must be an iterable of batches [m d]; got one {kind} of shape "
+                f"{tuple(shape)}. Pass a list of batches, or a generator that cuts it."
             )
         self._batches, self._steps, self._count = iter(data), steps, 0
         self._batch: Any = None
@@ -81,6 +88,11 @@ def with_data(scheme: PyTree, batch: Any) -> Any:
         raise TypeError(
             "data needs a scheme with one part that has a method with_data, such as "
             f"swjko.sw_to_target or swjko.sliced_flow; got {len(fed)} of them."
+        )
+    if isinstance(batch, (Mapping, str, bytes)):
+        raise TypeError(
+            "data must hold batches [m d] or pairs (points, weights); got a "
+            f"{type(batch).__name__}. Pass (batch['points'] for batch in data)."
         )
     parts = batch if isinstance(batch, tuple) else (batch,)
     new = fed[0].with_data(*map(jax.numpy.asarray, parts))

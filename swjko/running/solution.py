@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, Bool, PyTree
 
 from swjko.diagnostics.causes import non_finite_cause
 from swjko.families.distribution import FlowDistribution
+from swjko.readable import html_table
 from swjko.running.batching import Batching, on_host
 from swjko.running.compiled import Timing
 from swjko.schemes.base import Result, Scheme, State
@@ -42,6 +43,23 @@ class Solution(NamedTuple):
     timing: Timing
     stopped: Bool[ArrayLike, "..."] = False
     distribution: FlowDistribution | None = None
+
+    def _repr_html_(self) -> str:
+        steps, time = on_host((self.state.step, self.state.time))
+        rows: dict[str, Any] = {"result": f"{self.result.name}: {self.result.advice}"}
+        rows |= {"steps": _span(steps), "time": _span(time)}
+        energy: Any = getattr(self.history, "energy", 0.0)
+        if np.ndim(steps) == 0 and np.ndim(energy) == 1 and np.size(energy):
+            rows["energy"] = f"{energy[0]:.5g} after the first step, {energy[-1]:.5g} at the end"
+        rows["seconds"] = (
+            f"{self.timing.compile_seconds:.3g} compiling, {self.timing.run_seconds:.3g} running"
+        )
+        return html_table("Solution", rows | {"params": self.state.params})
+
+
+def _span(values: Any) -> str:
+    low, high = np.min(values), np.max(values)
+    return f"{low:.5g}" if low == high else f"{low:.5g} to {high:.5g}"
 
 
 class FlowError(RuntimeError):

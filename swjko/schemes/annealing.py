@@ -32,6 +32,7 @@ from swjko.families.base import Family
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction as effective_fraction_of
 from swjko.functionals.entropies import kl_divergence
+from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, Scheme, State, require_scheme
 from swjko.schemes.correction import largest_exponent
 from swjko.types import Key, Leaf, Scalar, as_partial, static_field
@@ -117,7 +118,7 @@ class AnnealingReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Annealed:
+class Annealed(Readable):
     """Made by ``annealed``. scheme, target_log_prob and start are leaves."""
 
     scheme: Leaf

@@ -38,7 +38,6 @@ from swjko.families.base import Family
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction
 from swjko.linalg import stratified_indices
-from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -50,7 +49,7 @@ from swjko.schemes.base import (
     start_shapes,
     step_result,
 )
-from swjko.schemes.optimizers import as_optimizer, require_updates
+from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
 from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field
 
 # Halvings of the interval [0, 1] of the exponent.
@@ -147,7 +146,7 @@ class CorrectionReport(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Corrected(Readable):
+class Corrected(WithOptimizer):
     """Made by ``corrected``. scheme, target_log_prob and step_size are leaves."""
 
     scheme: Leaf

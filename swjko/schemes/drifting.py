@@ -38,7 +38,7 @@ from swjko.schemes.base import (
     start_state,
     step_result,
 )
-from swjko.schemes.optimizers import require_updates, update
+from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates, update
 from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, as_partial, static_field
 
 Velocity = Callable[[Key, Float[Array, "n d"]], Float[Array, "n d"]]
@@ -122,7 +122,7 @@ def drifting(
         functional,
         velocity,
         validation.as_positive(step_size, "step_size"),
-        validation.require_optimizer(optimizer),
+        as_optimizer(optimizer),
         validation.as_count(num_drift_steps, "num_drift_steps"),
         validation.as_count(num_inner_steps, "num_inner_steps"),
         num_samples,
@@ -134,7 +134,7 @@ def drifting(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Drifting:
+class Drifting(WithOptimizer):
     """Made by ``drifting``. family, functional, velocity and step_size are leaves."""
 
     family: Family
@@ -204,7 +204,7 @@ class Drifting:
 
         At params == anchor its gradient is the mean of that of ``regression`` for one move.
         """
-        latent_key, functional_key = jax.random.split(key)
+        latent_key, functional_key = jax.random.split(jax.random.clone(key))
         latent = self.family.latent(latent_key, self.num_samples)
         points = self.family.push(params, latent).points
         energy = self.functional(functional_key, Cloud(points))

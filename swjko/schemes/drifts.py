@@ -25,6 +25,7 @@ from swjko.functionals.radial import (
     radial_kernel,
     scores,
 )
+from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Scalar
 
 Profile = Callable[[Scalar], Scalar]
@@ -161,7 +162,7 @@ def mmd_drift(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MMDDrift:
+class MMDDrift(Readable):
     """Made by ``mmd_drift``. target, noise and the bandwidth are leaves."""
 
     target: Leaf

@@ -38,7 +38,6 @@ from jaxtyping import Array, Float, Int
 from swjko import validation
 from swjko.families.base import Family
 from swjko.functionals.base import needs_density, needs_log_prob
-from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -52,7 +51,7 @@ from swjko.schemes.base import (
 )
 from swjko.schemes.estimators import reads_entropy_alone
 from swjko.schemes.icnn_family import Frame, MapChain
-from swjko.schemes.optimizers import as_optimizer, require_updates
+from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
 from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field
 
 
@@ -186,7 +185,7 @@ class Pool(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ICNNJKO(Readable):
+class ICNNJKO(WithOptimizer):
     """Made by ``icnn_jko``.
 
     functional and step_size are leaves, and so are mean and scale of mu_0 in chain.

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import PyTree
 
 from swjko import validation
+from swjko.readable import Readable
 from swjko.types import Params, Scalar
 
 # These pass on what the transformations inside them do.
@@ -30,6 +31,16 @@ _optimizers: dict[Any, optax.GradientTransformation] = {}
 # An optimizer and what stands for it, by identity, so that one optimizer stays one.
 _MAX_SEEN = 1024
 _seen: dict[int, tuple[optax.GradientTransformation, optax.GradientTransformation]] = {}
+
+
+class WithOptimizer(Readable):
+    """A scheme whose ``optimizer`` is shared with equal ones, also after unpickling."""
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Any:
+        optimizer = fields["optimizer"]
+        shared = optimizer if optimizer is None else as_optimizer(optimizer)
+        return super().from_fields(fields | {"optimizer": shared})
 
 
 def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -26,7 +26,7 @@ from swjko.functionals.base import needs_density, needs_log_prob
 from swjko.functionals.radial import equal_weights
 from swjko.readable import Readable
 from swjko.schemes.base import Info, State, accept, as_functional, start_state, step_result
-from swjko.schemes.optimizers import require_updates, update
+from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates, update
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial, static_field
 
 Drift = Callable[[Key, Cloud], Float[Array, "n d"]]
@@ -78,7 +78,8 @@ def particle_flow(
     if functional is not None:
         functional = _of_points_alone(as_functional(functional))
     if optimizer is not None:
-        require_updates(validation.require_optimizer(optimizer), family.points)
+        optimizer = as_optimizer(optimizer)
+        require_updates(optimizer, family.points)
     # Noise of no variance is not drawn.
     cold = isinstance(temperature, float) and temperature == 0.0
     scheme = ParticleFlow(
@@ -176,7 +177,7 @@ class ParticleScheme(Readable):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ParticleFlow(ParticleScheme):
+class ParticleFlow(WithOptimizer, ParticleScheme):
     """Made by ``particle_flow``. All fields but optimizer and num_inner_steps are leaves."""
 
     family: Particles

@@ -122,11 +122,12 @@ class RadonWasserstein(TowardsTarget):
         spacing = (high - low) / (bins - 1)
         places = (s - low) / spacing
         left = jnp.clip(places.astype(jnp.int32), 0, bins - 2)
-        part = places - left
+        part = places - left.astype(places.dtype)
         # Masses are the real parts and forces the imaginary ones, so one pass serves both.
         values = lax.complex(weights, weights * g)
         grid = jnp.zeros((bins,), values.dtype)
-        grid = grid.at[left].add((1 - part) * values).at[left + 1].add(part * values)
+        grid = grid.at[left].add(_scaled(values, 1 - part))
+        grid = grid.at[left + 1].add(_scaled(values, part))
         density, numerator = self._convolved(grid, h / spacing, spacing)
 
         def read(values: Float[Array, " m"]) -> Float[Array, " n"]:
@@ -146,8 +147,9 @@ class RadonWasserstein(TowardsTarget):
         transfer = jnp.sqrt(2 * jnp.pi) * h * jnp.exp(-((omega * h) ** 2) / 2)
         # Filters that are even (K) and odd (K') keep real sequences real, so real and imaginary
         # parts stay apart.
-        spectrum = jnp.fft.fft(grid) * transfer
-        smooth, slope = jnp.fft.ifft(spectrum), jnp.fft.ifft(1j * omega * spectrum)
+        spectrum = _scaled(jnp.fft.fft(grid), transfer)
+        turned = lax.complex(-omega * spectrum.imag, omega * spectrum.real)
+        smooth, slope = jnp.fft.ifft(spectrum), jnp.fft.ifft(turned)
         return smooth.real, smooth.imag - slope.real / spacing
 
     def _width(self, s: Float[Array, " n"], weights: Float[Array, " n"]) -> Scalar:
@@ -158,3 +160,8 @@ class RadonWasserstein(TowardsTarget):
         least = jnp.finfo(s.dtype).tiny ** 0.5
         effective = 1 / jnp.sum(weights**2)
         return 1.06 * jnp.sqrt(jnp.maximum(variance, least)) * effective**-0.2
+
+
+def _scaled(values: Complex[Array, " m"], factor: Float[Array, " m"]) -> Complex[Array, " m"]:
+    """Returns a product without a promotion of the factor to complex numbers."""
+    return lax.complex(factor * values.real, factor * values.imag)

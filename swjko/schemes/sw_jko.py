@@ -23,7 +23,6 @@ from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import debiased_sliced_wasserstein_pow, sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, value_at
-from swjko.readable import Readable
 from swjko.schemes import inner_solve
 from swjko.schemes.base import (
     Info,
@@ -36,7 +35,7 @@ from swjko.schemes.base import (
     step_result,
 )
 from swjko.schemes.estimators import path_push, reads_entropy_alone
-from swjko.schemes.optimizers import as_optimizer, require_updates
+from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
 from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
@@ -131,7 +130,7 @@ def sw_jko(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SWJKO(Readable):
+class SWJKO(WithOptimizer):
     """Made by ``sw_jko``.
 
     family, functional, step_size and inner_tolerance are leaves: replace them, or give them a

@@ -1,4 +1,4 @@
-"""Two moons against quadrature, the classifier's accuracy against Bayes', a quick run."""
+"""Exact posteriors of two moons and SLCP, the classifier's accuracy against Bayes', a quick run."""
 
 import json
 
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks import sbi
+from benchmarks import sbi, sbi_tasks
 from benchmarks.__main__ import main
 
 
 def test_data_have_the_mean_of_the_crescent_and_the_move():
     parameters = np.tile([[-0.6, -0.1]], (100_000, 1))
-    data = sbi.two_moons(np.random.default_rng(0), parameters)
+    data = sbi_tasks.two_moons(np.random.default_rng(0), parameters)
     # E cos is 2 / pi for angles uniform on (-pi/2, pi/2), and |t1 + t2| is 0.7.
     expected = [0.25 + 0.1 * 2 / np.pi - 0.7 / np.sqrt(2), 0.5 / np.sqrt(2)]
     errors = data.std(axis=0) / np.sqrt(len(data))
@@ -30,7 +30,7 @@ def test_exact_draws_have_the_moments_of_quadrature(observed):
     density = scipy.stats.norm.pdf(radius, 0.1, 0.01) / np.maximum(radius, 1e-9)
     density = np.where(point[:, 0] > 0, density, 0.0)
     density /= density.sum()
-    draws = sbi.exact_posterior(np.random.default_rng(1), np.array(observed), 20_000)
+    draws = sbi_tasks.two_moons_posterior(np.random.default_rng(1), np.array(observed), 20_000)
     assert draws.shape == (20_000, 2)
     for statistic in (
         lambda t: t[:, 0],
@@ -44,6 +44,22 @@ def test_exact_draws_have_the_moments_of_quadrature(observed):
         assert abs(values.mean() - density @ statistic(grid)) < 4 * error + 2e-3
 
 
+def test_true_parameters_of_slcp_have_uniform_ranks_among_exact_draws():
+    """Simulation-based calibration: the truth is one more draw of the posterior."""
+    task, num_data, num_draws = sbi_tasks.TASKS["slcp"], 1000, 31
+    rng = np.random.default_rng(3)
+    parameters = task.prior(rng, num_data)
+    data = task.simulate(rng, parameters)
+    assert data.shape == (num_data, 8)
+    draws = np.stack([task.exact(rng, one, num_draws) for one in data])
+    assert task.inside(draws.reshape(-1, 5)).all()
+    for statistic in (lambda t: t, lambda t: np.abs(t), lambda t: np.roll(t, 1, axis=-1) * t):
+        ranks = np.sum(statistic(draws) < statistic(parameters)[:, None], axis=1)  # [data 5]
+        for column in ranks.T:
+            counts = np.bincount(column // 4, minlength=8)
+            assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
 @pytest.mark.slow_except_first
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 def test_classifier_reaches_the_accuracy_of_bayes(shift):
@@ -55,9 +71,10 @@ def test_classifier_reaches_the_accuracy_of_bayes(shift):
 
 
 @pytest.mark.slow
-def test_quick_run_writes_json_and_figure(tmp_path):
+@pytest.mark.parametrize(("task", "stem"), [("two_moons", "sbi"), ("slcp", "sbi_slcp")])
+def test_quick_run_writes_json_and_figure(tmp_path, task, stem):
     with jax.numpy_rank_promotion("allow"):
-        assert main(["sbi", "--quick", "--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "sbi.json").read_text())["rows"]
+        assert main(["sbi", "--quick", "--task", task, "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / f"{stem}.json").read_text())["rows"]
     assert 0.4 < row["c2st"]["mean"] <= 1.0
-    assert (tmp_path / "sbi.png").stat().st_size > 0
+    assert (tmp_path / f"{stem}.png").stat().st_size > 0

@@ -246,3 +246,8 @@ def test_sharding_over_an_axis_that_is_not_there():
     )
     with pytest.raises(ValueError, match="axis must be one of"):
         swjko.sharded_directions(swjko.uniform_directions, mesh, "projection")
+    explicit = jax.make_mesh(
+        (1,), ("flow",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:1]
+    )
+    with pytest.raises(ValueError, match="axis must be an Auto axis"):
+        swjko.sharded_directions(swjko.uniform_directions, explicit, "flow")

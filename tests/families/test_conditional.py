@@ -108,6 +108,11 @@ def test_bad_input_is_refused(key, as_users_see_it):
     family = flows.conditional(2, contexts, kind="coupling", num_layers=1, width=4)
     with pytest.raises(ValueError, match="context must have the length of the contexts, 3; got 2"):
         family.given(family.init(key), jnp.zeros(2))
+    params = family.init(key)
+    with pytest.raises(ValueError, match=r"must be pairs \(x, context\) of 2 and 3 .* got 4"):
+        family.log_prob(params, jnp.zeros((2, 4)))
+    with pytest.raises(ValueError, match="must have the 2 coordinates of x; got 3"):
+        family.given(params, jnp.zeros(3)).log_prob(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="contexts must have rank 2"):
         flows.conditional(2, jnp.zeros(4))
     with pytest.raises(ValueError, match="kind must be"):

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +157,14 @@ def test_points_that_coincide_have_a_finite_density():
     points = jnp.asarray(np.random.default_rng(0).integers(0, 3, (60, 2)), float)
     law = fit(jax.random.key(0), points.at[:, 1].set(2.0), num_steps=3, num_knots=8)
     assert np.all(np.isfinite(law.log_prob(points)))
+
+
+def test_points_may_be_constants_of_a_compiled_program():
+    points = jnp.asarray(np.linspace(-1.0, 1.0, 16).reshape(8, 2))
+
+    def fitted(points):
+        return swjko.slice_matching(jax.random.key(1), points, num_steps=1, num_knots=3).params
+
+    chex.assert_trees_all_close(
+        jax.jit(lambda: fitted(points))(), jax.jit(fitted)(points), rtol=1e-4, atol=1e-4
+    )

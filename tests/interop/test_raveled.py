@@ -182,6 +182,14 @@ AT_ZERO = {"mu": jnp.zeros(2)}
             r"position` must have the shapes \(\(2,\),\)",
         ),
         (
+            lambda: swjko.raveled(flat, AT_ZERO).log_prob(jnp.zeros(1)),
+            r"point` must have the 2 coordinates of the target; got shape \(1,\)",
+        ),
+        (
+            lambda: swjko.raveled(lambda p: -float(p["mu"][0] ** 2), AT_ZERO),
+            "logdensity` must be traceable by JAX",
+        ),
+        (
             lambda: swjko.raveled(flat, AT_ZERO).constrain(jnp.zeros((4, 3))),
             "points` must have the 2 coordinates of the target; got 3",
         ),

@@ -341,5 +341,11 @@ def test_hooks_of_other_types_are_refused():
         solved(callback=3)
     with pytest.raises(TypeError, match="data must be an iterable of batches of points; got int"):
         fed(data=3)
+    with pytest.raises(TypeError, match=r"batches \[m d\]; got one ndarray of shape \(4, 2\)"):
+        fed(data=TARGET)
+    with pytest.raises(TypeError, match=r"got function\. Pass a generator"):
+        fed(data=lambda: iter([TARGET]))
+    with pytest.raises(TypeError, match=r"data must hold batches .* got a dict"):
+        fed(data=[{"x": TARGET}])
     with pytest.raises(TypeError, match=r"a method with_data.*got 0 of them"):
         fed(scheme=LANGEVIN)
