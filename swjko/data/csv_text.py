@@ -55,7 +55,7 @@ class Column:
         parts = [
             np.zeros(len(block), bool)
             if isinstance(block, np.ndarray)
-            else np.fromiter(map(is_missing, _unpacked(block)), bool, block[0])
+            else _are_missing(_unpacked(block))
             for block in self._blocks
         ]
         return np.concatenate([np.zeros(0, bool), *parts])
@@ -145,19 +145,19 @@ def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     # Of the three, the one that the first line has most often.
     separator = max(",;\t", key=first.count)
     reader = csv.reader(itertools.chain([first], lines), delimiter=separator)
-    count = numbers = 0
+    count = held = 0
     for fields in reader:
         if not fields:
             continue
-        count, numbers = count + 1, numbers + len(fields)
+        count, held = count + 1, held + len(fields)
         if len(fields) > gate.MAX_COLUMNS:
             raise DataError(
                 f"{path}, line {reader.line_num}: must have at most {gate.MAX_COLUMNS} columns; "
                 f"got {len(fields)}. Use fewer columns."
             )
-        if count > gate.MAX_ROWS or numbers > gate.MAX_NUMBERS:
+        if count > gate.MAX_ROWS or held > gate.MAX_FIELDS:
             raise DataError(
-                f"{path}: must hold at most {gate.MAX_ROWS} rows and {gate.MAX_NUMBERS} fields. "
+                f"{path}: must hold at most {gate.MAX_ROWS} rows and {gate.MAX_FIELDS} fields. "
                 "Use fewer rows or columns."
             )
         yield reader.line_num, fields
@@ -201,6 +201,12 @@ def _by_column(
 
 def _unpacked(block: tuple[int, bytes]) -> list[str]:
     return block[1].decode().split("\0") if block[0] else []
+
+
+def _are_missing(fields: list[str]) -> Bool[np.ndarray, " n"]:
+    """Say of many fields what ``is_missing`` says of one, asking once for equal fields."""
+    missing = set(filter(is_missing, set(fields)))
+    return np.fromiter(map(missing.__contains__, fields), bool, len(fields))
 
 
 def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
