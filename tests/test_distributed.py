@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from swjko import distributed
-from swjko.running import lifeline, rendezvous
+from swjko.running import lifeline, relay, rendezvous
 from swjko.running.relay import open_relay
 from swjko.running.rendezvous import PeerError, local_addresses, meet
 
@@ -212,6 +213,17 @@ def test_the_process_that_ended_is_named():
         assert ended.wait(20.0)
 
 
+@pytest.fixture
+def relays(monkeypatch):
+    """End the relays of a test, as the end of their process would."""
+    found = []
+    monkeypatch.setattr(relay, "_relays", found)
+    yield found
+    for one in found:
+        one.communicate(timeout=20.0)
+
+
+@pytest.mark.usefixtures("relays")
 def test_a_relay_hides_that_the_other_side_has_ended():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -233,7 +245,7 @@ def test_a_relay_hides_that_the_other_side_has_ended():
             assert there.recv(1) == b""
 
 
-def test_a_relay_waits_for_the_other_side():
+def test_a_relay_waits_for_the_other_side(relays):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -249,6 +261,11 @@ def test_a_relay_waits_for_the_other_side():
                 with there:
                     there.sendall(b"late")
                     assert here.recv(100) == b"late"
+                    # Signals to a group of processes are not for the relay.
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                        relays[0].send_signal(number)
+                    there.sendall(b"later")
+                    assert here.recv(100) == b"later"
 
 
 # Arguments and environments.
