@@ -8,6 +8,7 @@ reports and checkpoints.
 import math
 import os
 import re
+import socket
 import sys
 from typing import Any
 
@@ -15,7 +16,9 @@ import jax
 
 from swjko import validation
 from swjko.running.agreement import DistributedError as DistributedError
-from swjko.running.failures import linger
+from swjko.running.failures import end_without_peer, linger
+from swjko.running.lifeline import watch_over
+from swjko.running.relay import open_relay
 from swjko.running.rendezvous import PeerError, local_addresses, meet
 
 # Environment variables of a job: the number of processes, and the id of this one.
@@ -57,8 +60,8 @@ def initialize(
       num_processes: Number of processes.
       process_id: Number of this process, counted from 0.
       initialization_timeout: Seconds within which all processes must come.
-      heartbeat_timeout: Seconds of silence after which a process counts as dead. JAX then aborts
-        the other processes.
+      heartbeat_timeout: Seconds of silence after which a process counts as dead although it has
+        not ended. JAX then aborts the other processes.
 
     Raises:
       DistributedError: An argument is missing, a peer did not come in time, the port is in use,
@@ -78,19 +81,16 @@ def initialize(
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     listening: dict[str, Any] = {}
+    peers: dict[int, socket.socket] = {}
     try:
         if coordinator is not None and num_processes is not None and process_id is not None:
             host, port = _as_address(coordinator)
-            num_processes = validation.as_count(num_processes, "num_processes")
-            process_id = validation.as_count(process_id, "process_id", 0)
-            if process_id >= num_processes:
-                raise ValueError(
-                    f"process_id must be below num_processes, which is {num_processes}; "
-                    f"got {process_id}. Count processes from 0."
-                )
-            meet(host, port, num_processes, process_id, initialization_timeout)
+            num_processes, process_id = _as_numbers(num_processes, process_id)
+            peers = meet(host, port, num_processes, process_id, initialization_timeout)
+            if process_id > 0:
+                coordinator = open_relay(host, port, initialization_timeout)
             # JAX would listen on all interfaces, and its service obeys whoever calls it.
-            if process_id == 0 and _BIND not in os.environ and local_addresses(host):
+            elif _BIND not in os.environ and local_addresses(host):
                 listening = {"coordinator_bind_address": coordinator}
         jax.distributed.initialize(
             coordinator,
@@ -109,6 +109,7 @@ def initialize(
             f"{', '.join(missing)} must be given, because no job of Slurm, Open MPI or Kubernetes "
             "was found."
         ) from error
+    watch_over(peers, heartbeat_timeout, lambda: end_without_peer(heartbeat_timeout))
 
 
 def leave(code: int) -> None:
@@ -163,6 +164,17 @@ def _from_environment(name: str) -> int | None:
         raise DistributedError(
             f"the environment variable {name} must be a whole number; got {text!r}."
         ) from None
+
+
+def _as_numbers(num_processes: int, process_id: int) -> tuple[int, int]:
+    num_processes = validation.as_count(num_processes, "num_processes")
+    process_id = validation.as_count(process_id, "process_id", 0)
+    if process_id >= num_processes:
+        raise ValueError(
+            f"process_id must be below num_processes, which is {num_processes}; "
+            f"got {process_id}. Count processes from 0."
+        )
+    return num_processes, process_id
 
 
 def _as_seconds(value: float, name: str) -> float:

@@ -1,8 +1,10 @@
 """Several processes: how they find each other, and what they say when one does not come."""
 
 import contextlib
+import itertools
 import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -12,10 +14,16 @@ import jax.numpy as jnp
 import pytest
 
 from swjko import distributed
-from swjko.running import rendezvous
+from swjko.running import lifeline, relay, rendezvous
+from swjko.running.relay import open_relay
 from swjko.running.rendezvous import PeerError, local_addresses, meet
 
 # How processes meet.
+
+
+def close(connections):
+    for connection in connections.values():
+        connection.close()
 
 
 def met(*processes, seconds=20.0, before=lambda port: None, host="localhost"):
@@ -27,7 +35,7 @@ def met(*processes, seconds=20.0, before=lambda port: None, host="localhost"):
 
     def one(index, number, process):
         try:
-            meet(host, port, number, process, seconds)
+            close(meet(host, port, number, process, seconds))
         except PeerError as error:
             errors[index] = str(error)
 
@@ -88,7 +96,7 @@ def test_strangers_are_ignored(words):
 
     def first_a_stranger(port):
         strangers.append(call(port, words))
-        meet("localhost", port, 2, 1, 20.0)
+        close(meet("localhost", port, 2, 1, 20.0))
 
     try:
         assert met((2, 0), before=first_a_stranger) == [None]
@@ -101,7 +109,7 @@ def test_strangers_are_ignored(words):
 def test_an_id_that_no_process_can_have_is_ignored(process):
     def first_a_stranger(port):
         with call(port, hello(process, 2, token=rendezvous._token(port))):
-            meet("localhost", port, 2, 1, 20.0)
+            close(meet("localhost", port, 2, 1, 20.0))
 
     assert met((2, 0), before=first_a_stranger) == [None]
 
@@ -117,7 +125,7 @@ def test_silent_strangers_keep_nobody_waiting():
 
     def many_strangers(port):
         strangers.extend(call(port, b"") for _ in range(20))
-        meet("localhost", port, 2, 1, 20.0)
+        close(meet("localhost", port, 2, 1, 20.0))
 
     assert met((2, 0), before=many_strangers) == [None]
     for stranger in strangers:
@@ -167,7 +175,7 @@ def test_process_0_listens_where_it_is_asked_to():
     def elsewhere(port):
         with call(port, b"", "127.0.0.2"), pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port))
-        meet("127.0.0.2", port, 2, 1, 20.0)
+        close(meet("127.0.0.2", port, 2, 1, 20.0))
 
     assert met((2, 0), host="127.0.0.2", before=elsewhere) == [None]
 
@@ -177,6 +185,87 @@ def test_jax_listens_where_process_0_does(initialized):
     distributed.initialize("192.0.2.1:1234", 2, 0)
     addresses = [options.get("coordinator_bind_address") for _, options in initialized]
     assert addresses == ["localhost:1234", None]
+
+
+# What they know of each other later.
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A process that has lost nobody."""
+    monkeypatch.setattr(lifeline, "_lost", [])
+    monkeypatch.setattr(lifeline, "_is_lost", threading.Event())
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_process_that_ended_is_named():
+    ends = [socket.socketpair() for _ in range(3)]
+    ended = threading.Event()
+    with contextlib.ExitStack() as stack:
+        for end in itertools.chain(*ends):
+            stack.enter_context(end)
+        mine = dict(enumerate((pair[0] for pair in ends), 4))
+        lifeline.watch_over(mine, 20.0, ended.set)
+        ends[0][1].sendall(b"a word is no end")
+        assert lifeline.lost(0.1) is None
+        ends[2][1].close()
+        assert lifeline.lost(20.0) == 6
+        assert ended.wait(20.0)
+
+
+@pytest.fixture
+def relays(monkeypatch):
+    """End the relays of a test, as the end of their process would."""
+    found = []
+    monkeypatch.setattr(relay, "_relays", found)
+    yield found
+    for one in found:
+        one.communicate(timeout=20.0)
+
+
+@pytest.mark.usefixtures("relays")
+def test_a_relay_hides_that_the_other_side_has_ended():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        address = open_relay("127.0.0.1", port, 20.0).rpartition(":")
+        with socket.create_connection((address[0], int(address[2])), timeout=20.0) as here:
+            there, _ = server.accept()
+            with there:
+                here.sendall(b"question")
+                assert there.recv(100) == b"question"
+                there.sendall(b"answer")
+                assert here.recv(100) == b"answer"
+            here.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                here.recv(1)
+        with socket.create_connection((address[0], int(address[2])), timeout=20.0) as here:
+            there, _ = server.accept()
+        with there:
+            there.settimeout(20.0)
+            assert there.recv(1) == b""
+
+
+def test_a_relay_waits_for_the_other_side(relays):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for seconds in (20.0, 0.1):
+        address = open_relay("127.0.0.1", port, seconds).rpartition(":")
+        with socket.create_connection((address[0], int(address[2])), timeout=20.0) as here:
+            if seconds < 1:
+                assert here.recv(1) == b""
+                break
+            time.sleep(0.2)
+            with socket.create_server(("127.0.0.1", port)) as server:
+                there, _ = server.accept()
+                with there:
+                    there.sendall(b"late")
+                    assert here.recv(100) == b"late"
+                    # Signals to a group of processes are not for the relay.
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                        relays[0].send_signal(number)
+                    there.sendall(b"later")
+                    assert here.recv(100) == b"later"
 
 
 # Arguments and environments.
@@ -199,7 +288,8 @@ def initialized(monkeypatch):
         calls.append((arguments, options))
 
     monkeypatch.setattr(distributed, "_require_unused", lambda: None)
-    monkeypatch.setattr(distributed, "meet", lambda *arguments: None)
+    monkeypatch.setattr(distributed, "meet", lambda *arguments: {})
+    monkeypatch.setattr(distributed, "open_relay", lambda host, port, _: f"to {host} {port}")
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     return calls
 
@@ -240,7 +330,9 @@ def test_missing_arguments_are_read_from_the_job(name, initialized, monkeypatch)
         monkeypatch.setenv(variable, value)
     distributed.initialize(*given, initialization_timeout=7.5, heartbeat_timeout=3.0)
     ((arguments, options),) = initialized
-    assert arguments == expected
+    coordinator, *numbers = expected
+    host, _, port = coordinator.rpartition(":")
+    assert arguments == (f"to {host.strip('[]')} {port}", *numbers)
     assert options == {"initialization_timeout": 8, "heartbeat_timeout_seconds": 3}
 
 

@@ -6,7 +6,8 @@
 The arrays are written first. When all processes have written theirs, process 0 flushes them to
 the disk, computes the SHA-256 of each file and publishes the ``.ckpt``. Arrays without a
 ``.ckpt`` are incomplete; they are ignored and removed. Before a state is restored, process 0
-compares the checksums. All processes must see the same directory.
+compares the checksums, the shapes, and the steps and result codes in the arrays. All processes must
+see the same directory.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from swjko.checkpoints.files import CheckpointError, flush, open_regular
 from swjko.checkpoints.format import Checkpoint, Damaged, is_key
+from swjko.checkpoints.single import check_progress, is_counted
 from swjko.schemes.base import State
 
 _SUFFIX = ".arrays"
@@ -41,6 +43,7 @@ class ShardedArrays:
     def __init__(self, directory: Path):
         self._directory = directory
         self.is_writer = jax.process_index() == 0
+        self._is_counted = False
 
     def write(self, step: int, state: State) -> list[Any]:
         """Write the arrays of a state.
@@ -58,6 +61,7 @@ class ShardedArrays:
             shutil.rmtree(path)
         multihost_utils.sync_global_devices("swjko: nothing in the way of the arrays")
         orbax.save(str(path.absolute()), _named_leaves(state))
+        self._is_counted = is_counted(step, *map(_on_host, (state.step, state.result)))
         return [_as_array(_checksums(path, sync=True))] if self.is_writer else []
 
     def largest(self, start: State) -> int:
@@ -66,17 +70,21 @@ class ShardedArrays:
         return _LARGEST_CHECKSUMS
 
     def counts(self, step: int, state: State) -> bool:
-        """Return False: process 0 may not hold ``state.step`` of all flows."""
+        """Return whether ``state.step`` counted the steps when this state was written."""
         del step, state
-        return False
+        return self._is_counted
 
     def check(self, found: Checkpoint, start: State | None = None) -> None:
-        """Compare the checksums in a ``.ckpt`` with the files of its arrays.
+        """Compare a ``.ckpt`` with the files of its arrays, and these with a state.
+
+        Args:
+          found: Content of the ``.ckpt``.
+          start: State at the start of the run; None compares the checksums alone.
 
         Raises:
-          Damaged: A file is missing, unreadable, changed or was not written by this run.
+          Damaged: A file is missing, unreadable, changed or was not written by this run, or the
+            arrays are not those of such a state after that number of steps.
         """
-        del start
         expected = _as_checksums(found.leaves)
         if not expected and found.step == 0:
             return
@@ -90,6 +98,36 @@ class ShardedArrays:
             raise Damaged(f"the checksum of {arrays / differing[0]} does not match")
         if not expected:
             raise Damaged("it has no checksums")
+        if start is not None:
+            self._check_arrays(found, arrays, start)
+
+    def _check_arrays(self, found: Checkpoint, arrays: Path, start: State) -> None:
+        from orbax.checkpoint import v1 as orbax
+
+        like = _named_leaves(start)
+        names = jax.tree.unflatten(jax.tree.structure(start), list(like))
+        wanted = (names.step, names.result)
+        context = orbax.Context()
+        # The other processes do not come to these reads.
+        context.multiprocessing.active_processes = {0}
+        try:
+            with context:
+                saved = orbax.metadata(str(arrays.absolute())).metadata
+                kinds = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in saved.items()}
+                if kinds != {name: (leaf.shape, leaf.dtype) for name, leaf in like.items()}:
+                    raise Damaged(f"{arrays} holds arrays of other names, shapes or dtypes")
+                partly = {
+                    name: np.zeros(leaf.shape, leaf.dtype) if name in wanted else orbax.PLACEHOLDER
+                    for name, leaf in like.items()
+                }
+                read = orbax.load(str(arrays.absolute()), partly)
+        except Damaged:
+            raise
+        # Forged metadata fails in many ways.
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise Damaged(f"{arrays} cannot be read: {reason}") from error
+        check_progress(found, *(read[name] for name in wanted))
 
     def restore(self, step: int, leaves: Sequence[Any], start: State) -> State:
         """Read the arrays of a step, placed on the devices as the leaves of ``start`` are."""
@@ -192,6 +230,13 @@ def _as_checksums(leaves: Sequence[Any]) -> dict[str, str]:
 
 def _as_array(message: Mapping[str, str]) -> np.ndarray:
     return np.frombuffer(json.dumps(message).encode(), np.uint8)
+
+
+def _on_host(leaf: jax.Array) -> np.ndarray:
+    """Return an array with the shards of other processes. All processes call it."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _named_leaves(state: State) -> dict[str, jax.Array]:

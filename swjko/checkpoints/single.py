@@ -36,12 +36,7 @@ class SingleFile:
 
     def counts(self, step: int, state: State) -> bool:
         """Return whether ``state.step`` counts the steps, up to the end of each flow."""
-        taken, codes = np.asarray(state.step), np.asarray(state.result)
-        try:
-            is_running, taken = np.broadcast_arrays(codes == Result.OK, taken)
-        except ValueError:
-            return False
-        return bool(np.all((taken == step) | (~is_running & (taken >= 0) & (taken <= step))))
+        return is_counted(step, state.step, state.result)
 
     def check(self, found: Checkpoint, start: State) -> None:
         """Compare a checkpoint with the state at the start.
@@ -59,10 +54,7 @@ class SingleFile:
                     f"and {_words(place)} in the run"
                 )
         state = structure.unflatten(found.leaves)
-        if not np.all(np.isin(state.result, list(Result))):
-            raise Damaged("state.result is not a result code")
-        if found.counted and not self.counts(found.step, state):
-            raise Damaged(f"its step is {found.step}, and state.step is another")
+        check_progress(found, state.step, state.result)
 
     def restore(self, step: int, leaves: Sequence[Any], start: State) -> State:
         """Put the leaves into the structure of ``start``, placed as its leaves are."""
@@ -79,6 +71,39 @@ class SingleFile:
     def agree(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the message: there is no other process."""
         return message
+
+
+def is_counted(step: int, taken: Any, codes: Any) -> bool:
+    """Return whether all flows have taken these steps, or fewer if they have ended.
+
+    Args:
+      step: Number of steps of the run.
+      taken: Steps of each flow, ``state.step``.
+      codes: Result code of each flow, ``state.result``.
+    """
+    taken, codes = np.asarray(taken), np.asarray(codes)
+    try:
+        is_running, taken = np.broadcast_arrays(codes == Result.OK, taken)
+    except ValueError:
+        return False
+    return bool(np.all((taken == step) | (~is_running & (taken >= 0) & (taken <= step))))
+
+
+def check_progress(found: Checkpoint, taken: Any, codes: Any) -> None:
+    """Compare the steps and result codes of flows with the step of their checkpoint.
+
+    Args:
+      found: The checkpoint.
+      taken: Steps of each flow, ``state.step``.
+      codes: Result code of each flow, ``state.result``.
+
+    Raises:
+      Damaged: They are of another step, or are no such codes.
+    """
+    if not np.all(np.isin(codes, list(Result))):
+        raise Damaged("state.result is not a result code")
+    if found.counted and not is_counted(found.step, taken, codes):
+        raise Damaged(f"its step is {found.step}, and state.step is another")
 
 
 def check_records(found: Checkpoint, recorded: Any) -> None:

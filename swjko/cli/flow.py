@@ -24,8 +24,9 @@ from swjko.schemes.sw_jko import sw_jko
 from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
 
 _PLOTTED_POINTS = 1000
-# Clouds are drawn where these fractions of the energy's drop are reached, and at the end.
-_PLOTTED_FRACTIONS = (0.0, 0.5, 0.9, 0.99)
+# Clouds that are compared, and their points. At most so many are drawn, unless they look alike:
+# their points then lie closer than this part of the longest way from the start.
+_COMPARED_CLOUDS, _COMPARED_POINTS, _PLOTTED_CLOUDS, _ALIKE = 100, 100, 5, 0.2
 _replay = jax.jit(replay, static_argnames=("num",))
 sample_cloud = jax.jit(sample, static_argnames=("num",))
 
@@ -126,9 +127,14 @@ def solve_and_measure(
         _energies(energy_key, family, functional, trajectory, num_samples=num_evaluated)
     )
     times = np.concatenate([[0.0], states.time])
-    shown = plotted_steps(energies.value)
-    kept = jax.tree.map(lambda leaf: leaf[shown], trajectory)
-    clouds = _replay(replay_key, family, kept, num=_PLOTTED_POINTS)
+
+    def cut(steps: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[steps], trajectory)
+
+    steps = np.unique(np.rint(np.geomspace(1, len(times), _COMPARED_CLOUDS)).astype(int) - 1)
+    compared = _replay(replay_key, family, cut(steps), num=_COMPARED_POINTS)
+    shown = steps[unlike_clouds(np.asarray(compared.points))]
+    clouds = _replay(replay_key, family, cut(shown), num=_PLOTTED_POINTS)
     return Flow(family, solution, energies, clouds, times[shown])
 
 
@@ -141,11 +147,25 @@ def _energies(key, family, functional, trajectory, num_samples):
     )
 
 
-def plotted_steps(energies: np.ndarray) -> np.ndarray:
-    """Return the steps [at most 5] at which fixed fractions of the energy's drop are reached."""
-    drop = energies[0] - energies
-    reached = [int(np.argmax(drop >= part * drop.max())) for part in _PLOTTED_FRACTIONS]
-    return np.unique([*reached, len(energies) - 1])
+def unlike_clouds(points: np.ndarray) -> np.ndarray:
+    """Return the numbers, in order, of a few clouds that look different.
+
+    They are the first, the last, and then always the one that is farthest from those chosen.
+
+    Args:
+      points: Clouds [t n d]; each point moves from one to the next.
+    """
+
+    def distances(at: int) -> np.ndarray:
+        return np.sqrt(np.mean(np.sum((points - points[at]) ** 2, axis=-1), axis=-1))
+
+    chosen = {0, len(points) - 1}
+    nearest = np.min([distances(at) for at in chosen], axis=0)
+    least = _ALIKE * np.max(distances(0))
+    while len(chosen) < _PLOTTED_CLOUDS and np.max(nearest) > least:
+        chosen.add(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, distances(int(np.argmax(nearest))))
+    return np.sort(list(chosen))
 
 
 def draw(

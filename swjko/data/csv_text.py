@@ -26,8 +26,8 @@ _INTEGER = re.compile(r"[-+]?\d{16,}")
 LARGEST_NUMBER = 1e100
 # Least numbers of rows and of fields of a block; one of them is reached.
 _BLOCK_ROWS, _BLOCK_FIELDS = 32, 2**18
-# Unusable fields of a column after which its further blocks are not searched.
-_MOST_BAD = 10_000
+# Unusable fields of a column, and blocks with some, after which further ones are not searched.
+_MOST_BAD, _MOST_SEARCHED = 10_000, 4
 
 
 class Column:
@@ -39,12 +39,13 @@ class Column:
 
     def __init__(self, keep_text: bool):
         self._keep_text = keep_text
-        # Usable numbers, or the number of fields and their text, joined by zero bytes.
+        # Usable numbers, NaN where one is missing; or the number of fields and their text, joined
+        # by zero bytes.
         self._blocks: list[np.ndarray | tuple[int, bytes]] = []
 
     def append(self, fields: Sequence[str]) -> None:
         """Append a block of fields."""
-        numbers = None if self._keep_text else usable_numbers(fields)
+        numbers = None if self._keep_text else _numbers_or_missing(fields)
         if numbers is None:
             self._blocks.append((len(fields), "\0".join(fields).encode()))
         else:
@@ -53,9 +54,7 @@ class Column:
     def missing(self) -> Bool[np.ndarray, " n"]:
         """Return whether each field is a missing value."""
         parts = [
-            np.zeros(len(block), bool)
-            if isinstance(block, np.ndarray)
-            else np.fromiter(map(is_missing, _unpacked(block)), bool, block[0])
+            np.isnan(block) if isinstance(block, np.ndarray) else _are_missing(_unpacked(block))
             for block in self._blocks
         ]
         return np.concatenate([np.zeros(0, bool), *parts])
@@ -70,20 +69,21 @@ class Column:
     ) -> tuple[Float[np.ndarray, " k"], list[tuple[int, str]]]:
         """Return the numbers of the kept rows, and the row and text of each unusable field.
 
-        The search for unusable fields ends when there are many.
+        No kept row has a missing value. The search for unusable fields ends when there are many.
         """
-        values, bad, start = [np.zeros(0)], [], 0
+        values, bad, start, searched = [np.zeros(0)], [], 0, 0
         for block in self._blocks:
             size = len(block) if isinstance(block, np.ndarray) else block[0]
             chosen = kept[start : start + size]
             if isinstance(block, np.ndarray):
                 values.append(block[chosen])
-            elif len(bad) >= _MOST_BAD:
+            elif len(bad) >= _MOST_BAD or searched == _MOST_SEARCHED:
                 values.append(np.zeros(int(np.sum(chosen))))
             else:
                 fields = list(itertools.compress(_unpacked(block), chosen))
                 parsed = usable_numbers(fields)
                 if parsed is None:
+                    searched += 1
                     rows = start + np.flatnonzero(chosen)
                     unusable = [not _is_usable(field) for field in fields]
                     bad += itertools.compress(zip(rows.tolist(), fields, strict=True), unusable)
@@ -145,19 +145,19 @@ def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     # Of the three, the one that the first line has most often.
     separator = max(",;\t", key=first.count)
     reader = csv.reader(itertools.chain([first], lines), delimiter=separator)
-    count = numbers = 0
+    count = held = 0
     for fields in reader:
         if not fields:
             continue
-        count, numbers = count + 1, numbers + len(fields)
+        count, held = count + 1, held + len(fields)
         if len(fields) > gate.MAX_COLUMNS:
             raise DataError(
                 f"{path}, line {reader.line_num}: must have at most {gate.MAX_COLUMNS} columns; "
                 f"got {len(fields)}. Use fewer columns."
             )
-        if count > gate.MAX_ROWS or numbers > gate.MAX_NUMBERS:
+        if count > gate.MAX_ROWS or held > gate.MAX_FIELDS:
             raise DataError(
-                f"{path}: must hold at most {gate.MAX_ROWS} rows and {gate.MAX_NUMBERS} fields. "
+                f"{path}: must hold at most {gate.MAX_ROWS} rows and {gate.MAX_FIELDS} fields. "
                 "Use fewer rows or columns."
             )
         yield reader.line_num, fields
@@ -203,6 +203,12 @@ def _unpacked(block: tuple[int, bytes]) -> list[str]:
     return block[1].decode().split("\0") if block[0] else []
 
 
+def _are_missing(fields: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Say of many fields what ``is_missing`` says of one, asking once for equal fields."""
+    missing = set(filter(is_missing, set(fields)))
+    return np.fromiter(map(missing.__contains__, fields), bool, len(fields))
+
+
 def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
     """Return the fields as numbers, or None if one is not a finite number.
 
@@ -218,6 +224,18 @@ def usable_numbers(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
         return None
     large = np.flatnonzero(np.abs(values) >= 2.0**53)
     return None if any(loses_digits(fields[int(at)]) for at in large) else values
+
+
+def _numbers_or_missing(fields: Sequence[str]) -> Float[np.ndarray, " n"] | None:
+    """Return the fields as numbers, with NaN for missing values, or None as ``usable_numbers``."""
+    numbers = usable_numbers(fields)
+    if numbers is None and np.any(missing := _are_missing(fields)):
+        numbers = usable_numbers(
+            ["0" if is_gone else field for field, is_gone in zip(fields, missing, strict=True)]
+        )
+        if numbers is not None:
+            numbers[missing] = np.nan
+    return numbers
 
 
 def _is_usable(field: str) -> bool:

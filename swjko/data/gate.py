@@ -17,8 +17,8 @@ from swjko.data.errors import DataError, reason
 
 # The largest file of any kind, and the most bytes of an array as it is stored.
 MAX_FILE_BYTES = 2**31
-# The largest text file. Parsing one takes some seconds.
-MAX_TABLE_BYTES = 200_000_000
+# The largest text file, and the most fields of one. Parsing takes seconds.
+MAX_TABLE_BYTES, MAX_FIELDS = 200_000_000, 12_000_000
 # The longest line, and the most rows, columns and numbers of a table: 2^25 numbers are 256 MiB.
 MAX_LINE_BYTES, MAX_ROWS, MAX_COLUMNS, MAX_NUMBERS = 2**24, 2**20, 2**15, 2**25
 # Most columns for a square matrix with a row and a column for each: 128 MiB.

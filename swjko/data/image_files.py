@@ -1,16 +1,13 @@
-"""Readers of the bytes of image files: IDX files, CIFAR-10's binary batches, and pictures.
+"""Readers of the bytes of image files: IDX files, CIFAR-10's binary batches, and arrays.
 
 Sizes are checked against the bytes in the file before memory is allocated.
 """
 
 import math
-import re
 import struct
-import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,24 +15,14 @@ from jaxtyping import UInt8
 from swjko.data import array_files, gate
 from swjko.data.errors import DataError, reason
 from swjko.data.gate import read_up_to
-from swjko.data.tables import require_extra
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 _MAGIC_NAMES = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
 # The largest factor by which Deflate can compress.
 _LARGEST_COMPRESSION = 1032
-# Of the many formats that Pillow reads, those of load_image_folder.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MAX_PICTURE_BYTES = 2**28
-# The tag of EXIF, and where Pillow finds EXIF in a PNG file without decoding it.
-_ORIENTATION = 0x0112
-_DEEP_MODE = re.compile(r"(?!BGR).*;(12|16|32|64)")
-_PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 # A guard against damaged files that ask for all memory; no known set is as large.
 MAX_BYTES = 2**32
 CIFAR_SHAPE, _CIFAR_CLASSES = (3, 32, 32), 10
-# Pillow's name for the pixels of a picture, and the mode they are converted to.
-_MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
 
 
 def read_idx(path: Path, magic: int) -> UInt8[np.ndarray, "..."]:
@@ -160,99 +147,3 @@ def read_cifar_batch(path: Path) -> UInt8[np.ndarray, "n 3073"]:
             f"{wrong[0] + 1}. This is not a CIFAR-10 file."
         )
     return records
-
-
-def read_pictures(files: Sequence[Path]) -> UInt8[np.ndarray, "n h w c"]:
-    """Read pictures of one size and mode, in this order. Raises DataError.
-
-    All headers are read first, so that a picture that does not fit is found before any decoding.
-    Pictures are turned upright as their EXIF orientation says.
-    """
-    size, mode = _picture(files[0], decode=False)
-    for file in files[1:]:
-        other_size, other_mode = _picture(file, decode=False)
-        if (other_size, other_mode) != (size, mode):
-            first, other = (
-                f"{as_text(sides)} pixels in {'grey' if name == 'L' else 'colour'}"
-                for sides, name in ((size, mode), (other_size, other_mode))
-            )
-            raise DataError(f"{file}: {other}; the first picture, {files[0].name}, has {first}.")
-    (width, height), channels = size, 1 if mode == "L" else 3
-    if len(files) * height * width * channels > MAX_BYTES:
-        raise DataError(
-            f"{files[0].parent}: {len(files)} pictures of {as_text(size)} pixels do not fit in "
-            "memory. Use fewer pictures."
-        )
-    pixels = np.empty((len(files), height, width, channels), np.uint8)
-    for at, file in enumerate(files):
-        decoded = _picture(file, decode=True)
-        if decoded.shape[:2] != (height, width):
-            raise DataError(f"{file}: cannot be read as a picture (its orientation is unclear).")
-        pixels[at] = decoded.reshape(height, width, channels)
-    return pixels
-
-
-def _picture(path: Path, *, decode: bool) -> Any:
-    """Return the pixels of a picture, or without ``decode`` its size (width, height) and mode."""
-    image_module = require_extra("PIL.Image")
-    try:
-        with warnings.catch_warnings(), gate.open_regular(path, MAX_PICTURE_BYTES) as file:
-            # Pillow only warns of a picture that is unreasonably large.
-            warnings.simplefilter("error")
-            # Pillow tells formats by content, and has programs run some, such as PostScript.
-            with image_module.open(file, formats=_FORMATS) as image:
-                _require_plain(path, image)
-                mode = _MODES[image.mode]
-                if not decode:
-                    return (image.size[::-1] if _lies_on_its_side(image) else image.size), mode
-                turn = require_extra("PIL.ImageOps").exif_transpose
-                return np.asarray(turn(image).convert(mode))
-    except DataError:
-        raise
-    # Decoders fail in many ways on damaged bytes.
-    except Exception as error:
-        kind = type(error).__name__
-        why = "unknown file format" if kind == "UnidentifiedImageError" else reason(error)
-        why = "unreasonably large" if kind.startswith("DecompressionBomb") else why
-        raise DataError(f"{path}: cannot be read as a picture ({why}).") from error
-
-
-def _require_plain(path: Path, image: Any) -> None:
-    """Raise DataError unless a picture can be read as bytes without loss."""
-    if image.mode not in _MODES or "transparency" in image.info or _is_deep(image):
-        deep = " with more than 8 bits" if _is_deep(image) else ""
-        raise DataError(
-            f"{path}: must be grey or RGB with 8 bits and without transparency; "
-            f"got mode {image.mode}{deep}. Save it as grey or as RGB."
-        )
-    if image.width * image.height > gate.MAX_PICTURE_PIXELS:
-        raise DataError(
-            f"{path}: cannot be read as a picture (unreasonably large: {as_text(image.size)} "
-            f"pixels; at most {gate.MAX_PICTURE_PIXELS} in all). Make it smaller."
-        )
-    # The further pictures of a camera's MPO file are previews and depths of the first.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise DataError(
-            f"{path}: must hold one picture; got {image.n_frames} frames. Save each as a file."
-        )
-
-
-def _is_deep(image: Any) -> bool:
-    """Whether the file has more than eight bits a channel, which Pillow cuts to eight."""
-    for tile in image.tile:
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        for argument in arguments:
-            # A raw mode such as "RGB;16B"; "BGR;16" are two bytes for a pixel.
-            if isinstance(argument, str) and _DEEP_MODE.match(argument):
-                return True
-        # The largest level of a PPM file.
-        if tile[0].startswith("ppm") and arguments[-1] > 255:
-            return True
-    return False
-
-
-def _lies_on_its_side(image: Any) -> bool:
-    """Whether the EXIF orientation, if one stands before the pixels, swaps width and height."""
-    if image.format == "TIFF" or (image.format == "PNG" and not _PNG_EXIF & image.info.keys()):
-        return False
-    return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from swjko.data import array_files, errors, gate, image_files
+from swjko.data import array_files, errors, gate, image_files, pictures
 from swjko.data.tables import DataError, require_extra
 
 _PICTURE_SUFFIXES = tuple(
@@ -194,9 +194,9 @@ def load_image_folder(path: str | Path) -> Images:
         if not files:
             subfolders = [sub for sub in sorted(folder.iterdir()) if sub.is_dir()]
             classes = [_pictures_of(sub) for sub in subfolders if not sub.name.startswith(".")]
-            classes = [pictures for pictures in classes if pictures]
-            files = [file for pictures in classes for file in pictures]
-            labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in classes])
+            classes = [found for found in classes if found]
+            files = [file for found in classes for file in found]
+            labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes])
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({errors.reason(error)}).") from error
     if not files:
@@ -204,7 +204,7 @@ def load_image_folder(path: str | Path) -> Images:
             f"{folder}: no pictures in it or its subfolders; file names must end in "
             f"{', '.join(_PICTURE_SUFFIXES)}."
         )
-    return Images(image_files.read_pictures(files), labels, folder.name)
+    return Images(pictures.read_pictures(files), labels, folder.name)
 
 
 def load_array(path: str | Path) -> Images:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from swjko.checkpoints.fingerprint import describe, differences
+from swjko.running import lifeline
 
 # A process may have read data or compiled a program before it comes to the run.
 _WAIT_SECONDS = 60.0
@@ -134,6 +135,11 @@ class _SharedRun:
         """Return a message; None if it does not come in time."""
         with _explained():
             while (left := deadline - time.monotonic()) > 0:
+                if (process := lifeline.lost()) is not None:
+                    raise DistributedError(
+                        f"process {process} has ended or cannot be reached. "
+                        "Start all processes again."
+                    )
                 milliseconds = int(1000 * min(left, _PAUSE_SECONDS)) + 1
                 try:
                     key = f"{self._key}/{name}"

@@ -14,7 +14,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _LINE_BYTES = 4096
@@ -32,7 +32,9 @@ class PeerError(RuntimeError):
     """A peer did not come, or belongs to another run. The message is one line."""
 
 
-def meet(host: str, port: int, num_processes: int, process_id: int, seconds: float) -> None:
+def meet(
+    host: str, port: int, num_processes: int, process_id: int, seconds: float
+) -> dict[int, socket.socket]:
     """Wait until all processes have come to the address.
 
     Args:
@@ -42,16 +44,19 @@ def meet(host: str, port: int, num_processes: int, process_id: int, seconds: flo
       process_id: Number of this process, counted from 0.
       seconds: How long to wait.
 
+    Returns:
+      The open connections, by the process at the other side: on process 0, to all others; on
+      these, to process 0.
+
     Raises:
       PeerError: Some have not come in time; the message names them, on each process that waits.
         Or two processes have the same id, the numbers of processes differ, or the port is in use.
     """
     if num_processes == 1:
-        return
+        return {}
     if process_id == 0:
-        _gather(host, port, num_processes, seconds)
-    else:
-        _join(host, port, num_processes, process_id, seconds)
+        return _gather(host, port, num_processes, seconds)
+    return {0: _join(host, port, num_processes, process_id, seconds)}
 
 
 def local_addresses(host: str) -> list[tuple[int, str]]:
@@ -77,43 +82,53 @@ def local_addresses(host: str) -> list[tuple[int, str]]:
     return list(dict.fromkeys(found))
 
 
-def _gather(host: str, port: int, num_processes: int, seconds: float) -> None:
+def _gather(host: str, port: int, num_processes: int, seconds: float) -> dict[int, socket.socket]:
     deadline = time.monotonic() + seconds
-    missing, peers, answer = set(range(1, num_processes)), [], {"error": "process 0 has failed"}
-    with contextlib.ExitStack() as stack:
-        servers = _listen(stack, host, port)
+    answer = {"error": "process 0 has failed"}
+    with contextlib.ExitStack() as servers, contextlib.ExitStack() as stack:
+        peers: dict[int, socket.socket] = {}
+        have_come = []
         try:
-            for peer, process, processes in _members(servers, _token(port), deadline):
-                peers.append(stack.enter_context(peer))
-                if processes != num_processes:
-                    raise PeerError(
-                        f"process {process} was started for {processes} processes and process 0 "
-                        f"for {num_processes}. Start all with the same number."
-                    )
-                if process not in missing:
-                    raise PeerError(
-                        f"two processes came to {host}:{port} with the process id {process}. "
-                        "Give each its own."
-                    )
-                missing.remove(process)
-                if not missing:
+            members = _members(_listen(servers, host, port), _token(port), deadline)
+            for peer, process, processes in members:
+                have_come.append(stack.enter_context(peer))
+                _require_new_member(process, processes, peers, num_processes, f"{host}:{port}")
+                peers[process] = peer
+                if len(peers) == num_processes - 1:
                     break
             answer = {"go": True}
         except TimeoutError:
-            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
+            missing = [str(one) for one in range(1, num_processes) if one not in peers]
             answer = {
-                "error": f"{names} of {num_processes} did not come to {host}:{port} within "
-                f"{seconds:g} seconds. {_ADVICE}"
+                "error": f"process{'es' * (len(missing) > 1)} {', '.join(missing)} of "
+                f"{num_processes} did not come to {host}:{port} within {seconds:g} seconds. "
+                f"{_ADVICE}"
             }
             raise PeerError(answer["error"]) from None
         except PeerError as error:
             answer = {"error": str(error)}
             raise
         finally:
-            for peer in peers:
+            for peer in have_come:
                 with contextlib.suppress(OSError):
                     peer.settimeout(_HELLO_SECONDS)
                     peer.sendall(_line(answer, _token(port)))
+        stack.pop_all()
+        return peers
+
+
+def _require_new_member(
+    process: int, processes: int, peers: Mapping[int, Any], num_processes: int, address: str
+) -> None:
+    if processes != num_processes:
+        raise PeerError(
+            f"process {process} was started for {processes} processes and process 0 "
+            f"for {num_processes}. Start all with the same number."
+        )
+    if process in peers:
+        raise PeerError(
+            f"two processes came to {address} with the process id {process}. Give each its own."
+        )
 
 
 class _Caller(NamedTuple):
@@ -192,17 +207,21 @@ def _as_member(content: bytes, token: str) -> tuple[int, int] | None:
     return (process, processes) if 0 < process < processes else None
 
 
-def _join(host: str, port: int, num_processes: int, process_id: int, seconds: float) -> None:
+def _join(
+    host: str, port: int, num_processes: int, process_id: int, seconds: float
+) -> socket.socket:
     deadline, token = time.monotonic() + seconds, _token(port)
     reason = "nothing answers there"
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with socket.create_connection((host, port), timeout=left) as server:
+            with contextlib.ExitStack() as stack:
+                server = stack.enter_context(socket.create_connection((host, port), timeout=left))
                 hello = {"process": process_id, "processes": num_processes}
                 server.sendall(_line(hello, token))
                 answer = _parse(_read_line(server, deadline + _GRACE_SECONDS), token)
-            if "go" in answer:
-                return
+                if "go" in answer:
+                    stack.pop_all()
+                    return server
             if "error" in answer:
                 raise PeerError(str(answer["error"]).splitlines()[0])
             reason = "it answers, but still waits for others"

@@ -1,5 +1,6 @@
 """Checkpoints of sharded arrays, here over the devices of one process."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as orbax
 
 import swjko
+from swjko.checkpoints import format as checkpoint_format
 from swjko.checkpoints import read_history
 from swjko.checkpoints.lock import LOCK
 from swjko.checkpoints.sharded import from_process_0
@@ -133,6 +136,51 @@ def test_damaged_arrays_are_replaced_by_older_ones(how, saved, three_steps):
     assert first == 2
     assert_same(state, three_steps[1])
     assert (saved / "step-0000000003.ckpt.damaged").exists()
+
+
+def forged(directory, arrays_path, step, **changes):
+    """Put other arrays, and changes of the header, into a checkpoint with right checksums."""
+    path = directory / f"step-{step:010d}.ckpt"
+    found = checkpoint_format.load(path)
+    shutil.rmtree(directory / arrays(step))
+    shutil.copytree(arrays_path, directory / arrays(step))
+    files = [file for file in sorted((directory / arrays(step)).rglob("*")) if file.is_file()]
+    sums = {
+        str(file.relative_to(directory / arrays(step))): hashlib.sha256(
+            file.read_bytes()
+        ).hexdigest()
+        for file in files
+    }
+    history = {"bytes": len(found.history), "sha256": found.digest.hexdigest()}
+    header = {"step": step, "configuration": found.run, "history": history}
+    header |= {"counted": found.counted, "names": found.names} | changes
+    leaves = [np.frombuffer(json.dumps(sums).encode(), np.uint8)]
+    path.write_bytes(checkpoint_format.encode(header, leaves))
+
+
+def test_arrays_of_another_step_or_state_are_damaged(saved, three_steps, tmp_path):
+    """With right checksums; nothing but their content tells."""
+    other = tmp_path / "other"
+    shutil.copytree(saved / arrays(2), other)
+    forged(saved, other, 3)
+    message = r"3\.ckpt is damaged \(its step is 3, and state\.step is another"
+    with pytest.warns(RuntimeWarning, match=message):
+        state, first = ran(saved, 3)
+    assert first == 2
+    assert_same(state, three_steps[1])
+    for leaves, message in (
+        ({"leaf 00000": jnp.zeros(3)}, "other names, shapes or dtypes"),
+        (None, "cannot be read"),
+    ):
+        shutil.rmtree(other)
+        if leaves is None:
+            other.mkdir()
+            (other / "_METADATA").write_text("[")
+        else:
+            orbax.save(str(other), leaves)
+        forged(saved, other, 3)
+        with pytest.warns(RuntimeWarning, match=message):
+            assert ran(saved, 3)[1] == 2
 
 
 def test_a_directory_without_intact_arrays_is_not_changed(saved):

@@ -5,7 +5,7 @@ import pytest
 
 from swjko import Estimate
 from swjko.cli import posterior_report
-from swjko.cli.flow import Flow, plotted_steps
+from swjko.cli.flow import Flow, unlike_clouds
 from swjko.cli.verdict import Check, judge
 
 HOLDS = Check(True, "a holds", "a fails")
@@ -41,11 +41,17 @@ def test_advice_follows_from_whether_the_energy_still_falls(energies, error, adv
     assert advice in flow.advice
 
 
-def test_clouds_are_drawn_by_the_energy_that_dropped():
-    energies = 10.0 * 0.5 ** np.arange(21.0)
-    assert plotted_steps(energies).tolist() == [0, 1, 4, 7, 20]
-    assert plotted_steps(np.array([3.0, 1.0])).tolist() == [0, 1]
-    assert plotted_steps(np.array([1.0, 3.0, 2.0])).tolist() == [0, 2]
+def test_clouds_that_are_drawn_look_different():
+    points = np.random.default_rng(0).normal(size=(1, 9, 2))
+    way = 1.0 - 0.5 ** np.arange(21.0)
+    # Of all steps, those that are nearest to equal parts of the way.
+    assert unlike_clouds(points * way[:, None, None]).tolist() == [0, 1, 2, 20]
+    assert unlike_clouds(points * np.linspace(0, 1, 9)[:, None, None]).tolist() == [0, 2, 4, 6, 8]
+    there_and_back = np.array([0.0, 1.0, 2.0, 1.0, 0.0])
+    assert unlike_clouds(points + there_and_back[:, None, None]).tolist() == [0, 1, 2, 4]
+    assert unlike_clouds(points + np.array([0.0, 1.0])[:, None, None]).tolist() == [0, 1]
+    assert unlike_clouds(points + np.zeros((5, 1, 1))).tolist() == [0, 4]
+    assert unlike_clouds(points).tolist() == [0]
 
 
 @pytest.mark.parametrize(

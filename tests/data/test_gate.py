@@ -75,7 +75,7 @@ def test_tables_have_most_columns_rows_and_numbers(tmp_path, monkeypatch):
     path.write_text("1,2\n" * 9)
     monkeypatch.setattr(gate, "MAX_ROWS", 8)
     expect_error("at most 8 rows", tables.load_points, path)
-    monkeypatch.setattr(gate, "MAX_NUMBERS", 13)
+    monkeypatch.setattr(gate, "MAX_FIELDS", 13)
     expect_error("13 fields. Use fewer", tables.load_points, path)
 
 
