@@ -73,6 +73,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_scheme_passes_the_checkers(name, kind):
@@ -220,6 +221,7 @@ def test_families_can_be_pickled(name):
 PICKLED = [name for name in SCHEMES if name not in ("pushforward", "grid")]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", PICKLED)
 def test_schemes_can_be_pickled_and_copied(name):
     scheme = SCHEMES[name]()

@@ -126,6 +126,7 @@ def test_the_step_is_stationary(d, step_size):
         assert sw_jko_objective(new.mean, elsewhere, *inputs)[0] > least
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_the_general_step_in_the_isotropic_case(d):
     mean, center = np.linspace(1.0, 2.0, d), np.linspace(-1.0, 0.5, d)
@@ -237,6 +238,7 @@ def spread(rng, d, low, high):
     return (matrix + matrix.T) / 2
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("d", [2, 3])
 def test_orders_of_convergence_in_time(d):
     rng = np.random.default_rng(d)
@@ -458,6 +460,7 @@ OF_TWO_MATRICES = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", OF_TWO_MATRICES)
 def test_derivatives_at_equal_and_other_eigenvalues(name):
     # By symmetric differences: the gradients of values, and the Hessians of gradients.
@@ -477,6 +480,7 @@ def test_derivatives_at_equal_and_other_eigenvalues(name):
     np.testing.assert_allclose(curvature, expected, atol=1e-7)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", ["ornstein_uhlenbeck", "jko", "sw_jko"])
 def test_derivatives_in_time(name):
     directions = () if name != "sw_jko" else (directions_of(jax.random.key(6), 9, 3),)

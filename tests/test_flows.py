@@ -201,6 +201,7 @@ def evaluated(rngs, mean=0.0):
     return model
 
 
+@pytest.mark.slow
 def test_from_nnx_keeps_frozen_state_as_data(key, tmp_path):
     one, other = (flows.from_nnx(lambda rngs, m=m: evaluated(rngs, m), dim=2) for m in (0.0, 2.0))
     params, z = one.init(key), one.latent(key, 5)

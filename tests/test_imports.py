@@ -210,6 +210,7 @@ def test_type_checkers_see_the_names_that_are_imported_lazily():
             assert getattr(swjko, name) is getattr(expected, name)
 
 
+@pytest.mark.slow
 def test_lazy_names_behave_like_imported_ones():
     code = """
 import pickle, sys, typing

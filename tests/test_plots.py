@@ -221,6 +221,7 @@ def test_movie_moves_its_points_and_holds_the_last(tmp_path):
     assert (axis.get_title(), axis.get_xlabel()) == ("t = 0.30", "$x_1$")
 
 
+@pytest.mark.slow
 def test_movie_is_kept_small(tmp_path):
     points, path = _points(3, 200, 2), tmp_path / "a.gif"
     plots.movie(points, np.arange(3.0), path, dpi=120.0)
@@ -291,6 +292,7 @@ def test_proximity_of_zero_stays_on_a_linear_axis(history):
     assert len(plots.progress(history).axes) == 2
 
 
+@pytest.mark.slow
 def test_pyplot_stays_untouched_and_matplotlib_is_lazy(tmp_path):
     code = (
         "import sys, numpy as np; from swjko import plots; assert 'matplotlib' not in sys.modules; "

@@ -15,6 +15,7 @@ from benchmarks.__main__ import main
 from swjko import problems
 
 
+@pytest.mark.slow
 def test_energies_of_known_measures():
     """A ring of particles, and cells that share their mass evenly, against exact values."""
     key, sizes = jax.random.key(0), aggregation.QUICK

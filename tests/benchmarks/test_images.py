@@ -71,6 +71,7 @@ def test_classifier_learns_and_its_features_have_variance_one(data):
     assert data.features.shape == (60, classifier.NUM_FEATURES)
 
 
+@pytest.mark.slow
 def test_metrics_tell_copies_from_noise(data):
     score = metrics.Scorer(jax.random.key(1), data, num_projections=64, num_ascents=4)
     uniform = np.random.default_rng(0).uniform(size=data.held_out.shape)

@@ -40,6 +40,7 @@ def test_reference_equals_pot_and_its_gradient_the_central_difference(case):
 
 
 # A dependency of OTT warns on import.
+@pytest.mark.slow_except_first
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_all_methods_compute_the_same(case):
@@ -66,7 +67,7 @@ def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch
     monkeypatch.setattr(kernel, "sharded_in_child", kernel.sharded_seconds)
     assert main(["kernel", "--quick", "--repeats", "3", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "kernel.json").read_text())
-    (row,) = content["runs"]
+    (row,) = content["rows"]
     assert content["missing"] == ["torch", "ot", "ott"]
     seconds = row["median_seconds"]
     assert set(seconds) == {"swjko", "jnp.sort", "no sort"}
@@ -126,7 +127,7 @@ def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(directions, "QUICK", directions.Sizes((2, 3), (4, 8), 8, 3, (2, 16)))
     assert main(["directions", "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "directions.json").read_text())
-    pairs = [(row["dim"], row["pair"]) for row in content["runs"]]
+    pairs = [(row["dim"], row["pair"]) for row in content["rows"]]
     assert pairs == [(dim, pair) for dim in (2, 3) for pair in directions.PAIRS]
     assert (tmp_path / "directions.png").stat().st_size > 0
     assert "orthogonal / uniform" in capsys.readouterr().out
@@ -173,5 +174,5 @@ def test_spheres_measures_ours_where_torch_is_absent(tmp_path, monkeypatch):
     assert main(["spheres", "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "spheres.json").read_text())
     assert content["missing"] == ["torch", "ot"]
-    assert [row["case"]["dim"] for row in content["runs"]] == [2, 3]
-    assert all(row["ratio"] == {"swjko": 1.0} for row in content["runs"])
+    assert [row["case"]["dim"] for row in content["rows"]] == [2, 3]
+    assert all(row["ratio"] == {"swjko": 1.0} for row in content["rows"])

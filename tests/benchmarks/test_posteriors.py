@@ -13,6 +13,7 @@ from benchmarks.posteriors import agreement, expectation_propagation, logistic_r
 from swjko import problems
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("separable", [False, True])
 def test_moments_and_evidence_of_expectation_propagation(separable):
     """Against sums over a lattice, from a narrow prior to a wide one.

@@ -44,6 +44,7 @@ def test_exact_draws_have_the_moments_of_quadrature(observed):
         assert abs(values.mean() - density @ statistic(grid)) < 4 * error + 2e-3
 
 
+@pytest.mark.slow
 def test_true_parameters_of_slcp_have_uniform_ranks_among_exact_draws():
     """Simulation-based calibration: the truth is one more draw of the posterior."""
     task, num_data, num_draws = sbi_tasks.TASKS["slcp"], 1000, 31

@@ -39,6 +39,7 @@ def options(*argv):
     return with_config(parser().parse_args(argv))
 
 
+@pytest.mark.slow
 def test_a_report_repeats_its_run(tmp_path):
     points = tmp_path / "points.csv"
     rows = np.random.default_rng(0).normal(size=(30, 2))

@@ -66,6 +66,7 @@ def test_each_flow_is_the_run_of_its_seed(tmp_path, capsys):
     assert report_in(tmp_path / "o")["flows"] == found["flows"]
 
 
+@pytest.mark.slow
 def test_a_failed_flow_is_told_and_is_code_1(tmp_path, capsys):
     assert run_cli(f"fokker-planck --flows 8 --step-size 1e-37 --out {tmp_path}", *_TINY) == 1
     assert "0 of 8 flows OK" in capsys.readouterr().out

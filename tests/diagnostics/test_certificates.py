@@ -102,6 +102,7 @@ def test_a_good_run_passes_with_or_without_its_start_and_under_jit(good_run):
     )
 
 
+@pytest.mark.slow
 def test_a_spoilt_step_fails_with_its_reason(good_run):
     scheme, start, states = good_run
     mean = states.params["mean"]

@@ -22,6 +22,7 @@ def _target(x):
     return -0.5 * jnp.sum((x - 1.0) ** 2)
 
 
+@pytest.mark.slow
 def test_figures_of_two_gaussians(key):
     """q = N(0, s^2 I), p = N(1, I): log Z, ELBO, EUBO and effective fraction in closed form."""
     dim, s = 2, 1.4

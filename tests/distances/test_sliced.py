@@ -383,6 +383,7 @@ def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighte
         assert distance < 1e-5
 
 
+@pytest.mark.slow
 def test_weight_gradient_at_equal_levels_is_not_zero():
     # W_2^2 of delta_0/2 + delta_1/2 and delta_0/2 + delta_3/2, as mass moves from 0 to 1.
     with jax.enable_x64(True):

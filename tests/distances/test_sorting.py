@@ -186,7 +186,11 @@ def test_each_platform_gets_its_own_sort(platform, key_type):
 @pytest.mark.parametrize(
     ("rows", "length"), [(100, 1000), (40, 2048), (1000, 50), (530, 2000), (32, 1563)]
 )
-def test_the_network_sorts_as_numpy_does(rows, length, one_or_several_devices):
+@pytest.mark.parametrize("is_sharded", [False, True], ids=["one device", "several"])
+def test_the_network_sorts_as_numpy_does(rows, length, is_sharded, monkeypatch):
+    monkeypatch.setattr(sorting, "_may_be_sharded", lambda: is_sharded)
+    # Both forms have shapes of their own, or the compiled programs of one would be taken for both.
+    rows += is_sharded
     values = np.random.default_rng(length).normal(size=(rows, length)).astype(np.float32)
     values[3, 5], values[4, 7], values[5, 2:4], values[6, :20], values[7, 3] = (
         np.inf,

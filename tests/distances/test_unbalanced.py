@@ -69,6 +69,7 @@ def by_convex_program(x, y, directions, a, b, rho, one_set_of_marginals):
     return -found.fun
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("function", BOTH)
 def test_value_is_that_of_the_convex_program(function):
     with jax.enable_x64(True):
@@ -97,6 +98,7 @@ def test_one_point_each_in_closed_form(function, dtype):
         np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("function", BOTH)
 def test_large_prices_give_the_balanced_distance(function):
     x, y, directions, a, b = (jnp.asarray(array, jnp.float32) for array in case(6, 5, 3))
@@ -106,6 +108,7 @@ def test_large_prices_give_the_balanced_distance(function):
     np.testing.assert_allclose(found, balanced, rtol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("function", BOTH)
 def test_gradients_are_differences_of_values(function):
     with jax.enable_x64(True):
@@ -127,6 +130,7 @@ def test_gradients_are_differences_of_values(function):
         np.testing.assert_allclose(forward, total, rtol=1e-10)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("function", BOTH)
 def test_far_outliers_and_padding_leave_the_rest_alone(function):
     """In float32, and with points of zero weight anywhere."""
@@ -187,6 +191,7 @@ def test_prices_that_are_no_numbers(as_users_see_it):
         sliced_unbalanced_ot(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones((1, 1)), rho="one")
 
 
+@pytest.mark.slow
 def test_outliers_of_the_target_do_not_pull_an_unbalanced_flow():
     rng = np.random.default_rng(0)
     clean = rng.normal(size=(36, 2))

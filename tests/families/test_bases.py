@@ -91,6 +91,7 @@ def test_functionals_see_the_weights_and_have_their_gradient(key):
     np.testing.assert_allclose(gradient, share * (means - share @ means), atol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("base", ["student_t", "mixture", "flow"])
 @pytest.mark.parametrize("make", [flows.coupling, flows.spline, flows.icnn, flows.cnf])
 def test_density_on_a_base_is_that_of_the_image(base, make, key):

@@ -48,6 +48,7 @@ def test_porous_medium_is_barenblatt(key):
     np.testing.assert_allclose(family.edges_at(state.params)[5:-5], exact[5:-5], atol=0.015)
 
 
+@pytest.mark.slow
 def test_a_crowd_stops_where_it_is_full(key):
     """From uniform on [-1, 1] with V = x^2/2 the density is e^t / 2, and 1 from t = log 2 on."""
     start = np.linspace(-1.0, 1.0, 31)

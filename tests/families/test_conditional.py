@@ -54,6 +54,7 @@ def test_densities_are_those_of_the_jacobian(dim, kind, key):
         np.testing.assert_allclose(density, drawn.log_density, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_given_law_is_a_distribution_for_importance_weights(key):
     contexts = jax.random.normal(key, (20, 2))
     family = flows.conditional(2, contexts, kind="coupling", num_layers=1, width=4)
@@ -61,6 +62,7 @@ def test_given_law_is_a_distribution_for_importance_weights(key):
     assert swjko.importance(key, law, lambda x: -jnp.sum(x**2) / 2, 30).log_weights.shape == (30,)
 
 
+@pytest.mark.slow
 def test_amortised_posterior_of_a_linear_gaussian_model(key):
     """x ~ N(0, I), c = A x + noise: x given c is N(S A'c / s^2, S), S = (I + A'A / s^2)^-1."""
     x_key, noise_key, run_key = jax.random.split(key, 3)

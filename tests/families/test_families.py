@@ -22,6 +22,7 @@ WITH_DENSITY = [
 jitted_sample = jax.jit(swjko.sample, static_argnums=3)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", helpers.FAMILIES)
 def test_push_gives_a_cloud_of_the_asked_size(name, key):
     family = helpers.FAMILIES[name]()
@@ -47,6 +48,7 @@ def test_flow_families_start_at_the_asked_gaussian(name, key):
         np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", [name for name in WITH_DENSITY if name != "gaussian_mixture"])
 def test_density_of_a_push_against_the_autodiff_jacobian(name, key):
     with jax.enable_x64(True):
@@ -61,6 +63,7 @@ def test_density_of_a_push_against_the_autodiff_jacobian(name, key):
             np.testing.assert_allclose(density, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_float32_densities_of_push_and_log_prob_agree(name, key):
     family = helpers.FAMILIES[name]()
@@ -158,6 +161,7 @@ def test_a_grid_flow_moves_mass_to_points_that_start_without(key):
     assert 0.5 * jnp.sum(jnp.abs(weights - target)) < 0.05
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", ["kl", "internal", "sw"])
 def test_gradients_at_logits_of_minus_infinity_are_finite(name, key):
     """A point without weight is padding: values there do not count, nor do their gradients."""
@@ -293,6 +297,7 @@ CARRIERS = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", CARRIERS)
 @pytest.mark.parametrize(
     ("dim", "dtype", "tolerance"), [(2, "float32", 2e-6), (5, "float64", 1e-12)]

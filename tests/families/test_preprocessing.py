@@ -26,6 +26,7 @@ MAPS = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [*((name, "float32", 1e-5) for name in MAPS), ("chain", "float64", 1e-12)],
@@ -83,6 +84,7 @@ def test_quantize_clips():
     np.testing.assert_array_equal(quantize(jnp.array([[-0.2, 1.0, 1.7]])), [[0.0, 1.0, 1.0]])
 
 
+@pytest.mark.slow
 def test_a_family_of_rows_has_their_density(key):
     family = preprocessed(
         swjko.gaussian(3, init_mean=0.3, init_scale=0.8), chain(logit(), scale(-2.0, 2.0))
@@ -155,6 +157,7 @@ INTERVALS = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", INTERVALS)
 def test_intervals_go_to_the_line_with_the_log_dets_of_their_jacobians(name, key):
     with jax.enable_x64(True):
@@ -186,6 +189,7 @@ def test_a_density_is_zero_outside_of_its_interval(key):
     np.testing.assert_allclose(jnp.exp(family.log_prob(params, centres)).mean(), 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("ends", "log_prob", "mean", "variance"),
     [

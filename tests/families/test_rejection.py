@@ -50,6 +50,7 @@ def test_density_draws_and_rate(repeats, key):
     assert (points**2).mean() == pytest.approx(second, abs=0.05)
 
 
+@pytest.mark.slow
 def test_it_is_a_base_and_a_law_for_importance(key):
     plane = swjko.gaussian(2)
     start = swjko.FlowDistribution(plane, plane.init(key))

@@ -27,6 +27,7 @@ def bent_law(standardize=True):
         return fit(jax.random.key(1), points, num_steps=10, num_knots=8, standardize=standardize)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("standardize", [True, False])
 def test_the_density_integrates_to_one(standardize):
     with jax.enable_x64(True):
@@ -42,6 +43,7 @@ def test_the_density_integrates_to_one(standardize):
     assert abs(ratios.mean() - 1) < 4 * error
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("standardize", [True, False])
 def test_log_determinants_are_those_of_the_jacobian(standardize):
     with jax.enable_x64(True):
@@ -58,6 +60,7 @@ def test_log_determinants_are_those_of_the_jacobian(standardize):
         np.testing.assert_allclose(back, z, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_law_of_the_points():
     """They are as near to fresh points as an independent sample is, within a factor of two."""
     law, num = bent_law(), 4000
@@ -144,6 +147,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.usefixtures("as_users_see_it")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name):

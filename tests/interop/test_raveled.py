@@ -121,6 +121,7 @@ def test_laplace_finds_mode_and_curvature():
     np.testing.assert_allclose(covariance, np.diag([0.25, 0.04]), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_laplace_of_a_gaussian_whitens_it():
     rng = np.random.default_rng(0)
     factor = np.tril(rng.normal(size=(4, 4))) + 3 * np.diag([1e-2, 1.0, 10.0, 1.0])

@@ -136,6 +136,7 @@ def test_a_fit_resumes_from_its_checkpoints_bit_for_bit(tmp_path):
         fit(rows=pictures(17), checkpoint_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_not_finite_raises():
     with pytest.raises(swjko.FlowError, match="NON_FINITE"):
         fit(optimizer=optax.sgd(jnp.inf))

@@ -85,6 +85,7 @@ def test_estimated_divergence_is_unbiased_over_seeds(num_probes):
         assert np.all(error > 0)
 
 
+@pytest.mark.slow
 def test_seeds_give_different_estimates_of_one_log_density(key):
     exact = flows.cnf(3, width=8)
     params, z = perturbed(exact, key), exact.latent(key, 400)

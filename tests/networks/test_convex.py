@@ -165,6 +165,7 @@ def test_lanczos_quadrature_against_the_logarithm_of_the_matrix(dim, tolerance):
         np.testing.assert_allclose(jnp.mean(estimates), log_det, rtol=10 * tolerance)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("num_rows", "num_probes", "dim"), [(8, 1, 5), (2, 4, 7), (1, 1, 1), (16, 1, 16)]
 )

@@ -346,6 +346,7 @@ def test_many_flows_resume_bit_for_bit(num, tmp_path, monkeypatch):
         solved(jax.random.split(jax.random.key(1), num), scheme, **options)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("how", ["run_many", "run_many in a batch", "solve", "solve of many"])
 def test_one_trace_over_a_hundred_calls(how):
     traces = []
@@ -387,6 +388,7 @@ def test_constants_are_found():
     assert constants(plain.lower(table).as_text()) == []
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("guarded", [False, True])
 def test_no_data_in_the_programs(guarded):
     target = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)), jnp.float32)
@@ -445,6 +447,7 @@ def on_grid(num, size):
     return swjko.sw_jko(family, energy, SGD, **options)
 
 
+@pytest.mark.slow
 def test_clouds_padded_with_zero_weights_equal_single_runs():
     num, size = 7, 16
     with jax.enable_x64(True):
@@ -466,6 +469,7 @@ def to_weighted_sample(target, weights, key, cloud):
     return 0.5 * swjko.sliced_wasserstein_pow(cloud.points, target, directions, y_weights=weights)
 
 
+@pytest.mark.slow
 def test_targets_padded_with_zero_weights_equal_single_runs():
     def scheme_towards(target, weights):
         options = {"step_size": 0.5, "num_inner_steps": 2, "num_samples": 16, "num_projections": 4}

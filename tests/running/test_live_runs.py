@@ -121,6 +121,7 @@ def test_the_state_of_another_scheme_is_refused(name):
 # Reading a directory.
 
 
+@pytest.mark.slow
 def test_a_run_is_read_without_its_scheme(tmp_path):
     scheme = gaussian_scheme()
     solution = solved(scheme, 3, checkpoint_dir=tmp_path, record="trajectory")

@@ -31,6 +31,7 @@ def solved(key, scheme, num_steps, **options):
     return swjko.solve(key, scheme, num_steps, **({"progress": False} | options))
 
 
+@pytest.mark.slow
 def test_solve_equals_run_whatever_the_chunks(key):
     scheme = tiny_scheme()
     first, *others = (solved(key, scheme, 7, chunk_size=size) for size in (1, 3, 7))
@@ -167,6 +168,7 @@ def test_a_resumed_run_stops_at_the_same_step(key, tmp_path, monkeypatch):
             solved(key, particle_scheme(), 100, **(kept | change))
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("devices", [None, 4])
 def test_each_of_many_flows_stops_by_itself(key, devices):
     keys = jax.random.split(key, 4 if devices is None else 3)
@@ -244,6 +246,7 @@ def certified(key, scheme, **options):
 OPTIONS = {"stop_steps": 4, "record": swjko.both, "chunk_size": 4}
 
 
+@pytest.mark.slow
 def test_a_converged_flow_is_certified_and_stops(key):
     check, scheme = jax.random.key(7), relaxing_scheme()
     rule = certified(check, scheme)
@@ -267,6 +270,7 @@ def test_a_converged_flow_is_certified_and_stops(key):
         rule(at_index(first[0], -1), at_index(first, slice(1)))
 
 
+@pytest.mark.slow
 def test_a_flow_that_its_inner_solves_do_not_move_has_not_converged(key):
     scheme, check = relaxing_scheme(optax.sgd(0.0)), jax.random.key(7)
     solution = solved(key, scheme, 4, stop=certified(check, scheme), **OPTIONS)
@@ -342,6 +346,7 @@ BAD_TARGETS = {
 }
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", BAD_TARGETS)
 def test_the_error_says_what_is_not_finite_and_what_helps(name, key):
     make, message = BAD_TARGETS[name]

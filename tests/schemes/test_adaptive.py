@@ -136,6 +136,7 @@ def test_a_rise_at_the_smallest_step_size_is_an_inner_solve_that_did_not_converg
         swjko.solve(key, scheme, 4, progress=False)
 
 
+@pytest.mark.slow
 def test_vmap_over_step_sizes_equals_a_loop(key):
     with jax.enable_x64(True):
         scheme = swjko.adaptive(

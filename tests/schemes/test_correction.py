@@ -41,6 +41,7 @@ def make(family=None, target=TARGET, **options):
     return swjko.corrected(jko, target, optax.adam(0.05), **(defaults | options))
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("step_size", [None, 1.0])
 def test_all_modes_are_held_and_log_z_is_right(step_size, key):
     scheme = make(step_size=step_size)
@@ -55,6 +56,7 @@ def test_all_modes_are_held_and_log_z_is_right(step_size, key):
     np.testing.assert_allclose(np.bincount(nearest) / 3000, 1 / 3, atol=0.05)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("wide", "held"), [(False, 1), (True, 3)])
 def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
     lost = swjko.gaussian_mixture(2, 12, learned_weights=True, init_mean=CENTERS[0], init_scale=0.3)
@@ -87,6 +89,7 @@ def test_an_exact_measure_is_not_moved_by_more_than_noise(key):
     np.testing.assert_allclose(cov, np.eye(2), atol=0.25)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     "target", [lambda x: jnp.where(x[0] > 0, jnp.nan, 0.0), lambda x: -jnp.inf + 0.0 * x[0]]
 )
@@ -101,6 +104,7 @@ def test_a_target_without_numbers_stops_the_flow_before_the_correction(target, k
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_flows_side_by_side_and_solve(key, tmp_path):
     scheme = make(num_inner_steps=5, num_draws=100, batch_size=16)
     keys = jax.random.split(key, 2)

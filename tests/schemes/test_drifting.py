@@ -86,6 +86,7 @@ def test_drift_of_an_mmd_is_that_of_its_formula(key):
     np.testing.assert_allclose(scheme.drifted(key, points), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_and_metric_are_those_of_an_sw_jko_step(key):
     """So the first-order steps, -Hessian^-1 gradient, are equal for a step of length d tau."""
     with jax.enable_x64(True):
@@ -146,6 +147,7 @@ def test_one_exact_regression_of_particles_is_their_drift(key):
     np.testing.assert_allclose(info.time, 0.8, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_generator_comes_near_a_bent_sample(key):
     x = np.random.default_rng(0).normal(size=(512, DIM))
     bent = jnp.asarray(np.stack([x[:, 0], x[:, 0] ** 2 + 0.3 * x[:, 1]], axis=1), float)
@@ -185,6 +187,7 @@ def test_a_velocity_of_ones_own_is_followed_and_its_data_are_a_leaf(key):
     assert any(leaf is center for leaf in jax.tree.leaves(scheme))
 
 
+@pytest.mark.slow
 def test_a_functional_of_features_moves_points_by_its_pullback(key):
     """F(A mu) has the velocity A' v at A x."""
     matrix = jnp.asarray([[1.0, 2.0], [0.0, 1.0]])

@@ -99,6 +99,7 @@ def test_every_step_is_the_exact_one_between_gaussians(key):
     np.testing.assert_allclose(info.time, 0.2 * np.arange(1, 4), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_starts_at_mu_0_and_at_the_identity(key):
     with jax.enable_x64(True):
         scheme = gaussian_scheme()
@@ -130,6 +131,7 @@ def after_two_steps():
         return scheme, jitted_run(key, scheme, scheme.init(key), num_steps=2, record=swjko.infos)[0]
 
 
+@pytest.mark.slow
 def test_kept_log_densities_and_scores_are_those_of_the_family(after_two_steps):
     with jax.enable_x64(True):
         scheme, state = after_two_steps
@@ -193,6 +195,7 @@ def test_path_gradients_have_the_mean_of_plain_ones_and_vanish_at_the_exact_step
         assert float(jnp.linalg.norm(gradient(many, identity, part))) < 1e-9
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("functional", list(helpers.FUNCTIONALS))
 def test_every_functional_makes_a_scheme(functional, key):
     scheme = tiny_scheme(functional)
@@ -221,6 +224,7 @@ def test_stochastic_log_dets(key):
         )
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_is_the_same_run(key):
     scheme = tiny_scheme("potential")
     whole, _ = jitted_run(key, scheme, scheme.init(key), num_steps=2, record=swjko.infos)
@@ -292,6 +296,7 @@ def test_one_trace_over_ten_calls_and_a_step_costs_the_same_however_many_came_be
     assert int(state.step) == 10
 
 
+@pytest.mark.slow
 def test_a_step_costs_the_same_however_many_maps_there_are(key):
     # Apart from the copy of the slots, the program has the same operations.
     def flops(max_steps):
@@ -301,6 +306,7 @@ def test_a_step_costs_the_same_however_many_maps_there_are(key):
     assert flops(400) < 1.01 * flops(4)
 
 
+@pytest.mark.slow
 def test_a_failed_flow_stops_and_leaves_the_others_alone(key):
     def broken_past(limit, x):
         return jnp.sum(x**2) / 2 + jnp.where(jnp.isnan(limit), jnp.nan, 0.0)

@@ -66,6 +66,7 @@ def velocity_of(drift, points=POINTS, weights=None, key=None):
     return np.asarray(drift(jax.random.key(3) if key is None else key, cloud))
 
 
+@pytest.mark.slow
 def test_drifts_are_their_sums_over_pairs():
     with jax.enable_x64(True):
         scores, n = -POINTS / SCALES**2, len(POINTS)
@@ -172,6 +173,7 @@ def test_radon_wasserstein_moves_a_shifted_gaussian_by_a_dth_of_its_shift():
     assert np.sqrt(np.mean((found + shift / dim) ** 2)) < 0.1
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(
     ("name", "step_size", "options"),
     [
@@ -195,6 +197,7 @@ def test_particles_reach_the_moments_of_the_target(name, step_size, options):
     assert infos.energy[-1] < infos.energy[0]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", DRIFTS)
 def test_a_weight_of_two_is_two_points(name):
     options = {"bandwidth": WIDTH}
@@ -260,6 +263,7 @@ def test_noise_has_the_variance_of_its_temperature():
     assert float(jnp.var(state.params)) == pytest.approx(2 * 0.3 * 0.2, rel=0.06)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", ["svgd", "kdrw", "ksd"])
 def test_particle_flows_are_schemes(name, tmp_path):
     key = jax.random.key(0)

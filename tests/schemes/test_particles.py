@@ -97,6 +97,7 @@ def test_sliced_flow_contracts_means_by_one_minus_h_over_d():
         np.testing.assert_allclose(np.asarray(state.params).mean(axis=0), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sliced_flow_moves_along_the_sliced_displacement(key):
     scheme = sliced_flow(
         direction_fn=lambda key, num, dim: swjko.quasi_directions(jax.random.key(3), num, dim)
@@ -179,6 +180,7 @@ def test_particles_are_schemes(name, key):
     )
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("name", SCHEMES)
 def test_vmap_over_keys_and_step_sizes_equals_single_runs(name, key):
     with jax.enable_x64(True):

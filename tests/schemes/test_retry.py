@@ -95,6 +95,7 @@ def random_steps(num):
     return np.random.default_rng(0).choice(STEPS, num, replace=False)
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("batch_size", [1, FLOWS])
 def test_a_fault_stops_its_flow_at_its_step_and_touches_no_other(batch_size):
     expected = clean(batch_size, guarded=False)
@@ -112,6 +113,7 @@ def test_a_fault_stops_its_flow_at_its_step_and_touches_no_other(batch_size):
         assert_same(at_index((states, (trajectory, infos)), OTHERS), at_index(expected, OTHERS))
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize("batch_size", [1, FLOWS])
 def test_a_fault_that_smaller_steps_avoid_is_overcome(batch_size):
     expected = clean(batch_size, guarded=True)

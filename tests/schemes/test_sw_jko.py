@@ -85,6 +85,7 @@ def test_anisotropic_flow_within_one_percent_of_the_exact_steps(dim):
             assert np.linalg.norm(cov - exact.cov) < 0.01 * np.linalg.norm(exact.cov)
 
 
+@pytest.mark.slow
 def test_first_step_starts_at_mu_0_and_common_latents_give_distance_zero(key):
     scheme = gaussian_scheme(flows.coupling(2, num_layers=2, width=8, init_mean=2.0))
     state = scheme.init(key)
@@ -122,6 +123,7 @@ def test_only_entropies_get_path_gradients():
     np.testing.assert_allclose(gradient["log_diagonal"], -1 / (4 * np.pi), rtol=error)
 
 
+@pytest.mark.slow
 def test_both_gradient_estimators_have_the_same_mean():
     """Away from the optimum they differ on each draw and agree on average."""
     scheme = gaussian_scheme(swjko.gaussian(2, init_scale=1.5), center=[1.0, 0.0])
@@ -188,6 +190,7 @@ PAIRS = [("gaussian", functional) for functional in helpers.FUNCTIONALS] + [
 ]
 
 
+@pytest.mark.slow_except_first
 @pytest.mark.parametrize(("name", "functional"), PAIRS)
 def test_every_family_and_every_functional_make_a_scheme(name, functional, key):
     needs_density = swjko.functionals.needs_density(helpers.FUNCTIONALS[functional]())
@@ -222,6 +225,7 @@ def test_ring_of_particles_reaches_its_energy(key):
     np.testing.assert_allclose(jnp.linalg.norm(state.params, axis=1), 1 / np.sqrt(3), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_sweep_over_step_sizes_by_vmap_equals_single_runs(key):
     with jax.enable_x64(True):
         scheme = tiny_scheme(step_size=jnp.asarray(0.1, jnp.float64))
@@ -237,6 +241,7 @@ def test_sweep_over_step_sizes_by_vmap_equals_single_runs(key):
             chex.assert_trees_all_close(at_index(many, index), one, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_vmapped_flows_equal_single_ones_and_jit_equals_eager(key):
     scheme = tiny_scheme("gaussian", "kl_divergence", num_inner_steps=2)
     keys = jax.random.split(key, 3)
@@ -281,6 +286,7 @@ def test_a_run_in_two_parts_is_the_same_run(key):
     chex.assert_trees_all_equal(whole, resumed)
 
 
+@pytest.mark.slow
 def test_gradient_through_a_short_flow_against_finite_differences(key):
     with jax.enable_x64(True):
         functional = swjko.kl_divergence(lambda x: -jnp.sum((x - 1.0) ** 2) / 2)
@@ -326,6 +332,7 @@ def test_a_diverging_optimizer_is_reported_with_the_last_good_state(key):
     assert float(state.time) == 0.0
 
 
+@pytest.mark.slow
 def test_the_line_search_of_lbfgs_follows_the_gradient_of_the_update(key):
     """The gradient of its value_fn is the path gradient, for a functional with an entropy."""
 
@@ -379,6 +386,7 @@ def test_coupling_flow_on_a_gaussian_target(key):
     assert np.log10(float(divergence.value)) < -2.5
 
 
+@pytest.mark.slow
 def test_the_jackknife_takes_most_of_the_bias_of_samples():
     # A small step from N(0, I) rotates the points: the coupling costs, the measures hardly move.
     family = swjko.gaussian(3)
@@ -498,6 +506,7 @@ def test_direct_minimization_computes_no_distance_and_refuses_what_sw_jko_refuse
         direct(num_samples=0)
 
 
+@pytest.mark.slow
 def test_a_step_reports_as_separate_evaluations_do(key):
     scheme = tiny_scheme("coupling", "kl_divergence", num_inner_steps=3)
     start = scheme.init(key)
@@ -524,6 +533,7 @@ def test_a_step_reports_as_separate_evaluations_do(key):
     np.testing.assert_allclose(energy, at_start, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_score_carried_forward_gives_the_gradient_of_the_inverse_route(key):
     with jax.enable_x64(True):
         scheme = tiny_scheme("coupling", "kl_divergence")
