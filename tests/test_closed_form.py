@@ -480,7 +480,7 @@ def test_derivatives_at_equal_and_other_eigenvalues(name):
     np.testing.assert_allclose(curvature, expected, atol=1e-7)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ornstein_uhlenbeck", "jko", "sw_jko"])
 def test_derivatives_in_time(name):
     directions = () if name != "sw_jko" else (directions_of(jax.random.key(6), 9, 3),)

@@ -54,14 +54,19 @@ def as_a_user(tmp_path, monkeypatch):
         yield
 
 
+# Pages whose code takes most of the time of these tests.
+LONG = (
+    "tutorial.md",
+    *(f"howto/{page}.md" for page in ("amortised", "distances", "many", "particles", "posteriors")),
+    "howto/slices.md",
+)
+
+
 # Libraries that a guide uses may warn.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "howto/distances.md" else [])
-        for name in WITH_CODE
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in WITH_CODE],
 )
 def test_code_of_a_page_runs(name, as_a_user, capsys):
     own = [block for block in blocks(PAGES[name]) if not block.needs]

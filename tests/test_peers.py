@@ -100,7 +100,7 @@ def test_processes_that_differ_are_told_before_they_compile(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_that_fails_alone_ends_the_other_with_its_reason(process, tmp_path):
     directory = tmp_path / "run"

@@ -58,7 +58,7 @@ def _two_modes(x):
     return jax.nn.logsumexp(-squares / 0.5) - jnp.log(2.0) - jnp.log(2 * jnp.pi * 0.25)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "lost"), [(3.0, True), (None, False)])
 def test_a_wide_distribution_tells_of_a_mode_that_is_missed(mean, lost, key):
     """Half of the mass is missed by draws that are all effective."""

@@ -31,7 +31,7 @@ def brute_force():
     )
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("direction_fn", "control_variate"),
     [
@@ -134,7 +134,7 @@ def test_max_sliced_scales_with_the_clouds(scale):
     np.testing.assert_allclose(found.direction, expected.direction, rtol=1e-5)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_max_sliced_against_a_grid_of_angles(p):
     x, y = clouds(2)

@@ -60,7 +60,7 @@ def test_both_forms_agree():
     assert program.as_text().count("stablehlo.sort") == 1
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [48, 47])
 def test_tangents_follow_their_points(length):
     values, h = jnp.asarray(rows_with_ties(33, length, "float32")), length // 2

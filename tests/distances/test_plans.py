@@ -44,7 +44,7 @@ def test_plan_has_the_marginals_and_the_cost(n, m, ties):
             np.testing.assert_allclose(cost, ot.wasserstein_1d(u, v, a, b, p=p), rtol=1e-12)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_potentials_are_dual_optimal(p, ties):

@@ -589,7 +589,7 @@ def test_blocks_change_neither_value_nor_gradients(kind):
         )
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [0.0, 50.0, -1e12, np.nan, np.inf, -np.inf])
 def test_zero_weights_are_padding(padding):
     with jax.enable_x64(True):

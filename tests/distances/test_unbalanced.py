@@ -98,7 +98,7 @@ def test_one_point_each_in_closed_form(function, dtype):
         np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("function", BOTH)
 def test_large_prices_give_the_balanced_distance(function):
     x, y, directions, a, b = (jnp.asarray(array, jnp.float32) for array in case(6, 5, 3))

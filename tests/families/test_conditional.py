@@ -24,6 +24,7 @@ def perturbed(family, key):
     return jax.tree.unflatten(tree, moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dim", "kind"), [(3, "coupling"), pytest.param(1, "spline", marks=pytest.mark.slow)]
 )

@@ -100,6 +100,7 @@ def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
     assert abs(ratios.mean() - (dim / (dim + 2)) ** steps) < 4 * error + 0.02
 
 
+@pytest.mark.slow
 def test_steps_after_the_largest_held_out_likelihood_are_dropped():
     points, held_out = bent(jax.random.key(0), 60), bent(jax.random.key(5), 200)
     options = {"step_size": 0.5, "num_knots": 20}

@@ -66,7 +66,7 @@ def test_mmd_to_a_weighted_target_is_the_sum_over_pairs():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["points", "target"])
 def test_a_weighted_sliced_flow_moves_as_one_of_repeated_points(side):
     sizes, other = {"step_size": 0.5, "num_projections": 7}, array(CLOUD)

@@ -62,7 +62,7 @@ def test_doubling_puts_four_channels_into_two_by_two_pixels():
         np.testing.assert_array_equal(block.ravel(), image[0, i, j])
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (1, 2, 1)])
 def test_images_of_any_shape_are_encoded_and_decoded(key, shape):
     model = model_of(shape)

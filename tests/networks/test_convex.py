@@ -98,7 +98,7 @@ def test_inverse_of_a_steep_potential_is_the_minimum_that_scipy_finds(solve):
             assert float(potential(jnp.asarray(found))) - found @ row <= best.fun + 1e-8
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_solver
 def test_derivatives_of_the_inverse_against_differences(solve, key):
     """In the points and in the parameters of the potential, in forward and reverse mode."""
@@ -148,7 +148,7 @@ def test_stochastic_log_det_and_its_gradient_are_unbiased_over_seeds():
             assert abs(np.mean(projected) - np.sum(np.asarray(one) * weight)) < 4 * error + 1e-12
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "tolerance"), [(2, 1e-12), (9, 1e-12), (40, 1e-4)])
 def test_lanczos_quadrature_against_the_logarithm_of_the_matrix(dim, tolerance):
     """Exact up to 16 dimensions; the mean over all rows of a Hadamard matrix is the trace."""

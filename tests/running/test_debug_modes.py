@@ -150,6 +150,7 @@ def weighed():
     return found, found.resample(KEY, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [pytest.param(mode, marks=[pytest.mark.slow] if mode != "both" else []) for mode in MODES],

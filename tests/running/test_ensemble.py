@@ -417,6 +417,7 @@ def test_no_data_in_the_programs(guarded):
         assert max(constants(lowered.as_text()), default=0) <= 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, pytest.param(8, marks=pytest.mark.slow), None])
 def test_memory_is_linear_in_the_flows(batch_size):
     """Up to 256 flows of 256 points and 64 directions."""

@@ -56,7 +56,7 @@ def test_all_modes_are_held_and_log_z_is_right(step_size, key):
     np.testing.assert_allclose(np.bincount(nearest) / 3000, 1 / 3, atol=0.05)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("wide", "held"), [(False, 1), (True, 3)])
 def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
     lost = swjko.gaussian_mixture(2, 12, learned_weights=True, init_mean=CENTERS[0], init_scale=0.3)

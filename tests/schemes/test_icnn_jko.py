@@ -149,6 +149,7 @@ def test_kept_log_densities_and_scores_are_those_of_the_family(after_two_steps):
         np.testing.assert_allclose(again.log_density, state.extra.log_density, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_densities_against_the_jacobian_of_all_maps(after_two_steps, key):
     with jax.enable_x64(True):
         scheme, state = after_two_steps

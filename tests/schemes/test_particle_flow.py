@@ -105,6 +105,7 @@ def test_svgd_is_that_of_blackjax():
     np.testing.assert_allclose(found.params, state.particles, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_mmd_drift_descends_its_energy_and_noise_moves_the_place_where_it_is_read():
     with jax.enable_x64(True):
         drift = DRIFTS["mmd"](bandwidth=WIDTH)

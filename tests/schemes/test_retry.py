@@ -95,7 +95,7 @@ def random_steps(num):
     return np.random.default_rng(0).choice(STEPS, num, replace=False)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, FLOWS])
 def test_a_fault_stops_its_flow_at_its_step_and_touches_no_other(batch_size):
     expected = clean(batch_size, guarded=False)

@@ -100,6 +100,7 @@ def test_first_step_starts_at_mu_0_and_common_latents_give_distance_zero(key):
     )
 
 
+@pytest.mark.slow
 def test_path_gradient_vanishes_at_the_target_and_the_plain_one_does_not(key):
     scheme = gaussian_scheme(swjko.gaussian(2))
     params = scheme.init(key).params
