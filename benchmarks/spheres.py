@@ -3,7 +3,7 @@
 Both compute value and gradient in x of order 2, in float32, on the same planes. POT on NumPy
 computes the value alone. Per case, in ``rows``: medians of interleaved calls (the better of one and
 two threads for torch), their ratio, and the relative differences of the results. ``missing`` names
-what is not installed and therefore not measured.
+packages that are not installed and so are not measured.
 """
 
 import argparse

@@ -11,7 +11,7 @@ of one and two threads for torch), the ratio of POT's to swjko's, and the values
   the product and the sort that no implementation can leave out, and "one pass of the costs" reads
   the pairs of one direction once.
 
-``missing`` names what is not installed and therefore not measured.
+``missing`` names packages that are not installed and so are not measured.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def plans(inputs: peers.Inputs) -> dict[str, Calls]:
 
 
 def _pairs(plan: Callable[..., Any]) -> Callable[..., Any]:
-    """The plan as it is used for minibatches: pairs and masses, with the cost."""
+    """Pairs, masses and cost of a plan, which is what minibatches need."""
 
     def pairs(x, y, directions):
         found = plan(x, y, directions)

@@ -32,7 +32,7 @@ from swjko.readable import html_table
 from swjko.running import compiled
 from swjko.schemes.optimizers import as_optimizer
 
-# Public names that are no calls, or that act on the host and are tested where they are at home.
+# Public names that are not functions, or that act on the host and have tests elsewhere.
 NO_CALLS = {
     *("Certificate", "CheckpointError", "DirectionFn", "Estimate", "Family", "FlowError"),
     *("Functional", "Importance", "Info", "MaxSliced", "QuantileTable", "Raveled", "Result"),

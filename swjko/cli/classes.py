@@ -90,7 +90,7 @@ def classes_of(images: Images, source: str) -> np.ndarray:
       source: What messages call them.
 
     Raises:
-      DataError: If there are no labels, or a number of classes that cannot be drawn.
+      DataError: If there are no labels, or too few or too many classes.
     """
     if images.labels is None:
         raise DataError(

@@ -24,8 +24,8 @@ from swjko.schemes.sw_jko import sw_jko
 from swjko.types import Cloud, DirectionFn, Estimate, Functional, Key
 
 _PLOTTED_POINTS = 1000
-# Clouds that are compared, and their points. At most so many are drawn, unless they look alike:
-# their points then lie closer than this part of the longest way from the start.
+# How many clouds are compared and with how many points each, and the most that are drawn. Clouds
+# look alike if they are closer than this part of the largest distance from the start.
 _COMPARED_CLOUDS, _COMPARED_POINTS, _PLOTTED_CLOUDS, _ALIKE = 100, 100, 5, 0.2
 _replay = jax.jit(replay, static_argnames=("num",))
 sample_cloud = jax.jit(sample, static_argnames=("num",))

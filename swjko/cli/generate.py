@@ -126,11 +126,11 @@ def generate(
     shown = chosen.show(chosen.family)
     start, end, floor, figures = measured(measure_key, shown, ends, target, held_out, settings)
     drawn, ends_of_rows = _drawn(sheet_key, chosen, shown, ends[1], grid)
-    nearest, scores = neighbours(drawn, target, held_out)
+    nearest, of_held_out, scores = neighbours(drawn, target, held_out)
     figures |= scores
     if of_sets is not None:
         wanted = np.arange(grid).repeat(grid) % chosen.num_classes
-        figures |= class_scores(nearest, wanted, target, held_out, *of_sets)
+        figures |= class_scores(nearest, of_held_out, wanted, *of_sets)
     config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
     config |= {"slices": slices, "by_class": by_class, "shape": images.shape}
     config |= {"batch_size": batch_size}

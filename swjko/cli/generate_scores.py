@@ -76,26 +76,37 @@ def measured(
 
 def neighbours(
     drawn: np.ndarray, target: np.ndarray, held_out: np.ndarray
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the index of the image nearest to each sample, and scores of the distances."""
-    distances = cdist(drawn, target)
-    nearest = distances.argmin(axis=1)
-    distances = distances[np.arange(len(drawn)), nearest]
-    of_held_out = cdist(held_out[: len(drawn)], target).min(axis=1)
-    return nearest, {
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Find the nearest images of samples, and of as many held-out images.
+
+    Returns:
+      The index of the image nearest to each sample, that of the one nearest to each held-out image,
+      and scores of the distances.
+    """
+    (nearest, distances), (nearest_to_held_out, of_held_out) = (
+        _nearest(points, target) for points in (drawn, held_out[: len(drawn)])
+    )
+    scores = {
         "distance of a sample to the nearest image, mean": float(distances.mean()),
         "distance of a held-out image to the nearest image, mean": float(of_held_out.mean()),
         "samples nearer to an image than any held-out image": int(
             np.sum(distances < of_held_out.min())
         ),
     }
+    return nearest, nearest_to_held_out, scores
+
+
+def _nearest(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the image nearest to each point, and its distance."""
+    distances = cdist(points, target)
+    nearest = distances.argmin(axis=1)
+    return nearest, distances[np.arange(len(points)), nearest]
 
 
 def class_scores(
     nearest: np.ndarray,
+    nearest_to_held_out: np.ndarray,
     shown: np.ndarray,
-    target: np.ndarray,
-    held_out: np.ndarray,
     of_target: np.ndarray,
     of_held_out: np.ndarray,
 ) -> dict[str, Any]:
@@ -103,19 +114,17 @@ def class_scores(
 
     Args:
       nearest: Index of the image nearest to each sample.
+      nearest_to_held_out: Index of the image nearest to each of the first held-out images.
       shown: Class of each sample.
-      target: Images of the flow [m d].
-      held_out: Images held out [k d].
-      of_target: Classes [m].
-      of_held_out: Classes [k].
+      of_target: Classes of the images of the flow [m].
+      of_held_out: Classes of the held-out images [k].
     """
-    few = held_out[: len(shown)]
-    of_nearest = of_target[cdist(few, target).argmin(axis=1)]
+    of_first = of_held_out[: len(nearest_to_held_out)]
     return {
         "nearest image has the class of the sample, share": float(
             np.mean(of_target[nearest] == shown)
         ),
         "nearest image has the class of the held-out image, share": float(
-            np.mean(of_nearest == of_held_out[: len(few)])
+            np.mean(of_target[nearest_to_held_out] == of_first)
         ),
     }

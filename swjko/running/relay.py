@@ -4,8 +4,8 @@ JAX aborts a process when its connection to process 0 closes, and no handler of 
 this. So JAX connects to a relay on the same machine. If the other side closes its connection, the
 relay keeps JAX's side open, and ``lifeline`` and ``failures`` end the process.
 
-The relay is a small process of its own, because JAX's heartbeats pass through it: a thread would
-wait while another holds Python's lock. It runs this file, which imports nothing of the package. It
+The relay is a separate small process, because JAX's heartbeats pass through it: a thread would wait
+while another holds Python's lock. It runs this file, which imports nothing of the package. It
 ends when its standard input closes, however the process ends that has started it.
 """
 

@@ -209,7 +209,7 @@ except images.DataError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
 def test_a_refused_folder_of_large_pictures_takes_little_memory(tmp_path):
-    """720 MB of pixels, of which the last picture is cut short: counted in a process of its own."""
+    """720 MB of pixels, of which the last picture is cut short: counted in its own process."""
     for name in ("large", "small"):
         (tmp_path / name).mkdir()
     Image.fromarray(GREY).save(tmp_path / "small" / "x.png")
