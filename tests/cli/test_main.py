@@ -421,7 +421,8 @@ def test_latents_of_classes_have_the_shares_of_the_data(key):
 def test_generate_by_the_convolutional_generator(pictures, tmp_path):
     out = tmp_path / "s.png"
     assert run_cli(f"generate --data {pictures} --family convolutional --out {out}", *_SHEET) == 0
-    assert Image.open(out).mode == "L"
+    with Image.open(out) as picture:
+        assert picture.mode == "L"
     assert json.loads((tmp_path / "report.json").read_text())["config"]["family"] == "convolutional"
 
 
