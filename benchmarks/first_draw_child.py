@@ -1,6 +1,7 @@
 """One process from ``import`` to draws of a NumPyro model; prints the seconds as a line of JSON."""
 
 import collections
+import importlib
 import json
 import time
 from typing import Any
@@ -31,29 +32,31 @@ def _listen(event: str, duration_secs: float, **unused: Any) -> None:
         _events[_EVENTS[event]] += duration_secs
 
 
+def _eight_schools(sigma: Any, y: Any = None) -> None:
+    import numpyro  # pyright: ignore[reportMissingImports]
+    import numpyro.distributions as dist  # pyright: ignore[reportMissingImports]
+
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("school", len(sigma)):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(mu + tau * z, sigma), obs=y)
+
+
 def main() -> None:
     import jax
     import jax.numpy as jnp
-    import numpyro  # pyright: ignore[reportMissingImports]
-    import numpyro.distributions as dist  # pyright: ignore[reportMissingImports]
     import optax
 
     import swjko
     from swjko import flows
 
+    importlib.import_module("numpyro")
     jax.monitoring.register_event_duration_secs_listener(_listen)
     now = _end("import", _START)
     sigma = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
     y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-
-    def eight_schools(sigma: Any, y: Any = None) -> None:
-        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-        tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
-        with numpyro.plate("school", len(sigma)):
-            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-            numpyro.sample("y", dist.Normal(mu + tau * z, sigma), obs=y)
-
-    target = swjko.interop.from_numpyro(eight_schools, sigma, y=y)
+    target = swjko.interop.from_numpyro(_eight_schools, sigma, y=y)
     now = _end("from_numpyro", now)
     target = target.whitened(swjko.laplace(target.log_prob, target.start))
     now = _end("laplace", now)

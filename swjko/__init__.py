@@ -10,8 +10,7 @@ Neural families are in ``swjko.flows`` (which imports flax), exact Gaussian solu
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from swjko._names import MODULES, NAMES
-from swjko._version import __version__
+from swjko._names import MODULES, NAMES, __version__
 
 # For type checkers and editors, which read these imports; the table of ``_names`` is what runs.
 if TYPE_CHECKING:

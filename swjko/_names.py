@@ -1,5 +1,8 @@
-"""The module in which each public name is defined, for imports on first use."""
+"""The version of the package, and the module in which each public name is defined."""
 
+__version__ = "0.1.0"
+
+# Modules are imported when a name of theirs is first used.
 NAMES = {
     "types": ("Cloud", "DirectionFn", "Estimate", "Functional"),
     "distances.directions": (
@@ -83,6 +86,6 @@ MODULES = frozenset(
     (
         *("autoencoder", "checkpoints", "closed_form", "data", "datasets", "diagnostics"),
         *("distances", "distributed", "families", "flows", "functionals", "images", "interop"),
-        *("linalg", "networks", "plots", "problems", "running", "schemes", "types", "validation"),
+        *("linalg", "networks", "plots", "problems", "running", "schemes", "types"),
     )
 )

@@ -15,14 +15,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.families.decoded import decoded
 from swjko.families.gaussians import gaussian
 from swjko.networks.autoencoder import Autoencoder, autoencoder
 from swjko.running.solve import solve
 from swjko.schemes.base import Info, Result, State, accept
-from swjko.types import Key, Leaf, Params, static_field
+from swjko.types import Key, Leaf, Params, static_field, validation
 
 __all__ = ["Autoencoder", "AutoencoderFit", "autoencoder", "decoded", "fit_autoencoder"]
 

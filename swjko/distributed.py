@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 
-from swjko import validation
 from swjko.running.agreement import DistributedError as DistributedError
 from swjko.running.failures import end_without_peer, linger
 from swjko.running.lifeline import watch_over
 from swjko.running.relay import open_relay
 from swjko.running.rendezvous import PeerError, local_addresses, meet
+from swjko.types import validation
 
 # Environment variables of a job: the number of processes, and the id of this one.
 _JOBS = (

@@ -14,7 +14,6 @@ from typing import Any
 
 from jax.typing import ArrayLike
 
-from swjko import validation
 from swjko.families.adapters import from_distrax, from_linen, from_nnx, standardised
 from swjko.families.adapters_equinox import from_equinox, from_flowjax
 from swjko.families.base import Family
@@ -24,6 +23,7 @@ from swjko.families.generators import convolutional, mlp
 from swjko.networks.continuous import ContinuousFlow, Diffrax, RungeKutta
 from swjko.networks.convex import ConvexFlow
 from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
+from swjko.types import validation
 
 __all__ = [
     "cnf",

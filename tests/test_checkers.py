@@ -28,9 +28,9 @@ from public_rows import FUNCTIONS, SCHEMES, kernel, log_prob, points, sw_jko, we
 
 import swjko
 from swjko import flows
-from swjko.readable import html_table
 from swjko.running import compiled
 from swjko.schemes.optimizers import as_optimizer
+from swjko.types.readable import html_table
 
 # Public names that are not functions, or that act on the host and have tests elsewhere.
 NO_CALLS = {

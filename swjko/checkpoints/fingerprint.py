@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swjko._version import __version__
+from swjko._names import __version__
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.dtype)
 _ARRAYS = (jax.Array, np.ndarray, np.generic)

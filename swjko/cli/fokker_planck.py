@@ -1,6 +1,7 @@
 """The command-line problem ``fokker-planck``: a flow to a random Gaussian with a known answer."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +14,10 @@ from swjko.cli.report import Outcome
 from swjko.cli.settings import Settings
 from swjko.cli.verdict import Check, judge
 from swjko.diagnostics.evaluate import symmetric_kl
+from swjko.families.base import Family
 from swjko.families.gaussians import gaussian
 from swjko.functionals.entropies import kl_divergence
+from swjko.types import Key, Params
 
 SYMMETRIC_KL_SAMPLES = 10_000
 # Largest symmetric KL divergence to the exact iterate that counts as a good fit, in nats.
@@ -45,16 +48,15 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
         [scores.gaussian_kl(*law, *problem[:2]) for law in zip(means, covs, strict=True)]
     )
     exact = problems.gaussian(means[-1], covs[-1])
-    params, figures = flow.solution.state.params, {}
-    for key, law, name in (
-        (stationary_key, target, "SymKL against the stationary law"),
-        (exact_key, exact, "SymKL against the exact SW-JKO step"),
-    ):
-        figures[name] = estimate = _symmetric_kl(
-            key, family, params, law.log_prob, law.sample, num_samples=SYMMETRIC_KL_SAMPLES
-        )
-        # An estimate below its noise may be negative, so the standard error bounds it from below.
-        figures[f"log10 {name}, or of its standard error where larger"] = math.log10(max(estimate))
+    params = flow.solution.state.params
+    figures = _divergences(
+        family,
+        params,
+        {
+            "SymKL against the stationary law": (stationary_key, target),
+            "SymKL against the exact SW-JKO step": (exact_key, exact),
+        },
+    )
     figures["SymKL of the exact SW-JKO step against the stationary law"] = (
         scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
@@ -79,6 +81,19 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
         [check(*map(float, figures["SymKL against the exact SW-JKO step"]))], flow.advice
     )
     return flow.outcome("fokker-planck", settings, config, **parts, verdict=verdict)
+
+
+def _divergences(
+    family: Family, params: Params, laws: dict[str, tuple[Key, problems.Target]]
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for name, (key, law) in laws.items():
+        figures[name] = estimate = _symmetric_kl(
+            key, family, params, law.log_prob, law.sample, num_samples=SYMMETRIC_KL_SAMPLES
+        )
+        # An estimate below its noise may be negative, so the standard error bounds it from below.
+        figures[f"log10 {name}, or of its standard error where larger"] = math.log10(max(estimate))
+    return figures
 
 
 def check(divergence: float, standard_error: float) -> Check:

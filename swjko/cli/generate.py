@@ -1,6 +1,5 @@
 """Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
-import functools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from swjko import flows, validation
+from swjko import flows
 from swjko.cli.classes import classes_of, labelled_space, latents_of_rows
 from swjko.cli.codes import WIDTH, Space, drift_scheme, interpolated, latent_space
 from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
@@ -36,7 +35,7 @@ from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
 from swjko.running.solve import solve
 from swjko.schemes.base import Scheme
-from swjko.types import DirectionFn, Key, Params
+from swjko.types import Key, Params, validation
 
 # A drift makes more use of all images than a gradient does.
 _DEFAULT_BATCH = {"mlp": 8000, "coupling": 2000, "convolutional": 2000}
@@ -105,20 +104,13 @@ def generate(
     batch_size = batch_size or min(_DEFAULT_BATCH[family], len(target))
     key = jax.random.key(seed)
     solve_key, start_key, measure_key, sheet_key = jax.random.split(key, 4)
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    if space == "latent":
-        fit_dir, folder = (folder and folder / name for name in ("autoencoder", "flow"))
-        fit_key = jax.random.fold_in(key, 4)
-        chosen = latent_space(fit_key, family, target, images.shape, fit_dir, progress)
-    else:
-        chosen = _pixels(family, target, images.shape)
+    chosen, folder = _space(
+        jax.random.fold_in(key, 4), family, space, target, images.shape, checkpoint_dir, progress
+    )
     if of_sets is not None:
         chosen = labelled_space(chosen, of_sets[0], WIDTH)
     require_memory(chosen.family, settings)
-    convolved = slices == "convolutional"
-    direction_fn = convolutional_directions(*images.shape) if convolved else orthogonal_directions
-    make = drift_scheme if family == "mlp" else functools.partial(_jko_scheme, direction_fn)
-    scheme = make(chosen, settings, batch_size)
+    scheme = _scheme(family, slices, chosen, settings, batch_size, images.shape)
     solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
     say("measuring samples against held-out images", progress)
     # Another key gives a generator another start, and a coupling flow the same law.
@@ -154,6 +146,23 @@ def generate(
     return Generated(outcome, sheet(blocks, images.shape, grid))
 
 
+def _space(
+    key: Key,
+    family: str,
+    space: str,
+    target: np.ndarray,
+    shape: tuple[int, int, int],
+    checkpoint_dir: str | None,
+    progress: bool,
+) -> tuple[Space, Path | None]:
+    """Return the space of the flow and the directory of the flow's checkpoints."""
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    if space == "pixels":
+        return _pixels(family, target, shape), folder
+    fit_dir, flow_dir = (folder and folder / name for name in ("autoencoder", "flow"))
+    return latent_space(key, family, target, shape, fit_dir, progress), flow_dir
+
+
 def _drawn(
     key: Key, space: Space, shown: Family, params: Params, grid: int
 ) -> tuple[np.ndarray, Array]:
@@ -168,9 +177,18 @@ def _drawn(
     return np.clip(points, 0.0, 1.0), ends
 
 
-def _jko_scheme(
-    direction_fn: DirectionFn, space: Space, settings: Settings, batch_size: int
+def _scheme(
+    family: str,
+    slices: str,
+    space: Space,
+    settings: Settings,
+    batch_size: int,
+    shape: tuple[int, int, int],
 ) -> Scheme:
+    if family == "mlp":
+        return drift_scheme(space, settings, batch_size)
+    convolved = slices == "convolutional"
+    direction_fn = convolutional_directions(*shape) if convolved else orthogonal_directions
     functional = sw_to_target(
         space.target,
         settings.projections,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from swjko import flows, problems, validation
+from swjko import flows, problems
 from swjko.cli import match_report, scores
 from swjko.cli.flow import (
     Flow,
@@ -23,7 +23,7 @@ from swjko.cli.settings import Settings
 from swjko.cli.terminal import say
 from swjko.data.tables import DataError, Points, require_narrow
 from swjko.functionals.targets import sw_to_target
-from swjko.types import Cloud
+from swjko.types import Cloud, validation
 
 _DRAWS, _MOST_DRAWS = 4096, 50_000
 # Larger targets are drawn in batches of this size.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from swjko._version import __version__
+from swjko._names import __version__
 from swjko.cli import settings
 from swjko.cli.arguments import as_names, as_path, as_positive, as_seconds, as_whole
 from swjko.cli.generate_options import add_generate

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from swjko._version import __version__
+from swjko._names import __version__
 from swjko.checkpoints.files import write_atomically
 from swjko.checkpoints.format import finite_json
 from swjko.cli.verdict import Verdict

@@ -8,10 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.closed_form.matrices import as_square
 from swjko.linalg import derivatives_of, sqrt_of_symmetric, trace_of_sqrt
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 Vector: TypeAlias = Float[Array, " d"]
 Matrix: TypeAlias = Float[Array, "d d"]

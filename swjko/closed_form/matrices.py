@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from swjko import validation
+from swjko.types import validation
 
 
 def as_square(matrix: object, dim: int, name: str, *, definite: bool = False) -> Array:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.closed_form.gaussians import (
     Gaussian,
     Matrix,
@@ -19,7 +18,7 @@ from swjko.closed_form.gaussians import (
     standard_deviations,
 )
 from swjko.closed_form.matrices import as_square
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 _NEWTON_STEPS = 60
 _CONJUGATE_GRADIENT_STEPS = 400

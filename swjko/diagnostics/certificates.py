@@ -25,14 +25,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from scipy.special import stdtrit
 
-from swjko import validation
 from swjko.diagnostics.evaluate import require_trajectory
 from swjko.diagnostics.importance import importance
 from swjko.diagnostics.verdicts import FALSE_ALARMS, Certificate
 from swjko.families.distribution import FlowDistribution
 from swjko.schemes.base import State
 from swjko.schemes.sw_jko import SWJKO
-from swjko.types import Estimate, Key, Params, Scalar
+from swjko.types import Estimate, Key, Params, Scalar, validation
 
 
 def certificate(

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family, require_family, sample
 from swjko.functionals.base import needs_density, scalars, value_at
-from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar, as_partial
+from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar, as_partial, validation
 
 # Enough for float64 from any width.
 _BISECTIONS = 64

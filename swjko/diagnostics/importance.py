@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction, scalars
 from swjko.linalg import nan_where
-from swjko.readable import html_table
-from swjko.types import Cloud, Estimate, Key, Scalar, as_partial
+from swjko.types import Cloud, Estimate, Key, Scalar, as_partial, validation
+from swjko.types.readable import html_table
 
 # Weights whose k-hat is larger are not to be used.
 LARGEST_PARETO_K = 0.7

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from swjko.diagnostics.importance import Importance
-from swjko.readable import html_table
 from swjko.types import Estimate, Scalar
+from swjko.types.readable import html_table
 
 # False alarms of a whole certificate.
 FALSE_ALARMS = 0.025

@@ -2,7 +2,7 @@
 
 import math
 
-from swjko import validation
+from swjko.types import validation
 
 # Bytes for the temporaries of one block of directions. With weights the time is spent in passes
 # over memory, and smaller blocks cost nothing.

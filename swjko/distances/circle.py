@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.centering import without_wild_padding
 from swjko.distances.directions import uniform_directions
 from swjko.distances.preparation import normalised_weights
 from swjko.distances.rows import sliced_costs
 from swjko.distances.sorting import sort_rows_with_permutation
-from swjko.types import Key, Scalar
+from swjko.types import Key, Scalar, validation
 
 
 def wasserstein_circle_pow(

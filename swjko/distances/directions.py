@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from swjko.types import DirectionFn, Key
-from swjko.validation import as_count
+from swjko.types.validation import as_count
 
 _QUASI_MAX_DIM = 3
 

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.directions import uniform_directions
 from swjko.distances.kernel import ScaledPower
 from swjko.distances.scales import power_of_two
 from swjko.distances.sliced import sliced_wasserstein_scaled_pow
-from swjko.types import DirectionFn, Estimate, Key, Projection, Scalar
+from swjko.types import DirectionFn, Estimate, Key, Projection, Scalar, validation
 
 # Replicates of dependent directions; enough for a standard error known to a fifth of itself.
 _NUM_REPLICATES = 16

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.distances.one_dimensional import merge_weights
 from swjko.distances.sliced import sliced_wasserstein_scaled_pow, wasserstein_1d_pow
 from swjko.distances.sorting import sort_rows_with_permutation
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 
 class Potentials(NamedTuple):

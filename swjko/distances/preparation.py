@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.centering import centred, exact_on_the_line, without_wild_padding
+from swjko.types import validation
 
 
 def normalised_weights(weights: Array | None, count: int, dtype: DTypeLike) -> Array:

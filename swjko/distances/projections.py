@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.rows import linear_projection
 from swjko.distances.sliced import slice_costs
-from swjko.types import DirectionFn, Key, Projection
+from swjko.types import DirectionFn, Key, Projection, validation
 
 
 def polynomial_projection(dim: int, degree: int) -> Projection:

@@ -14,10 +14,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.one_dimensional import couple_uniform, couple_weighted
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 # Numbers that are held at once while a table is made, 256 MiB of float64.
 _BUDGET = 2**25

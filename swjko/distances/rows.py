@@ -17,12 +17,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
 from swjko.distances.shifts import optimal_cut
 from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
 from swjko.linalg import nan_where
-from swjko.types import Leaf, Projection, Scalar
+from swjko.types import Leaf, Projection, Scalar, validation
 
 
 class Costs(NamedTuple):

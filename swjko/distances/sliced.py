@@ -14,7 +14,6 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.infinite_order import largest_displacement
 from swjko.distances.kernel import ScaledPower, sliced_power
@@ -26,8 +25,8 @@ from swjko.distances.rows import (
     require_positions,
     sliced_costs,
 )
-from swjko.sharding import on_auto_axes
-from swjko.types import Projection, Scalar, as_partial
+from swjko.types import Projection, Scalar, as_partial, validation
+from swjko.types.sharding import on_auto_axes
 
 
 def wasserstein_1d_pow(

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.distances.centering import centred
 from swjko.distances.one_dimensional import merge_weights, power
 from swjko.distances.sorting import sort_rows_with_permutation
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 # Coordinates whose differences are held at once, 2 MiB of float32.
 _COST_ELEMENTS = 2**19

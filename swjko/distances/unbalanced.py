@@ -12,13 +12,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.blocks import automatic_block_size
 from swjko.distances.centering import centred, exact_on_the_line
 from swjko.distances.frank_wolfe import optimal_marginals, potentials_of_rows
 from swjko.distances.kernel import sliced_power
 from swjko.distances.sorting import sort_rows_with_permutation, unsort_rows
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 Prices = SupportsFloat | Array | tuple[SupportsFloat | Array, SupportsFloat | Array]
 

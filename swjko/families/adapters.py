@@ -16,12 +16,11 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.families.bases import Distribution, with_base
 from swjko.families.pushforward import Mapped, Pushforward, pushforward
-from swjko.pickling import Picklable
-from swjko.types import Key, Params
+from swjko.types import Key, Params, validation
+from swjko.types.pickling import Picklable
 
 _MUST_NOT_CHANGE = (
     "must give a model whose state no call changes, since the change would be lost between steps."

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.families.bijections import (
     forward_and_log_det,
@@ -23,7 +22,7 @@ from swjko.families.bijections import (
     unwrapped,
 )
 from swjko.families.pushforward import pushforward
-from swjko.types import Key, Params, partitioned
+from swjko.types import Key, Params, partitioned, validation
 
 # What stands for a param in the rest of a module.
 _PARAM = "param"

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Params, as_partial, static_field
+from swjko.types import Cloud, Key, Params, as_partial, static_field, validation
+from swjko.types.readable import Readable
 
 
 class Family(Readable):

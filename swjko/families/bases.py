@@ -14,10 +14,9 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.families.pushforward import Pushforward
-from swjko.types import Cloud, Key, Leaf, Params, static_field
+from swjko.types import Cloud, Key, Leaf, Params, static_field, validation
 
 
 @runtime_checkable

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.families.base import Family
-from swjko.types import Cloud, Key, Leaf, Params
+from swjko.types import Cloud, Key, Leaf, Params, validation
 
 
 def cells(edges: Float[Array, " e"], *, max_density: float | None = None) -> "Cells":

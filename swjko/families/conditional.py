@@ -14,12 +14,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.adapters import standardised
 from swjko.families.base import Family, standard_normal_log_prob
 from swjko.networks.coupling import Affine, CouplingFlow, RationalQuadratic
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Leaf, Params, static_field
+from swjko.types import Cloud, Key, Leaf, Params, static_field, validation
+from swjko.types.readable import Readable
 
 # End of the interval of splines, in starting standard deviations.
 _BOUND = 4.0

@@ -6,11 +6,10 @@ import jax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from swjko import validation
 from swjko.families.base import Family, require_family
 from swjko.families.pushforward import Mapped
 from swjko.networks.autoencoder import Autoencoder
-from swjko.types import Params, as_partial
+from swjko.types import Params, as_partial, validation
 
 
 def decoded(

@@ -5,10 +5,9 @@ import dataclasses
 import jax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family, sample
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Params
+from swjko.types import Cloud, Key, Params, validation
+from swjko.types.readable import Readable
 
 
 @jax.tree_util.register_dataclass

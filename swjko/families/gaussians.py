@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.families.base import Family, standard_normal_log_prob
 from swjko.linalg import inverse_of_lower_triangular
-from swjko.types import Cloud, Key, Leaf, Params, static_field
+from swjko.types import Cloud, Key, Leaf, Params, static_field, validation
 
 
 def gaussian(dim: int, *, init_mean: ArrayLike = 0.0, init_scale: ArrayLike = 1.0) -> "Gaussian":

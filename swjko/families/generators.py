@@ -6,12 +6,12 @@ import jax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from swjko import validation
 from swjko.families.adapters import standardised
 from swjko.families.base import Family
 from swjko.families.pushforward import Mapped
 from swjko.networks.convolutional import ConvolutionalGenerator
 from swjko.networks.perceptron import Perceptron
+from swjko.types import validation
 
 
 def mlp(

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.linalg import stratified_indices
-from swjko.types import Cloud, Key, Leaf, Params, Scalar, static_field
+from swjko.types import Cloud, Key, Leaf, Params, Scalar, static_field, validation
 
 
 def particles(

@@ -16,12 +16,11 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family, require_family
 from swjko.families.bijections import is_bijection, of_rows
 from swjko.families.pushforward import Mapped
-from swjko.readable import Readable
-from swjko.types import Key
+from swjko.types import Key, validation
+from swjko.types.readable import Readable
 
 
 @jax.tree_util.register_dataclass

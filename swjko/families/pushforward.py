@@ -9,9 +9,8 @@ from jax.tree_util import Partial
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.base import Family, check_family, standard_normal_log_prob
-from swjko.types import Cloud, Key, Params, as_partial, static_field
+from swjko.types import Cloud, Key, Params, as_partial, static_field, validation
 
 
 def pushforward(

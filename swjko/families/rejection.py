@@ -25,10 +25,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.bases import Distribution
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Leaf, Scalar, as_partial
+from swjko.types import Cloud, Key, Leaf, Scalar, as_partial, validation
+from swjko.types.readable import Readable
 
 _LEAST_DRAWS = 25
 _HALVINGS = 40

@@ -23,13 +23,12 @@ from jax.scipy.stats import norm
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.directions import orthogonal_directions
 from swjko.distances.sorting import sort_rows
 from swjko.families.base import standard_normal_log_prob
 from swjko.families.distribution import FlowDistribution
 from swjko.families.pushforward import pushforward
-from swjko.types import Key, Params, Scalar
+from swjko.types import Key, Params, Scalar, validation
 
 # Slopes of a table lie between the inverse of this and this.
 _STEEPEST = 20.0

@@ -18,8 +18,7 @@ from jax.tree_util import Partial
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from swjko import validation
-from swjko.types import Cloud, Functional, Key, Scalar
+from swjko.types import Cloud, Functional, Key, Scalar, validation
 
 
 def needs_density(functional: Functional) -> bool:

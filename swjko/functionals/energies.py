@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.functionals.base import (
     expectation,
     kernel_at_zero,
@@ -18,9 +17,9 @@ from swjko.functionals.base import (
     map_in_blocks,
     scalars,
 )
-from swjko.readable import Readable
-from swjko.sharding import on_auto_axes
-from swjko.types import Cloud, Key, Scalar, as_partial, static_field
+from swjko.types import Cloud, Key, Scalar, as_partial, static_field, validation
+from swjko.types.readable import Readable
+from swjko.types.sharding import on_auto_axes
 
 # Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
 _APART = 8.0

@@ -11,13 +11,12 @@ from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.sorting import sort_rows
 from swjko.functionals.base import expectation, log_density
 from swjko.functionals.energies import potential
 from swjko.functionals.sums import WeightedSum, weighted_sum
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Scalar, static_field
+from swjko.types import Cloud, Key, Scalar, static_field, validation
+from swjko.types.readable import Readable
 
 
 def negative_entropy() -> "NegativeEntropy":

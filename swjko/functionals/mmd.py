@@ -7,7 +7,6 @@ from typing import ClassVar
 import jax
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.functionals.base import (
     as_data,
     expectation,
@@ -16,9 +15,9 @@ from swjko.functionals.base import (
     map_in_blocks,
 )
 from swjko.functionals.energies import Interaction, interaction
-from swjko.readable import Readable
-from swjko.sharding import on_auto_axes
-from swjko.types import Cloud, Key, Leaf, Scalar
+from swjko.types import Cloud, Key, Leaf, Scalar, validation
+from swjko.types.readable import Readable
+from swjko.types.sharding import on_auto_axes
 
 # Bytes of the pairs of target points that are held at once when a functional is made.
 _TARGET_BLOCK_BYTES = 2**26

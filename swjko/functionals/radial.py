@@ -17,10 +17,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.functionals.base import expectation, map_in_blocks
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Leaf, Scalar, as_partial, static_field
+from swjko.types import Cloud, Key, Leaf, Scalar, as_partial, static_field, validation
+from swjko.types.readable import Readable
 
 # Entries of the matrix of pairs in an automatic block: 4 MiB in float32.
 _BLOCK_ENTRIES = 2**20

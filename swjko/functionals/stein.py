@@ -19,8 +19,8 @@ from swjko.functionals.radial import (
     radial_kernel,
     scores,
 )
-from swjko.readable import Readable
 from swjko.types import Cloud, Key, Scalar
+from swjko.types.readable import Readable
 
 
 def ksd_to_target(

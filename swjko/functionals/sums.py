@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from swjko.functionals.base import is_entropy_like, needs_density, needs_log_prob, value_at
-from swjko.readable import Readable
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial
+from swjko.types.readable import Readable
 
 
 def weighted_sum(*terms: tuple[float | Scalar, Functional]) -> "WeightedSum":

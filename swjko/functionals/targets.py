@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.quantiles import QuantileTable, sliced_wasserstein_to_quantiles_pow
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.distances.unbalanced import Prices, as_prices, unbalanced_sliced_ot
 from swjko.functionals.base import as_data, expectation
 from swjko.linalg import stratified_indices
-from swjko.readable import Readable
 from swjko.types import (
     Cloud,
     DirectionFn,
@@ -25,7 +23,9 @@ from swjko.types import (
     Scalar,
     as_partial,
     static_field,
+    validation,
 )
+from swjko.types.readable import Readable
 
 
 def sw_to_target(

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.families.bijections import forward_and_log_det, inverse_and_log_det, is_bijection
-from swjko.readable import Readable
-from swjko.types import Leaf, Scalar, as_partial
+from swjko.types import Leaf, Scalar, as_partial, validation
+from swjko.types.readable import Readable
 
 
 def bounded(log_prob: Callable[[Any], Scalar], bijectors: PyTree) -> "Bounded":

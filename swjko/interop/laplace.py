@@ -9,10 +9,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian
-from swjko.types import Scalar, as_partial
+from swjko.types import Scalar, as_partial, validation
 
 # Squared distances from the mode in standard deviations: where steps end, and what is accepted.
 _DECREMENT, _LARGEST_DECREMENT = 1e-6, 0.1

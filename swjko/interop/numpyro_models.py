@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from swjko import validation
 from swjko.interop.raveled import Raveled, from_unconstrained, require_density
-from swjko.readable import Readable
-from swjko.types import Partitioned, Scalar, as_partial, partitioned
+from swjko.types import Partitioned, Scalar, as_partial, partitioned, validation
+from swjko.types.readable import Readable
 
 _INSTALL = 'Install it: pip install "swjko[interop]".'
 

@@ -17,11 +17,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian_moments
-from swjko.readable import Readable
-from swjko.types import Leaf, Scalar, as_partial, static_field
+from swjko.types import Leaf, Scalar, as_partial, static_field, validation
+from swjko.types.readable import Readable
 
 
 def raveled(logdensity: Callable[[PyTree], Scalar], position: PyTree) -> "Raveled":

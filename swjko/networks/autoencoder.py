@@ -19,8 +19,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
-from swjko.types import Key, Params, Scalar, static_field
+from swjko.types import Key, Params, Scalar, static_field, validation
 
 
 def autoencoder(

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.plots.axes import INK, TARGET, new_axes
-from swjko.types import Scalar
+from swjko.types import Scalar, validation
 
 _GRID_POINTS = 90
 _LEAST_DPI, _COLORS, _LAST_MILLISECONDS = 40.0, 64, 1500

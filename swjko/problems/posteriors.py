@@ -11,11 +11,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.functionals.base import expectation
 from swjko.functionals.entropies import negative_entropy
 from swjko.functionals.sums import WeightedSum, weighted_sum
-from swjko.types import Cloud, Key, Leaf, Scalar, static_field
+from swjko.types import Cloud, Key, Leaf, Scalar, static_field, validation
 
 
 def logistic_regression(

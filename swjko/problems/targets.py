@@ -9,10 +9,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import closed_form, validation
+from swjko import closed_form
 from swjko.data.tables import require_extra
 from swjko.distances.directions import orthogonal_directions, quasi_directions
-from swjko.types import Key, Scalar
+from swjko.types import Key, Scalar, validation
 
 
 class Target(NamedTuple):

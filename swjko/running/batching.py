@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.schemes.base import Scheme, State
-from swjko.types import Key
+from swjko.types import Key, validation
 
 FLOW = "flow"
 

@@ -21,7 +21,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.running.agreement import sharing
 from swjko.running.batching import FLOW, prepare, require_flow_axis
 from swjko.running.compiled import start_flow
@@ -35,7 +34,7 @@ from swjko.schemes.base import (
     run,
     split_run_key,
 )
-from swjko.types import Key
+from swjko.types import Key, validation
 
 
 def run_many(

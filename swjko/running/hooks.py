@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.checkpoints.format import kind_of
 from swjko.checkpoints.naming import Name, leaf_names
 from swjko.checkpoints.single import SingleFile
 from swjko.schemes.base import Info, Result, Scheme, State
+from swjko.types import validation
 
 # Called with the number of steps taken, the state after them, and the reports of the last chunk.
 Callback = Callable[[int, State, Info], object]

@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.checkpoints.sharded import from_process_0
 from swjko.schemes.base import State
+from swjko.types import validation
 
 _TARGET_CHUNKS = 20
 

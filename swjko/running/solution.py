@@ -9,11 +9,11 @@ from jaxtyping import ArrayLike, Bool, PyTree
 
 from swjko.diagnostics.causes import non_finite_cause
 from swjko.families.distribution import FlowDistribution
-from swjko.readable import html_table
 from swjko.running.batching import Batching, on_host
 from swjko.running.compiled import Timing
 from swjko.schemes.base import Result, Scheme, State
 from swjko.types import Key
+from swjko.types.readable import html_table
 
 # Number of failed flows that an error message names.
 _MAX_NAMED = 8

@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.checkpoints.store import CheckpointError, Store, open_store
 from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
@@ -40,7 +39,7 @@ from swjko.schemes.base import (
     infos,
     require_scheme,
 )
-from swjko.types import Key
+from swjko.types import Key, validation
 
 
 def solve(

@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from swjko import validation
 from swjko.diagnostics.certificates import certificate, gradient_of_energy
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.plan import StopFn
 from swjko.schemes.base import Info, Result, State
 from swjko.schemes.sw_jko import SWJKO
-from swjko.types import Key, Params
+from swjko.types import Key, Params, validation
 
 # Sums of floats are rounded even if nothing is random and the standard error is zero.
 _ROUNDINGS = 8.0

@@ -23,12 +23,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from swjko import validation
 from swjko.families.base import Family
-from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, State, select
 from swjko.schemes.sw_jko import SWJKO
-from swjko.types import Estimate, Key, Leaf, Params, Scalar, static_field
+from swjko.types import Estimate, Key, Leaf, Params, Scalar, static_field, validation
+from swjko.types.readable import Readable
 
 _SHRINK = 0.5
 # Rounding of sums, where nothing is random and the standard error is zero.

@@ -27,15 +27,14 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.families.bases import Distribution
 from swjko.functionals.base import effective_fraction as effective_fraction_of
 from swjko.functionals.entropies import kl_divergence
-from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, Scheme, State, require_scheme
 from swjko.schemes.correction import largest_exponent
-from swjko.types import Key, Leaf, Scalar, as_partial, static_field
+from swjko.types import Key, Leaf, Scalar, as_partial, static_field, validation
+from swjko.types.readable import Readable
 
 _LEAST_DRAWS = 25
 

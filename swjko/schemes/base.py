@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from swjko import validation
 from swjko.families.base import Family
-from swjko.types import Functional, Key, Params, Scalar, as_partial
+from swjko.types import Functional, Key, Params, Scalar, as_partial, validation
 
 # Estimates rise by their noise, and a bad solve raises them by more. This many times the noise
 # and the value itself is neither.

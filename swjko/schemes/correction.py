@@ -31,7 +31,6 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import sliced_wasserstein_pow
 from swjko.families.base import Family
@@ -50,7 +49,7 @@ from swjko.schemes.base import (
     step_result,
 )
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
-from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field
+from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field, validation
 
 # Halvings of the interval [0, 1] of the exponent.
 _HALVINGS = 24

@@ -8,10 +8,10 @@ import optax
 from jaxtyping import PyTree
 
 from swjko.families.base import Family
-from swjko.readable import Readable
 from swjko.schemes.base import Info, State
 from swjko.schemes.sw_jko import SWJKO, sw_jko
 from swjko.types import Cloud, Functional, Key, Scalar
+from swjko.types.readable import Readable
 
 
 def direct_minimization(

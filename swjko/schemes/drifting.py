@@ -24,7 +24,6 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.families.base import Family, require_family
 from swjko.functionals.base import needs_density, needs_log_prob
 from swjko.schemes import inner_solve
@@ -39,7 +38,17 @@ from swjko.schemes.base import (
     step_result,
 )
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates, update
-from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, as_partial, static_field
+from swjko.types import (
+    Cloud,
+    Functional,
+    Key,
+    Leaf,
+    Params,
+    Scalar,
+    as_partial,
+    static_field,
+    validation,
+)
 
 Velocity = Callable[[Key, Float[Array, "n d"]], Float[Array, "n d"]]
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.functionals.radial import (
     RadialKernel,
     TowardsTarget,
@@ -25,8 +24,8 @@ from swjko.functionals.radial import (
     radial_kernel,
     scores,
 )
-from swjko.readable import Readable
-from swjko.types import Cloud, Key, Leaf, Scalar
+from swjko.types import Cloud, Key, Leaf, Scalar, validation
+from swjko.types.readable import Readable
 
 Profile = Callable[[Scalar], Scalar]
 LogProb = Callable[[Float[Array, " d"]], Scalar]

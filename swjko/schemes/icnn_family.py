@@ -16,8 +16,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from swjko.families.base import standard_normal_log_prob
-from swjko.readable import Readable
 from swjko.types import Cloud, Key, Leaf, Params, Scalar, static_field
+from swjko.types.readable import Readable
 
 
 class Frame(NamedTuple):

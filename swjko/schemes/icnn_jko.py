@@ -35,7 +35,6 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from swjko import validation
 from swjko.families.base import Family
 from swjko.functionals.base import needs_density, needs_log_prob
 from swjko.schemes import inner_solve
@@ -52,7 +51,7 @@ from swjko.schemes.base import (
 from swjko.schemes.estimators import reads_entropy_alone
 from swjko.schemes.icnn_family import Frame, MapChain
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
-from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field
+from swjko.types import Cloud, Functional, Key, Leaf, Params, Scalar, static_field, validation
 
 
 def icnn_jko(

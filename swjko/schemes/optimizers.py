@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from swjko import validation
-from swjko.readable import Readable
-from swjko.types import Params, Scalar
+from swjko.types import Params, Scalar, validation
+from swjko.types.readable import Readable
 
 # These pass on what the transformations inside them do.
 _WRAPPERS = ("chain", "named_chain", "with_extra_args_support")

@@ -20,14 +20,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.families.particles import Particles, particles
 from swjko.functionals.base import needs_density, needs_log_prob
 from swjko.functionals.radial import equal_weights
-from swjko.readable import Readable
 from swjko.schemes.base import Info, State, accept, as_functional, start_state, step_result
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates, update
-from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial, static_field
+from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial, static_field, validation
+from swjko.types.readable import Readable
 
 Drift = Callable[[Key, Cloud], Float[Array, "n d"]]
 

@@ -13,7 +13,6 @@ import jax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.plans import sliced_displacement
 from swjko.distances.sliced import sliced_wasserstein_pow
@@ -21,7 +20,7 @@ from swjko.families.particles import Particles, particles
 from swjko.functionals.base import as_data
 from swjko.functionals.radial import as_target, mean_potential
 from swjko.schemes.particle_flow import ParticleScheme, check_scheme, require_gradient
-from swjko.types import DirectionFn, Key, Leaf, Scalar, static_field
+from swjko.types import DirectionFn, Key, Leaf, Scalar, static_field, validation
 
 
 def langevin(

@@ -27,10 +27,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.functionals.radial import TowardsTarget, as_target, equal_weights, matmul, scores
-from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field
+from swjko.types import Cloud, DirectionFn, Key, Leaf, Scalar, static_field, validation
 
 # Deviations of the kernel between the outermost point and the end of the grid: what is periodic
 # there is e^-12.5 of a peak.

@@ -19,11 +19,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
-from swjko import validation
 from swjko.families.base import Family
-from swjko.readable import Readable
 from swjko.schemes.base import Info, Result, Scheme, State, is_divergent, require_scheme, select
-from swjko.types import Key, Leaf, Scalar, static_field
+from swjko.types import Key, Leaf, Scalar, static_field, validation
+from swjko.types.readable import Readable
 
 # Separates the keys of further attempts from those that a step splits its own into.
 _RETRY = 0x72657472

@@ -24,11 +24,11 @@ from jaxtyping import Array, Float, PyTree
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sorting import sort_rows
 from swjko.families.base import Family
-from swjko.readable import Readable
 from swjko.schemes.base import Info, State, select
 from swjko.schemes.estimators import jackknife
 from swjko.schemes.sw_jko import SWJKO, sw_jko
 from swjko.types import Cloud, DirectionFn, Functional, Key, Params, Scalar
+from swjko.types.readable import Readable
 
 
 def sw_bdf2(

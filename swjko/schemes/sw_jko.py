@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from swjko import validation
 from swjko.distances.directions import uniform_directions
 from swjko.distances.sliced import debiased_sliced_wasserstein_pow, sliced_wasserstein_pow
 from swjko.families.base import Family, require_family
@@ -36,7 +35,17 @@ from swjko.schemes.base import (
 )
 from swjko.schemes.estimators import path_push, reads_entropy_alone
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
-from swjko.types import Cloud, DirectionFn, Functional, Key, Leaf, Params, Scalar, static_field
+from swjko.types import (
+    Cloud,
+    DirectionFn,
+    Functional,
+    Key,
+    Leaf,
+    Params,
+    Scalar,
+    static_field,
+    validation,
+)
 
 # (cloud of the new measure, anchor, latent that the anchor pushes, directions) -> scalar
 Proximity = Callable[[Cloud, Params, PyTree, Float[Array, "l d"]], Scalar]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from swjko.pickling import Picklable
+from swjko.types.pickling import Picklable
 
 # Characters of a value in a table.
 _LONGEST = 160

@@ -12,8 +12,9 @@ from flax import linen, nnx
 from jax.sharding import AxisType
 
 import swjko
-from swjko import closed_form, flows, plots, problems, validation
+from swjko import closed_form, flows, plots, problems
 from swjko.families import preprocessing
+from swjko.types import validation
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
 
