@@ -206,6 +206,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_can_be_pickled(name):
     family = FAMILIES[name]()
@@ -268,6 +269,7 @@ def test_a_lambda_is_left_to_the_pickler():
     assert copy.deepcopy(scheme).optimizer == scheme.optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMES)
 def test_texts_of_schemes_are_short(name):
     text = repr(SCHEMES[name]())

@@ -303,6 +303,7 @@ def test_the_second_order_step_on_the_line():
     )
 
 
+@pytest.mark.slow
 def test_the_flow_of_second_order_is_its_steps_in_turn():
     (mean, cov), (center, precision) = gaussian(15, 1), gaussian(16, 1)
     inputs = (*arrays(precision, center), 0.2)
@@ -393,6 +394,7 @@ def test_wasserstein_steps_come_to_ornstein_uhlenbeck_at_first_order():
     assert errors[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_the_gradient_of_w2_at_equal_eigenvalues():
     # In a covariance it is I minus the optimal map, here the scaling by 2, and its inverse.
     mean, identity = jnp.zeros(3), jnp.eye(3)

@@ -57,8 +57,8 @@ def as_a_user(tmp_path, monkeypatch):
 # Pages whose code takes most of the time of these tests.
 LONG = (
     "tutorial.md",
-    *(f"howto/{page}.md" for page in ("amortised", "distances", "many", "particles", "posteriors")),
-    "howto/slices.md",
+    *(f"howto/{page}.md" for page in ("amortised", "distances", "hardware", "live", "many")),
+    *(f"howto/{page}.md" for page in ("particles", "posteriors", "slices")),
 )
 
 

@@ -58,6 +58,7 @@ def test_interleaving_separates_every_pair_of_coordinates(dim):
     np.testing.assert_array_equal(jnp.concatenate(dealt, axis=1), row)
 
 
+@pytest.mark.slow
 def test_splines_leave_points_beyond_their_bound_alone(key):
     family = flows.spline(2, num_layers=2, width=8, bound=2.0, init_mean=1.0, init_scale=3.0)
     params = jax.tree.map(lambda leaf: leaf + 0.3, family.init(key)) | {

@@ -232,6 +232,7 @@ except ImportError:
     assert in_a_fresh_process(code).strip() == "refused"
 
 
+@pytest.mark.slow
 def test_importing_changes_no_configuration():
     code = """
 import jax

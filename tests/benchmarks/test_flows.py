@@ -94,6 +94,7 @@ def test_averaging_ends_at_the_mean_of_the_second_half():
     assert float(at) == pytest.approx(float(np.mean(passed[3:])), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_directions_are_those_of_one_draw(key):
     """A step equals one whose directions are fixed in advance to the frozen draw."""
     target = problems.gaussian_target(0, 2).target

@@ -108,6 +108,7 @@ def test_every_method_makes_images_and_flows_start_at_their_noise(key, data):
             assert float(start.std()) == pytest.approx(space.init_scale, rel=0.1), name
 
 
+@pytest.mark.slow
 def test_stages_are_one_run(key):
     points = jax.random.normal(key, (20, 2))
     scheme = swjko.sliced_flow(points, jnp.ones((10, 2)), step_size=0.5, num_projections=4)

@@ -61,7 +61,7 @@ def test_true_parameters_of_slcp_have_uniform_ranks_among_exact_draws():
             assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 def test_classifier_reaches_the_accuracy_of_bayes(shift):
     """The best accuracy between N(0, I) and N(shift e_1, I) is Phi(shift / 2)."""

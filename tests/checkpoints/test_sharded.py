@@ -83,6 +83,7 @@ def arrays(step):
     return f"step-{step:010d}.arrays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [8, 2, 1])
 def test_a_run_resumes_on_any_mesh(num_devices, saved, three_steps):
     devices = jax.devices()[:num_devices]

@@ -70,6 +70,7 @@ def test_without_subcommand_all_three_run_and_report(whole_run):
         assert files == pictures | {"draws.npz", "parameters.npz", "report.json"}
 
 
+@pytest.mark.slow
 def test_code_of_the_page_loads_the_files(whole_run, tmp_path, monkeypatch):
     """Draws of the restored flow, mapped to units of the data, have the moments of draws.npz."""
     out, _ = whole_run
@@ -114,7 +115,7 @@ def test_results_are_not_overwritten_in_silence(whole_run, capsys):
     assert (out / "match" / "report.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])
 def test_a_report_that_appears_during_the_run_is_left(flags, tmp_path, monkeypatch, capsys):
     path, real = tmp_path / "match" / "report.json", report.provenance
@@ -152,6 +153,7 @@ def test_overwrite_replaces_and_prints_a_table(whole_run, tmp_path, capsys):
     assert (out / "match" / "clouds.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_posterior_of_a_table(table, tmp_path, capsys):
     assert run_cli(f"posterior --data {table} --label state --out {tmp_path / 'runs'}", *_TINY) == 0
     report = json.loads((tmp_path / "runs" / "posterior" / "report.json").read_text())
@@ -222,6 +224,7 @@ def test_a_missing_extra_is_named(module, monkeypatch, capsys, tmp_path):
     _expect_one_line(capsys, f"needs {module}. Run: pip install 'swjko[cli]'")
 
 
+@pytest.mark.slow
 def test_a_failed_flow_is_one_line_and_code_1(tmp_path, capsys):
     assert (
         run_cli(
@@ -408,6 +411,7 @@ def test_generate_class_by_class(tmp_path, monkeypatch):
     assert share >= 0.9
 
 
+@pytest.mark.slow
 def test_latents_of_classes_have_the_shares_of_the_data(key):
     shares = jnp.array([0.5, 0.2, 0.3])
     family = classes.Labelled(flows.mlp(5, 5), shares, jnp.array(2.0), 5)
@@ -475,6 +479,7 @@ def test_what_cannot_be_generated_is_refused_in_one_line(
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_exact_iterates_minimise_the_step():
     """One step on the line, where SW_2 is W_2, against direct minimisation."""
     problem = problems.gaussian_target(5, 1)

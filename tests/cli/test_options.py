@@ -200,6 +200,7 @@ print(code, sorted({"jax", "flax", "optax", "scipy", "matplotlib"} & set(sys.mod
     assert done.stderr.startswith("swjko: error: bad.csv: line 3, column 'a': 'z'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

@@ -137,6 +137,7 @@ def test_an_unfinished_inner_solve_fails_with_its_reason(good_run):
     assert ": take more steps; " in found.verdict
 
 
+@pytest.mark.slow
 def test_a_flow_at_rest_is_certified_and_reported_as_such():
     scheme = gaussian_scheme(swjko.gaussian(2), samples=64)
     rest = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), scheme.init(jax.random.key(0)).params)
@@ -148,6 +149,7 @@ def test_a_flow_at_rest_is_certified_and_reported_as_such():
     )
 
 
+@pytest.mark.slow
 def test_independent_latents_have_the_floor_of_two_samples():
     """E SW_2^2 between two samples of 500 points from N(0, I) is 0.013."""
     scheme = gaussian_scheme(
@@ -235,7 +237,7 @@ def test_a_small_violation_in_a_falling_run_asks_for_more_steps_only():
     assert "0.5 % of the whole drop of energy): lower the learning rate" in level
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "functional"),
     [("particles", "interaction"), ("grid", "kl_divergence"), ("mlp", "sw_to_target")],
@@ -252,6 +254,7 @@ def test_other_families(name, functional, key):
     assert "certified" in found.verdict
 
 
+@pytest.mark.slow
 def test_a_trajectory_of_one_measure_is_refused(good_run):
     scheme, _, states = good_run
     with pytest.raises(ValueError, match=r"at least two measures; got 1.*start=scheme\.init"):

@@ -35,6 +35,7 @@ def target_sample(key, num):
 evaluate = jax.jit(swjko.evaluate, static_argnames=("num_samples", "num_repeats"))
 
 
+@pytest.mark.slow
 def test_evaluate_against_the_exact_divergence():
     family, params = family_and_params()
     exact = kl(MEAN0, SCALE0, MEAN1, SCALE1) - np.log(2 * np.pi * SCALE1**2)
@@ -48,6 +49,7 @@ def test_evaluate_against_the_exact_divergence():
     assert scipy.stats.kstest(z, scipy.stats.t(15).cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_symmetric_kl_against_the_closed_form_whatever_the_normalisation():
     family, params = family_and_params()
     exact = kl(MEAN0, SCALE0, MEAN1, SCALE1) + kl(MEAN1, SCALE1, MEAN0, SCALE0)

@@ -78,6 +78,7 @@ def test_a_wide_distribution_tells_of_a_mode_that_is_missed(mean, lost, key):
     assert "misses" in swjko.importance(key, law, _two_modes, 100).verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_shape_of_the_tail_is_recovered(shape):
     """Weights with a generalised Pareto law have its shape, up to the noise of 425 excesses."""
@@ -103,6 +104,7 @@ def test_smoothed_tail_has_the_quantiles_of_its_law():
     assert np.all(ratio[-10:] < 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3])
 def test_equal_laws_have_equal_weights(dim, key):
     law = _normal(dim)
@@ -112,7 +114,7 @@ def test_equal_laws_have_equal_weights(dim, key):
     np.testing.assert_allclose(found.cloud.weights, 0.01, rtol=1e-4)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "words"), [(jnp.nan, "NaN"), (jnp.inf, "NaN or +infinity")])
 def test_one_unusable_weight_leaves_no_finite_number(value, words, key):
     law = _normal(1)
@@ -125,6 +127,7 @@ def test_one_unusable_weight_leaves_no_finite_number(value, words, key):
     assert words in found.verdict
 
 
+@pytest.mark.slow
 def test_bounded_support_gives_zero_weights(key):
     law = _normal(1)
     found = swjko.importance(key, law, lambda x: jnp.where(x[0] > 0, 0.0, -jnp.inf), 4000)

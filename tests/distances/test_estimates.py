@@ -125,6 +125,7 @@ def test_a_point_of_zero_weight_does_not_spoil_an_estimate(control_variate):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2.0**-66, 2.0**66])
 def test_max_sliced_scales_with_the_clouds(scale):
     x, y = clouds(2, 30, 20)

@@ -123,6 +123,7 @@ def test_the_jackknife_against_numpy(n, num, dtype, tolerance):
             np.testing.assert_allclose(of_directions.ravel(), expected, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_blocks_of_directions_and_flows_under_vmap_change_nothing(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 3)
     x, y = jax.random.normal(keys[0], (2, 48, 3)), jax.random.normal(keys[1], (2, 48, 3))

@@ -23,7 +23,7 @@ def line_problem(seed, n, m, ties=False):
     return u, v, a / a.sum(), b / b.sum()
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (6, 9), (1, 4)])
 def test_plan_has_the_marginals_and_the_cost(n, m, ties):
@@ -82,6 +82,7 @@ def test_potentials_of_points_without_weight_are_feasible():
             np.testing.assert_allclose(a @ found.u + b @ found.v, value, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_displacement_in_one_dimension_is_the_monotone_map():
     x, y = np.array([[0.0], [3.0], [1.0]]), np.array([[5.0], [4.0], [7.0]])
     moved = swjko.sliced_displacement(
@@ -119,6 +120,7 @@ def test_displacement_against_brute_force(key):
     np.testing.assert_allclose(swjko.sliced_displacement(*as_float32), reference, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_displacement_with_weights_is_barycentric_and_leaves_padding_alone(key):
     x, y = (
         jax.random.normal(key, (5, 2)),

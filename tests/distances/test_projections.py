@@ -87,7 +87,7 @@ def test_gradients_in_everything(sizes, block_size):
         assert_gradients_are_differences(compiled, inputs, gradients, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "block_size"), [("float32", None), ("float64", 4)])
 def test_scalar_products_and_equal_weights_are_the_plain_distance(dtype, block_size):
     with jax.enable_x64(dtype == "float64"):
@@ -131,6 +131,7 @@ def test_one_weight_chooses_its_slice_and_duplicates_count_twice():
         )
 
 
+@pytest.mark.slow
 def test_transformations_of_a_projection():
     x, y, directions, *_ = clouds(6, dtype="float32")
     matrices = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 3)), jnp.float32)
@@ -148,6 +149,7 @@ def test_transformations_of_a_projection():
     np.testing.assert_allclose(root, plain, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_is_ignored_and_programs_hold_no_data():
     x, y, directions, *_ = clouds(7, dtype="float32")
     padded = jnp.concatenate([x, jnp.full((2, 3), jnp.nan)])
@@ -170,6 +172,7 @@ def test_padding_is_ignored_and_programs_hold_no_data():
     assert max(constant_bytes(jax.grad(held), big, projection, slices), default=0) <= 1000
 
 
+@pytest.mark.slow
 def test_polynomials_are_those_of_their_monomials():
     with jax.enable_x64(True):
         x, y, *_ = clouds(8, d=2)
@@ -183,6 +186,7 @@ def test_polynomials_are_those_of_their_monomials():
         np.testing.assert_allclose(value, costs_by_pot(u, v, 2)[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_stereographic_positions_keep_the_angle_to_the_south_pole():
     with jax.enable_x64(True):
         rng = np.random.default_rng(9)
@@ -248,6 +252,7 @@ def test_a_functional_takes_a_projection(key):
     np.testing.assert_allclose(value, costs_by_pot(u, v, 2.0).mean() / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_energy_based_weights_are_exponentials_of_costs():
     with jax.enable_x64(True):
         x, y, directions, *_ = clouds(11)

@@ -190,6 +190,7 @@ class TestAxioms:
             # Rows in another order give the same projections up to rounding of the product.
             assert float(sw(x, x[order], directions)) <= 16 * float(jnp.finfo(dtype).eps) * 16
 
+    @pytest.mark.slow
     @AXIOMS
     @given(data=st.data())
     def test_symmetric(self, dtype, data):
@@ -354,7 +355,7 @@ def test_at_ties_the_gradient_lies_between_the_one_sided_derivatives(p, which):
         assert kinks > 0
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_at_ties_of_order_one_the_gradient_is_a_mean_of_gradients_nearby(weighted):
     # |x| has kinks, so the minimum is not smooth: Clarke's subdifferential is the hull of nearby
@@ -555,6 +556,7 @@ def test_weights_of_nan_give_nan():
     assert np.all(np.isnan(gradient))
 
 
+@pytest.mark.slow
 def test_directions_on_the_line_are_exact_in_products():
     u, v = jnp.asarray([[1e6], [-3.0]]), jnp.asarray([[1e6 + 0.125], [-3.0]])
     off = jnp.asarray([[np.nextafter(np.float32(1), 2)], [np.nextafter(np.float32(-1), 0)]])
@@ -773,7 +775,7 @@ def test_the_root_of_a_translation_on_the_line(scale):
     np.testing.assert_allclose(gradient, np.full((3, 1), 1 / 3), rtol=1e-5)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROOTS)
 def test_infinite_order_is_the_limit_of_finite_ones(kind):
     with jax.enable_x64(True):

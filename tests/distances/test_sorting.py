@@ -111,6 +111,7 @@ def test_derivatives_are_the_permuted_tangents(dtype):
             np.testing.assert_array_equal(pulled, expected)
 
 
+@pytest.mark.slow
 def test_second_derivative_of_a_function_of_sorted_values():
     # f(x) = sum_j j sorted(x)_j^2 / 2 has the Hessian diag(rank of x_i) away from ties.
     with jax.enable_x64(True):
@@ -233,6 +234,7 @@ def test_many_long_rows_are_sorted_in_pieces(monkeypatch):
     np.testing.assert_array_equal(jax.jit(sort_rows)(values), expected.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_one_index_for_each_entry_where_there_is_one_device(monkeypatch):
     values = rows_of("float32", shape=(29, 33))
     for several in (False, True):

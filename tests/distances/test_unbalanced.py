@@ -130,7 +130,7 @@ def test_gradients_are_differences_of_values(function):
         np.testing.assert_allclose(forward, total, rtol=1e-10)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("function", BOTH)
 def test_far_outliers_and_padding_leave_the_rest_alone(function):
     """In float32, and with points of zero weight anywhere."""

@@ -36,6 +36,7 @@ def test_student_t_against_scipy(key):
     np.testing.assert_allclose(cloud.log_density, reference, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_points_of_student_t_move_as_its_quantiles_with_the_degrees_of_freedom(key):
     # d E |t| / d nu, by the derivative of the points and in closed form by finite differences.
     with jax.enable_x64(True):
@@ -54,6 +55,7 @@ def test_points_of_student_t_move_as_its_quantiles_with_the_degrees_of_freedom(k
         assert float(gradient[0]) == pytest.approx((high - low) / 0.02, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_learned_weights_give_the_law_and_its_draws(key):
     family, params = mixture()
     share = np.asarray(jax.nn.softmax(params["logits"]))
@@ -72,6 +74,7 @@ def test_learned_weights_give_the_law_and_its_draws(key):
     np.testing.assert_allclose(family.log_prob(params, jnp.asarray(at)), reference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_functionals_see_the_weights_and_have_their_gradient(key):
     family, params = mixture()
     latent = family.latent(key, 300)

@@ -88,6 +88,7 @@ def test_amortised_posterior_of_a_linear_gaussian_model(key):
         np.testing.assert_allclose(points.std(axis=0), deviation, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_a_step_of_sw_jko_moves_pairs(key):
     contexts = jax.random.normal(key, (50, 1))
     pairs = jnp.concatenate([2.0 * contexts, contexts], axis=1)

@@ -88,6 +88,7 @@ def test_gaussian_density_and_moments_against_scipy(key):
         np.testing.assert_allclose(np.cov(np.asarray(cloud.points).T), cov, atol=0.02)
 
 
+@pytest.mark.slow
 def test_gaussian_mixture_density_start_and_equal_parts_against_scipy(key):
     with jax.enable_x64(True):
         family = swjko.gaussian_mixture(2, 5, init_mean=1.0, init_scale=3.0)
@@ -140,6 +141,7 @@ def test_grid_weights_start_at_the_floor():
     assert np.all(np.isfinite(padding))
 
 
+@pytest.mark.slow
 def test_a_grid_flow_moves_mass_to_points_that_start_without(key):
     """The law starts on the left with weight zero elsewhere; the target lies on the right."""
     points = jnp.linspace(-2.0, 2.0, 41)[:, None]

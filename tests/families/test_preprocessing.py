@@ -157,7 +157,7 @@ INTERVALS = {
 }
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTERVALS)
 def test_intervals_go_to_the_line_with_the_log_dets_of_their_jacobians(name, key):
     with jax.enable_x64(True):
@@ -180,6 +180,7 @@ def test_far_points_of_the_line_stay_inside_an_interval(ends):
     assert np.all(np.isfinite(log_det))
 
 
+@pytest.mark.slow
 def test_a_density_is_zero_outside_of_its_interval(key):
     family = preprocessed(swjko.gaussian(1, init_scale=0.7), interval(0.0, 1.0))
     params = family.init(key)
@@ -189,7 +190,7 @@ def test_a_density_is_zero_outside_of_its_interval(key):
     np.testing.assert_allclose(jnp.exp(family.log_prob(params, centres)).mean(), 1.0, rtol=1e-4)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ends", "log_prob", "mean", "variance"),
     [

@@ -29,6 +29,7 @@ def divergence(density):
     return np.trapezoid(density * np.log(density / target), GRID[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_density_draws_and_rate(repeats, key):
     law = START

@@ -27,7 +27,7 @@ def bent_law(standardize=True):
         return fit(jax.random.key(1), points, num_steps=10, num_knots=8, standardize=standardize)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("standardize", [True, False])
 def test_the_density_integrates_to_one(standardize):
     with jax.enable_x64(True):
@@ -43,7 +43,7 @@ def test_the_density_integrates_to_one(standardize):
     assert abs(ratios.mean() - 1) < 4 * error
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("standardize", [True, False])
 def test_log_determinants_are_those_of_the_jacobian(standardize):
     with jax.enable_x64(True):
@@ -76,6 +76,7 @@ def test_draws_follow_the_law_of_the_points():
         assert float(distance) < 2 * float(swjko.sliced_wasserstein(other, fresh, directions))
 
 
+@pytest.mark.slow
 def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
     """E |S - I|^2 falls by d / (d + 2) in a step of a random basis if S is near I and traceless."""
     dim, steps, num = 3, 3, 5000
@@ -124,6 +125,7 @@ def test_steps_after_the_largest_held_out_likelihood_are_dropped():
     assert np.argmax(likelihoods) < 11
 
 
+@pytest.mark.slow
 def test_it_is_the_base_of_a_flow():
     law, key = bent_law(), jax.random.key(0)
     with jax.enable_x64(True):
@@ -158,6 +160,7 @@ def test_bad_input_is_named(name):
         swjko.slice_matching(jax.random.key(0), **(good | changes))
 
 
+@pytest.mark.slow
 def test_points_that_coincide_have_a_finite_density():
     points = jnp.asarray(np.random.default_rng(0).integers(0, 3, (60, 2)), float)
     law = fit(jax.random.key(0), points.at[:, 1].set(2.0), num_steps=3, num_knots=8)

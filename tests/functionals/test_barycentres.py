@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import swjko
 
@@ -20,6 +21,7 @@ def energy_of(targets, weights, num_projections):
     return swjko.weighted_sum(*zip(weights, terms, strict=True))
 
 
+@pytest.mark.slow
 def test_on_the_line_quantiles_are_averaged():
     """There a step of length n along the gradient leads from anywhere to the barycentre."""
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_it_adds_to_other_functionals(key):
     assert float(found.value) == pytest.approx(2 * float(alone.value) + 3.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sw_jko_descends_it(key):
     scheme = swjko.sw_jko(
         flows.coupling(2, num_layers=2, width=8),

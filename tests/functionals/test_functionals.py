@@ -171,7 +171,7 @@ def distances_of(x, y):
     return np.linalg.norm(x[:, None] - y[None], axis=-1)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @WEIGHTED
 @pytest.mark.parametrize("power", [1.0, 0.5, 1.5])
 @pytest.mark.parametrize(("self_pairs", "block_size"), [(True, None), (True, 2), (False, None)])
@@ -205,6 +205,7 @@ def test_kernels_without_a_derivative_at_zero(power, self_pairs, block_size, wei
     assert np.all(np.isfinite(by_weight(apart.weights)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "by_hand"),
     [
@@ -266,7 +267,7 @@ def test_the_energy_distance_and_a_point_on_the_target():
     np.testing.assert_allclose(gradient, expected, atol=1e-12)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("filling", [1e6, np.nan])
 @pytest.mark.parametrize("name", [name for name in FUNCTIONALS if name != "interaction"])
 def test_points_without_weight_do_not_count(name, filling):
@@ -276,6 +277,7 @@ def test_points_without_weight_do_not_count(name, filling):
     np.testing.assert_allclose(value(padded(cloud, filling)), value(cloud), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filling", [0.0, 50.0])
 @pytest.mark.parametrize("block_size", [None, 2])
 def test_points_without_weight_do_not_interact(filling, block_size):

@@ -35,6 +35,7 @@ def test_a_weighted_target_is_that_of_repeated_points():
     np.testing.assert_allclose(weighted(KEY, cloud), repeated(KEY, cloud), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_is_drawn_by_the_weights():
     """All mass is at the first point, so every batch is at that point."""
     target, weights = array(DISTINCT), array([1.0, 0.0, 0.0])
@@ -44,6 +45,7 @@ def test_a_batch_is_drawn_by_the_weights():
     np.testing.assert_allclose(drawn(KEY, cloud), whole(KEY, cloud), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mmd_to_a_weighted_target_is_the_sum_over_pairs():
     def k(x, y):
         return np.exp(-np.sum((x - y) ** 2) / 2)
@@ -102,7 +104,7 @@ def test_particles_keep_their_weights():
     assert family.push(params, family.latent(KEY, 40)).weights is None
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed_points", [False, True])
 def test_learned_weights_find_those_of_the_target(fixed_points):
     line = array([[-1.0], [0.0], [2.0]])

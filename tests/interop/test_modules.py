@@ -56,6 +56,7 @@ def test_equinox_modules_with_and_without_a_density(key):
     assert not generator.has_density
 
 
+@pytest.mark.slow
 def test_a_flow_of_an_equinox_module_saves_and_resumes(key, tmp_path):
     family = flows.from_equinox(lambda key: eqx.nn.Linear(2, 2, key=key), dim=2)
     scheme = sw_jko(family, swjko.sw_to_target(jnp.ones((8, 2)), 3))
@@ -141,7 +142,7 @@ def bijections():
     )
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make"), list(bijections()))
 def test_families_preprocessed_by_bijections_have_the_density_of_their_jacobian(name, make, key):
     family = preprocessed(swjko.gaussian(2), make())

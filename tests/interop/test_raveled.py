@@ -141,6 +141,7 @@ def test_laplace_of_a_gaussian_whitens_it():
         white.whitened(swjko.laplace(white.log_prob, white.start))
 
 
+@pytest.mark.slow
 def test_a_flow_starts_at_a_target_and_its_draws_have_names(key):
     target = swjko.raveled(Partial(named, jnp.ones(3)), POSITION)
     scheme = sw_jko(swjko.gaussian(target.dim), swjko.kl_divergence(target.log_prob))

@@ -20,7 +20,7 @@ from swjko.networks.continuous import Diffrax, RungeKutta, with_divergence
 each_divergence = pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_divergence
 @pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
@@ -36,7 +36,7 @@ def test_maps_invert_with_the_log_det_of_their_jacobian(
         check_bijection(family, params, z, dtype, tolerances, jacobian=divergence == "exact")
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_divergence
 @pytest.mark.parametrize("dim", [1, 5])
 def test_starts_at_the_identity(divergence, dim, key):
@@ -100,7 +100,7 @@ def test_seeds_give_different_estimates_of_one_log_density(key):
     assert any(np.any(value != values[0]) for value in values)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_divergence
 def test_gradient_of_log_prob_in_the_points_against_differences(divergence, key):
     with jax.enable_x64(True):
@@ -130,6 +130,7 @@ def test_adaptive_steps_of_diffrax_agree_with_fixed_ones(key):
             np.testing.assert_allclose(value, reference, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_an_integral_that_does_not_finish_is_nan():
     diffrax = pytest.importorskip("diffrax")
     with jax.enable_x64(True):

@@ -44,7 +44,7 @@ def spd(dim, smallest=0.2, largest=4.0):
     return jnp.asarray(rotation @ np.diag(np.linspace(smallest, largest, dim)) @ rotation.T)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_log_det
 @pytest.mark.parametrize(("dtype", "inverse_tolerance", "log_det_tolerance"), TOLERANCES)
 def test_maps_invert_with_the_log_det_of_their_jacobian(
@@ -58,7 +58,7 @@ def test_maps_invert_with_the_log_det_of_their_jacobian(
         check_bijection(family, params, z, dtype, tolerances, jacobian=log_det == "exact")
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @each_log_det
 def test_starts_at_the_identity(log_det, dim, key):
     with jax.enable_x64(True):
@@ -70,6 +70,7 @@ def test_starts_at_the_identity(log_det, dim, key):
         np.testing.assert_allclose(cloud.log_density, base, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_potential_is_convex_far_from_the_start(key):
     with jax.enable_x64(True):
         potential = make_potential(3, size=1.0)
@@ -77,6 +78,7 @@ def test_the_potential_is_convex_far_from_the_start(key):
         assert float(jnp.min(jnp.linalg.eigvalsh(hessians))) >= 1e-3
 
 
+@pytest.mark.slow
 @each_solver
 def test_inverse_of_a_steep_potential_is_the_minimum_that_scipy_finds(solve):
     """Full Newton steps from z = x overshoot here, so they must be shortened."""
@@ -165,7 +167,7 @@ def test_lanczos_quadrature_against_the_logarithm_of_the_matrix(dim, tolerance):
         np.testing.assert_allclose(jnp.mean(estimates), log_det, rtol=10 * tolerance)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_rows", "num_probes", "dim"), [(8, 1, 5), (2, 4, 7), (1, 1, 1), (16, 1, 16)]
 )

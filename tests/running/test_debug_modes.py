@@ -103,7 +103,7 @@ def cases():
             yield pytest.param(name, mode, marks=slow, id=f"{name}-{mode}")
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), list(cases()))
 def test_solve_ends_as_the_compiled_run(name, mode):
     expected = compiled_outcome(name)

@@ -196,6 +196,7 @@ def compiled(keys, scheme, axes, mesh, batch_size):
     return run_flows.lower(keys, scheme, **static).compile()
 
 
+@pytest.mark.slow
 def test_flows_on_devices_exchange_nothing():
     scheme, axes = swjko.stack_flows(varied(jko_scheme, 16))
     text = compiled(keys_of(16), scheme, axes, swjko.flow_mesh(), 2).as_text()
@@ -232,6 +233,7 @@ def test_flows_and_directions_on_a_mesh_of_two_axes():
     assert groups <= {"{{0,1},{2,3}}", "[2,2]<=[4]"}
 
 
+@pytest.mark.slow
 def test_padding_warns_and_is_removed():
     scheme, axes = swjko.stack_flows(varied(num=5))
     expected = swjko.run_many(keys_of(5), scheme, 2, axes=axes)
@@ -259,6 +261,7 @@ def test_solve_of_many_is_run_many_in_chunks(make, batch_size):
     np.testing.assert_array_equal(found.stopped, 4 * [False])
 
 
+@pytest.mark.slow
 def test_solve_of_many_on_a_mesh_pads_and_unpads():
     scheme, axes = swjko.stack_flows(varied(num=5))
     options = {"axes": axes, "record": swjko.both}
@@ -276,6 +279,7 @@ def broken_flows(flows, num=4):
     return dataclasses.replace(scheme, step_size=sizes), axes
 
 
+@pytest.mark.slow
 def test_failed_flows_are_named_when_all_have_ended():
     scheme, axes = broken_flows([1, 3])
     expected = solved(keys_of(), swjko.stack_flows(varied())[0], axes=axes)
@@ -388,7 +392,7 @@ def test_constants_are_found():
     assert constants(plain.lower(table).as_text()) == []
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [False, True])
 def test_no_data_in_the_programs(guarded):
     target = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)), jnp.float32)

@@ -136,6 +136,7 @@ def test_a_run_is_read_without_its_scheme(tmp_path):
     chex.assert_trees_all_equal(more.state, solved(scheme, 5).state)
 
 
+@pytest.mark.slow
 def test_the_state_of_an_adaptive_run_is_read(tmp_path):
     scheme = swjko.adaptive(gaussian_scheme(), min_step_size=1e-2, max_step_size=1.0)
     solution = solved(scheme, 2, checkpoint_dir=tmp_path)

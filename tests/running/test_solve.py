@@ -346,7 +346,7 @@ BAD_TARGETS = {
 }
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_TARGETS)
 def test_the_error_says_what_is_not_finite_and_what_helps(name, key):
     make, message = BAD_TARGETS[name]
@@ -355,6 +355,7 @@ def test_the_error_says_what_is_not_finite_and_what_helps(name, key):
     assert "lower the learning rate" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_error_of_many_flows_is_about_the_one_that_failed(key):
     def bounded(low, x):
         return jnp.where(x[0] > low, -x[0], -jnp.inf)
@@ -367,6 +368,7 @@ def test_the_error_of_many_flows_is_about_the_one_that_failed(key):
         solved(jax.random.split(key, 2), scheme, 1, axes=axes)
 
 
+@pytest.mark.slow
 def test_a_failure_that_the_functional_does_not_explain_has_the_usual_advice(key):
     scheme = dataclasses.replace(tiny_scheme(), optimizer=optax.sgd(jnp.inf))
     with pytest.raises(swjko.FlowError, match="lower the learning rate"):

@@ -32,6 +32,7 @@ def wall_scheme(v=pushed_to_a_wall, step_size=10.0, **options):
     )
 
 
+@pytest.mark.slow
 def test_energy_never_rises_from_a_step_size_far_too_large(key):
     scheme = swjko.adaptive(wall_scheme(), min_step_size=1e-4, max_step_size=20.0)
     start = scheme.init(key)
@@ -58,6 +59,7 @@ def test_energy_never_rises_from_a_step_size_far_too_large(key):
     assert list(np.asarray(states.step)) == list(range(1, 15))
 
 
+@pytest.mark.slow
 def test_random_energies_rise_by_no_more_than_their_noise(key):
     """Momentum overshoots a Gaussian of exact energy |m|^2/2 + tr(S)/2 - log det(S)/2."""
     scheme = swjko.sw_jko(
@@ -115,6 +117,7 @@ def test_steps_within_their_noise_may_grow():
         assert bool(scheme._may_grow(energies)) is bool(grows)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_inner_solve_remains_after_the_retries(key):
     scheme = swjko.adaptive(failing_scheme(), min_step_size=1e-9, max_step_size=1.0, max_retries=3)
     start = scheme.init(key)

@@ -31,6 +31,7 @@ def make(target_mean=4.0, **options):
     return swjko.annealed(jko, target, start, **({"num_draws": 4096} | options))
 
 
+@pytest.mark.slow
 def test_exponents_are_those_of_gaussians_and_end_at_one(key):
     """Of weights exp(b m x) under N(c, 1), a fraction exp(-(b m)^2) is effective."""
     scheme = make()

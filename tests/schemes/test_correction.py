@@ -79,6 +79,7 @@ def test_exponent_keeps_theeffective_fraction(key):
     assert 0 < float(largest_exponent(masked, 0.3)) < 1
 
 
+@pytest.mark.slow
 def test_an_exact_measure_is_not_moved_by_more_than_noise(key):
     family = swjko.gaussian(2)
     scheme = make(family, lambda x: -jnp.sum(x**2) / 2, num_draws=4000)
@@ -89,7 +90,7 @@ def test_an_exact_measure_is_not_moved_by_more_than_noise(key):
     np.testing.assert_allclose(cov, np.eye(2), atol=0.25)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target", [lambda x: jnp.where(x[0] > 0, jnp.nan, 0.0), lambda x: -jnp.inf + 0.0 * x[0]]
 )

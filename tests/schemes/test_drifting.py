@@ -69,6 +69,7 @@ def test_points_drift_along_the_sliced_displacement(key):
     np.testing.assert_allclose(drifting().drifted(key, points), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drift_of_an_mmd_is_that_of_its_formula(key):
     points = jax.random.normal(key, (6, DIM))
     mmd = swjko.mmd_to_target(jnp.asarray(TARGET, float), lambda x: jnp.exp(-jnp.sum(x**2) / 2))
@@ -203,6 +204,7 @@ def test_a_functional_of_features_moves_points_by_its_pullback(key):
     np.testing.assert_allclose(scheme.drifted(key, points), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_is_the_same_run(key):
     """The optimizer continues from step to step: its state is part of the state."""
     scheme = drifting(batch_size=5)
@@ -213,6 +215,7 @@ def test_a_run_in_two_parts_is_the_same_run(key):
     assert int(optax.tree.get(whole.extra, "count")) == 4 * SIZES["num_inner_steps"]
 
 
+@pytest.mark.slow
 def test_solve_resumes_after_a_kill(tmp_path, monkeypatch, key):
     scheme = drifting()
     options = {"progress": False, "chunk_size": 2}
@@ -231,6 +234,7 @@ def test_solve_resumes_after_a_kill(tmp_path, monkeypatch, key):
     chex.assert_trees_all_equal(swjko.solve(key, scheme, 4, **options).state, whole.state)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_step_sizes_stops_failing_flows_alone(key):
     scheme, sizes = drifting(), jnp.asarray([0.4, 0.8, 1e30])
     axes = axes_of(scheme, step_size=0)

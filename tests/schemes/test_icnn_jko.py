@@ -196,7 +196,7 @@ def test_path_gradients_have_the_mean_of_plain_ones_and_vanish_at_the_exact_step
         assert float(jnp.linalg.norm(gradient(many, identity, part))) < 1e-9
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("functional", list(helpers.FUNCTIONALS))
 def test_every_functional_makes_a_scheme(functional, key):
     scheme = tiny_scheme(functional)
@@ -281,6 +281,7 @@ def test_solve_stops_where_there_is_no_room_and_the_last_state_holds_the_whole_f
     assert np.isfinite(float(value.value))
 
 
+@pytest.mark.slow
 def test_one_trace_over_ten_calls_and_a_step_costs_the_same_however_many_came_before(key):
     chex.clear_trace_counter()
 
@@ -329,6 +330,7 @@ def test_a_failed_flow_stops_and_leaves_the_others_alone(key):
         chex.assert_trees_all_equal(at_index(clean, survivor), at_index(hurt, survivor))
 
 
+@pytest.mark.slow
 def test_a_diverging_optimizer_is_reported_with_the_last_good_state(key):
     scheme = dataclasses.replace(tiny_scheme("potential"), optimizer=optax.sgd(30.0))
     start = scheme.init(key)

@@ -121,6 +121,7 @@ def test_mmd_drift_descends_its_energy_and_noise_moves_the_place_where_it_is_rea
         np.testing.assert_allclose(velocity_of(noisy, key=key), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [None, inverse_multiquadric])
 def test_ksd_is_its_double_sum(profile):
     """The sum with all derivatives of the kernel by autodiff, for one pair at a time."""
@@ -198,7 +199,7 @@ def test_particles_reach_the_moments_of_the_target(name, step_size, options):
     assert infos.energy[-1] < infos.energy[0]
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRIFTS)
 def test_a_weight_of_two_is_two_points(name):
     options = {"bandwidth": WIDTH}
@@ -264,7 +265,7 @@ def test_noise_has_the_variance_of_its_temperature():
     assert float(jnp.var(state.params)) == pytest.approx(2 * 0.3 * 0.2, rel=0.06)
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svgd", "kdrw", "ksd"])
 def test_particle_flows_are_schemes(name, tmp_path):
     key = jax.random.key(0)

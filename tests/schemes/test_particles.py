@@ -75,6 +75,7 @@ def test_langevin_gradient_norm_is_that_of_the_energy():
     np.testing.assert_allclose(info.gradient_norm, jnp.linalg.norm(gradient), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sliced_flow_contracts_means_by_one_minus_h_over_d():
     """The mean of theta theta^T over whole orthogonal blocks is I / d."""
     for dim, step_size, moves in ((1, 0.3, 1), (3, 0.9, 1), (3, 2.4, 3)):
@@ -124,6 +125,7 @@ def test_sliced_flow_stands_where_the_points_are_the_target(key):
     np.testing.assert_allclose(infos.energy, 0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_sliced_flow_comes_nearer_than_an_independent_sample(key):
     """The end is nearer to a bent sample than an independent sample of its law."""
 
@@ -200,6 +202,7 @@ def test_vmap_over_keys_and_step_sizes_equals_single_runs(name, key):
             chex.assert_trees_all_close(many[index], one, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_run_in_two_parts_is_the_same_run(name, key):
     scheme = SCHEMES[name]()

@@ -113,7 +113,7 @@ def test_a_fault_stops_its_flow_at_its_step_and_touches_no_other(batch_size):
         assert_same(at_index((states, (trajectory, infos)), OTHERS), at_index(expected, OTHERS))
 
 
-@pytest.mark.slow_except_first
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, FLOWS])
 def test_a_fault_that_smaller_steps_avoid_is_overcome(batch_size):
     expected = clean(batch_size, guarded=True)
@@ -152,6 +152,7 @@ def test_a_fault_that_remains_stops_the_flow_after_the_retries():
         assert_same(at_index(found, OTHERS), at_index(expected, OTHERS))
 
 
+@pytest.mark.slow
 def test_without_a_failure_the_steps_are_those_of_the_scheme():
     states, (trajectory, infos) = clean(1, guarded=True)
     plain = clean(1, guarded=False)
@@ -175,6 +176,7 @@ def assert_near_the_lowest(energies):
     assert np.all(energies <= 1.001 * (lowest + 10 * (2 + np.abs(lowest))))
 
 
+@pytest.mark.slow
 def test_step_sizes_far_too_large_are_reported_at_once_and_overcome_under_a_guard():
     keys = KEYS[:10]
     scheme, axes = swjko.stack_flows(too_large())
@@ -210,6 +212,7 @@ def test_slow_growth_is_detected_too():
     assert np.all(np.isfinite(stubborn.state.params))
 
 
+@pytest.mark.slow
 def test_updates_may_shrink_with_the_step_size():
     """A learning rate of 3 on a parabola diverges for every step size; a quarter of it does not."""
     scheme = swjko.sw_jko(

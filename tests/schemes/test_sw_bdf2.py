@@ -42,6 +42,7 @@ def second_order(scheme):
     )
 
 
+@pytest.mark.slow
 def test_anisotropic_flow_follows_the_exact_steps_of_second_order(key):
     scheme = second_order(
         gaussian_scheme(
@@ -84,6 +85,7 @@ def test_anisotropic_flow_follows_the_exact_steps_of_second_order(key):
         )
 
 
+@pytest.mark.slow
 def test_the_first_step_is_an_ordinary_one(key):
     with jax.enable_x64(True):
         ordinary = tiny_scheme("gaussian", "kl_divergence", step_size=jnp.asarray(0.1, jnp.float64))
@@ -94,6 +96,7 @@ def test_the_first_step_is_an_ordinary_one(key):
         chex.assert_trees_all_equal(ends[0][0].extra, scheme.init(key).params)
 
 
+@pytest.mark.slow
 def test_solve_in_parts_sample_and_replay(key):
     scheme = second_order(tiny_scheme())
     assert isinstance(scheme, swjko.Scheme)
@@ -106,6 +109,7 @@ def test_solve_in_parts_sample_and_replay(key):
     assert swjko.replay(key, scheme.family, states.params, 5).points.shape == (4, 5, 2)
 
 
+@pytest.mark.slow
 def test_vmapped_flows_equal_single_ones(key):
     with jax.enable_x64(True):
         scheme = second_order(tiny_scheme("particles", "potential", num_inner_steps=2))

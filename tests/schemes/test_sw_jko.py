@@ -208,6 +208,7 @@ def test_every_family_and_every_functional_make_a_scheme(name, functional, key):
     assert max(map(float, jax.tree.leaves(moved))) > 1e-4
 
 
+@pytest.mark.slow
 def test_ring_of_particles_reaches_its_energy(key):
     ring = swjko.interaction(lambda x: jnp.sum(x**2) ** 2 / 4 - jnp.sum(x**2) / 2)
     scheme = helpers.sw_jko(
@@ -279,6 +280,7 @@ def test_no_data_are_compiled_in(key):
     assert max(sizes, default=0) <= 1024
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_is_the_same_run(key):
     scheme = tiny_scheme()
     whole, _ = jitted_run(key, scheme, scheme.init(key), num_steps=6, record=swjko.infos)
@@ -306,6 +308,7 @@ def test_gradient_through_a_short_flow_against_finite_differences(key):
         np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_non_finite_flow_stops_and_leaves_the_others_alone(key):
     def broken_past(limit, x):
         return jnp.sum(x**2) / 2 + jnp.where(jnp.isnan(limit), jnp.nan, 0.0)
@@ -461,6 +464,7 @@ def test_updates_stop_at_the_inner_tolerance_and_each_flow_at_its_own(key):
     assert float(jax.jit(moved)(jnp.asarray(1.5))) == 10.0
 
 
+@pytest.mark.slow
 def test_a_tolerance_that_is_not_reached_changes_nothing(key):
     without, with_one = (
         tiny_scheme("gaussian", "kl_divergence", num_inner_steps=12, inner_tolerance=tolerance)

@@ -801,6 +801,7 @@ def test_models_of_nnx_are_told_how_to_become_families():
         flows.from_linen(model, dim=D)
 
 
+@pytest.mark.slow
 def test_a_function_that_returns_a_dictionary_is_named():
     def named(x):
         return {"log_prob": -jnp.sum(x**2)}
