@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from swjko.families.base import Family, require_family, sample
-from swjko.functionals.base import needs_density, scalars, value_at
+from swjko.functionals.base import needs_density, value_at
 from swjko.types import Cloud, Estimate, Functional, Key, Params, Scalar, as_partial, validation
+from swjko.types.scalars import scalars
 
 # Enough for float64 from any width.
 _BISECTIONS = 64

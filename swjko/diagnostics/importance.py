@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from swjko.families.bases import Distribution
-from swjko.functionals.base import effective_fraction, scalars
+from swjko.functionals.base import effective_fraction
 from swjko.linalg import nan_where
 from swjko.types import Cloud, Estimate, Key, Scalar, as_partial, validation
 from swjko.types.readable import html_table
+from swjko.types.scalars import scalars
 
 # Weights whose k-hat is larger are not to be used.
 LARGEST_PARETO_K = 0.7

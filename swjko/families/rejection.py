@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from swjko.families.bases import Distribution
 from swjko.types import Cloud, Key, Leaf, Scalar, as_partial, validation
 from swjko.types.readable import Readable
+from swjko.types.scalars import scalars
 
 _LEAST_DRAWS = 25
 _HALVINGS = 40
@@ -137,7 +138,7 @@ def _log_ratio(target_log_prob: Partial, cloud: Cloud) -> Float[Array, " n"]:
             "distribution must have a density; this one has none. Use a family with a density, "
             "such as swjko.flows.coupling."
         )
-    return jax.vmap(target_log_prob)(cloud.points) - cloud.log_density
+    return scalars(target_log_prob, cloud.points, "target_log_prob") - cloud.log_density
 
 
 def _level(log_ratio: Float[Array, " n"], rate: float) -> Scalar:

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from swjko.types import Cloud, Functional, Key, Scalar, validation
+from swjko.types.scalars import scalars
 
 
 def needs_density(functional: Functional) -> bool:
@@ -102,14 +103,6 @@ def log_density(cloud: Cloud, name: str) -> Float[Array, " n"]:
             "swjko.nearest_neighbour_negative_entropy."
         )
     return cloud.log_density
-
-
-def scalars(function: Partial, points: Float[Array, "n ..."], name: str) -> Float[Array, " n"]:
-    """Returns a function of one point at each point, or raises ValueError if it is not scalar."""
-    values = jax.vmap(function)(points)
-    return validation.require_scalars(
-        values, points.shape[0], name, f"point of shape {points.shape[1:]}"
-    )
 
 
 def kernel_values(

@@ -15,10 +15,10 @@ from swjko.functionals.base import (
     kernel_values,
     log_density,
     map_in_blocks,
-    scalars,
 )
 from swjko.types import Cloud, Key, Scalar, as_partial, static_field, validation
 from swjko.types.readable import Readable
+from swjko.types.scalars import scalars
 from swjko.types.sharding import on_auto_axes
 
 # Distance in log r of the two slopes of an internal energy. Rounding counts less if they are apart.
@@ -40,14 +40,15 @@ def potential(v: Callable[[Float[Array, " d"]], Scalar]) -> "Potential":
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Potential(Readable):
-    """Made by ``potential``."""
+    """Made by ``potential``. ``name`` is what messages call ``v``."""
 
     v: Partial
+    name: str = static_field(default="v", repr=False)
     needs_density: ClassVar[bool] = False
 
     def __call__(self, key: Key, cloud: Cloud) -> Scalar:
         del key
-        return expectation(cloud, scalars(self.v, cloud.points, "v"))
+        return expectation(cloud, scalars(self.v, cloud.points, self.name))
 
 
 def interaction(

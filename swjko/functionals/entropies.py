@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from swjko.distances.sorting import sort_rows
 from swjko.functionals.base import expectation, log_density
-from swjko.functionals.energies import potential
+from swjko.functionals.energies import Potential
 from swjko.functionals.sums import WeightedSum, weighted_sum
-from swjko.types import Cloud, Key, Scalar, static_field, validation
+from swjko.types import Cloud, Key, Scalar, as_partial, static_field, validation
 from swjko.types.readable import Readable
 
 
@@ -60,7 +60,8 @@ def kl_divergence(target_log_prob: Callable[[Float[Array, " d"]], Scalar]) -> We
     validation.require_callable(
         target_log_prob, "target_log_prob", "from one point [d] to a scalar"
     )
-    return weighted_sum((-1.0, potential(target_log_prob)), (1.0, negative_entropy()))
+    target = Potential(as_partial(target_log_prob), "target_log_prob")
+    return weighted_sum((-1.0, target), (1.0, negative_entropy()))
 
 
 def nearest_neighbour_negative_entropy(

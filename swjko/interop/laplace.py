@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from swjko.families.distribution import FlowDistribution
 from swjko.families.gaussians import gaussian
 from swjko.types import Scalar, as_partial, validation
+from swjko.types.scalars import scalars
 
 # Squared distances from the mode in standard deviations: where steps end, and what is accepted.
 _DECREMENT, _LARGEST_DECREMENT = 1e-6, 0.1
@@ -47,6 +48,7 @@ def laplace(
     num_steps = validation.as_count(num_steps, "num_steps")
     cost = Partial(_negative, as_partial(log_prob))
     start = validation.as_values(start, "start")
+    jax.eval_shape(lambda start: scalars(log_prob, start[None, :], "log_prob"), start)
     mode, decrement, eigenvalues, axes = _minimise(cost, start, num_steps)
     if validation.is_concrete(decrement):
         _require_mode(eigenvalues[0], decrement, num_steps)

@@ -35,6 +35,7 @@ from swjko.schemes.base import Info, Result, Scheme, State, require_scheme
 from swjko.schemes.correction import largest_exponent
 from swjko.types import Key, Leaf, Scalar, as_partial, static_field, validation
 from swjko.types.readable import Readable
+from swjko.types.scalars import scalars
 
 _LEAST_DRAWS = 25
 
@@ -150,7 +151,8 @@ class Annealed(Readable):
     def _next_exponent(self, key: Key, state: State) -> tuple[Scalar, Scalar]:
         own = state.extra
         points = lax.stop_gradient(self.family.draw(state.params, key, self.num_draws).points)
-        log_ratio = jax.vmap(self.target_log_prob)(points) - self.start.log_prob(points)
+        target = scalars(self.target_log_prob, points, "target_log_prob")
+        log_ratio = target - self.start.log_prob(points)
         left = (1.0 - own.exponent) * log_ratio
         part = largest_exponent(left, self.effective_fraction)
         exponent = own.exponent + part * (1.0 - own.exponent)

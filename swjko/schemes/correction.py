@@ -50,6 +50,7 @@ from swjko.schemes.base import (
 )
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates
 from swjko.types import DirectionFn, Key, Leaf, Params, Scalar, as_partial, static_field, validation
+from swjko.types.scalars import scalars
 
 # Halvings of the interval [0, 1] of the exponent.
 _HALVINGS = 24
@@ -195,7 +196,9 @@ class Corrected(WithOptimizer):
     ) -> tuple[Float[Array, "n d"], Float[Array, " n"], CorrectionReport]:
         """Returns fresh draws, log p - log q at them, and the exponent with its report."""
         points, log_density = self._draw(key, params)
-        log_weights = lax.stop_gradient(jax.vmap(self.target_log_prob)(points) - log_density)
+        log_weights = lax.stop_gradient(
+            scalars(self.target_log_prob, points, "target_log_prob") - log_density
+        )
         evidence = jax.nn.logsumexp(log_weights) - jnp.log(float(self.num_draws))
         exponent = largest_exponent(log_weights, self.effective_fraction)
         fraction = effective_fraction(log_weights)

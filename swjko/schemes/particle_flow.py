@@ -27,6 +27,7 @@ from swjko.schemes.base import Info, State, accept, as_functional, start_state, 
 from swjko.schemes.optimizers import WithOptimizer, as_optimizer, require_updates, update
 from swjko.types import Cloud, Functional, Key, Leaf, Scalar, as_partial, static_field, validation
 from swjko.types.readable import Readable
+from swjko.types.scalars import scalars
 
 Drift = Callable[[Key, Cloud], Float[Array, "n d"]]
 
@@ -221,11 +222,9 @@ def check_scheme(scheme: ParticleScheme) -> None:
 def require_gradient(log_prob: Callable[..., Scalar], points: Float[Array, "n d"]) -> None:
     """Raises ValueError or TypeError if a log-density is not scalar or has no gradient."""
     try:
-        values = jax.eval_shape(jax.vmap(log_prob), points)
+        jax.eval_shape(lambda points: scalars(log_prob, points, "log_prob"), points)
     except NotImplementedError as error:  # such as a callback to the host
         raise _without_gradient("log_prob", error) from error
-    point = f"point of shape {points.shape[1:]}"
-    validation.require_scalars(values, points.shape[0], "log_prob", point)
     _differentiate(jax.vmap(jax.grad(log_prob)), points, "log_prob")
 
 

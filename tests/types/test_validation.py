@@ -801,6 +801,26 @@ def test_models_of_nnx_are_told_how_to_become_families():
         flows.from_linen(model, dim=D)
 
 
+@pytest.mark.parametrize("read", [lambda x: x["mu"], lambda x: x.mu], ids=["dict", "record"])
+def test_a_function_of_a_dictionary_is_told_of_raveled(read):
+    def named(x):
+        return -(read(x) ** 2)
+
+    distribution = swjko.FlowDistribution(GAUSSIAN, PARAMS)
+    for call, name in (
+        (
+            lambda: swjko.sw_jko(**(JKO | {"functional": swjko.kl_divergence(named)}), **STEPS),
+            "target_log_prob",
+        ),
+        (lambda: swjko.langevin(GOOD_X, named, step_size=0.1), "log_prob"),
+        (lambda: swjko.importance(KEY, distribution, named, 32), "target_log_prob"),
+        (lambda: swjko.rejection(KEY, distribution, named), "target_log_prob"),
+        (lambda: swjko.laplace(named, jnp.zeros(2)), "log_prob"),
+    ):
+        with pytest.raises(TypeError, match=rf"`{name}` must map .* by names .*swjko\.raveled"):
+            call()
+
+
 @pytest.mark.slow
 def test_a_function_that_returns_a_dictionary_is_named():
     def named(x):
@@ -809,7 +829,10 @@ def test_a_function_that_returns_a_dictionary_is_named():
     message = r"must map one point of shape \(2,\) to a scalar; got a dict\. .*one entry"
     distribution = swjko.FlowDistribution(GAUSSIAN, PARAMS)
     for call, name in (
-        (lambda: swjko.sw_jko(**(JKO | {"functional": swjko.kl_divergence(named)}), **STEPS), "v"),
+        (
+            lambda: swjko.sw_jko(**(JKO | {"functional": swjko.kl_divergence(named)}), **STEPS),
+            "target_log_prob",
+        ),
         (lambda: swjko.sw_jko(**(JKO | {"functional": swjko.interaction(named)}), **STEPS), "w"),
         (lambda: swjko.langevin(GOOD_X, named, step_size=0.1), "log_prob"),
         (lambda: swjko.importance(KEY, distribution, named, 32), "target_log_prob"),
