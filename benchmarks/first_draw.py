@@ -79,7 +79,7 @@ def _row(kind: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _figure(rows: list[dict[str, Any]]) -> Figure:
     """The phases of each kind, one after another."""
-    figure, ((axis,),) = common.new_figure(7.0, 1.2 + 0.6 * len(rows))
+    figure, ((axis,),) = common.new_figure(8.0, 1.5 + 0.6 * len(rows))
     for at, row in enumerate(rows):
         left = 0.0
         for index, (phase, found) in enumerate(row["phases"].items()):
@@ -87,5 +87,5 @@ def _figure(rows: list[dict[str, Any]]) -> Figure:
             axis.barh(at, found["seconds"], left=left, color=f"C{index}", label=label)
             left += found["seconds"]
     axis.set(yticks=range(len(rows)), yticklabels=[row["kind"] for row in rows], xlabel="seconds")
-    axis.legend(ncols=4, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.5))
+    figure.legend(ncols=len(rows[0]["phases"]), fontsize="small", loc="outside lower center")
     return figure

@@ -165,11 +165,20 @@ class GaussianMixture(Family):
         factors = jax.vmap(_factor)(params)
         shifts = jnp.einsum("nij,nj->ni", factors[component], noise)
         points = params["mean"][component] + shifts
-        return Cloud(points, None, self.log_prob(params, points))
+        # A point does not hold the digits of its noise if its component is very narrow.
+        own = standard_normal_log_prob(noise) - jnp.sum(params["log_diagonal"], axis=1)[component]
+        is_own = component[:, None] == jnp.arange(self.num_components)[None, :]
+        log_probs = jnp.where(is_own, own[:, None], self._of_components(params, points))
+        return Cloud(points, None, self._of_mixture(params, log_probs))
 
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+        return self._of_mixture(params, self._of_components(params, points))
+
+    def _of_components(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, "n k"]:
         components = Gaussian(self.init_mean, self.init_scale, self.dim)
-        log_probs = jax.vmap(components.log_prob, in_axes=(0, None), out_axes=1)(params, points)
+        return jax.vmap(components.log_prob, in_axes=(0, None), out_axes=1)(params, points)
+
+    def _of_mixture(self, params: Params, log_probs: Float[Array, "n k"]) -> Float[Array, " n"]:
         return jax.nn.logsumexp(log_probs + self._log_weights(params)[None, :], axis=1)
 
     def _log_weights(self, params: Params) -> Float[Array, " k"]:

@@ -88,6 +88,19 @@ def test_gaussian_density_and_moments_against_scipy(key):
         np.testing.assert_allclose(np.cov(np.asarray(cloud.points).T), cov, atol=0.02)
 
 
+@pytest.mark.parametrize("learned_weights", [False, True])
+def test_draws_of_a_narrow_component_have_its_density(learned_weights):
+    """Its points lie far from zero and differ by less than a float32 tells."""
+    family = swjko.gaussian_mixture(3, 2, learned_weights=learned_weights)
+    params = family.init(jax.random.key(0))
+    params["mean"] = jnp.array([[0.0, 0.0, 0.0], [1e3, 1e3, 1e3]])
+    params["log_diagonal"] = jnp.array([[0.0] * 3, [-30.0] * 3])
+    latent = family.latent(jax.random.key(1), 8)
+    found = family.push(params, latent).log_density
+    own = scipy.stats.norm.logpdf(latent[1]).sum(axis=1) + np.where(latent[0] == 1, 90.0, 0.0)
+    assert found == pytest.approx(own - np.log(2), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_gaussian_mixture_density_start_and_equal_parts_against_scipy(key):
     with jax.enable_x64(True):
