@@ -102,7 +102,17 @@ def cost(directory, num_steps, seconds):
     }
 
 
-def peer(coordinator, processes, process, directory, path, heartbeat, num_steps, num_inner_steps):
+def peer(
+    coordinator,
+    processes,
+    process,
+    directory,
+    path,
+    heartbeat,
+    num_steps,
+    num_inner_steps,
+    chunk_size=1,
+):
     """One of several processes that run eight flows together, or the only one."""
     if processes > 1:
         distributed.initialize(coordinator, processes, process, heartbeat_timeout=heartbeat)
@@ -110,7 +120,7 @@ def peer(coordinator, processes, process, directory, path, heartbeat, num_steps,
     schemes = [small_scheme(0.1 * (1 + index), num_inner_steps) for index in range(8)]
     scheme, axes = swjko.stack_flows(schemes)
     options = {"checkpoint_dir": directory, "checkpoint_steps": 1} if directory else {}
-    options |= {"chunk_size": 1, "progress": False, "axes": axes, "mesh": mesh}
+    options |= {"chunk_size": chunk_size, "progress": False, "axes": axes, "mesh": mesh}
     found = swjko.solve(keys, scheme, num_steps, **options)
     # Without a force, Langevin points are the sums of what was drawn.
     noise = swjko.langevin(jnp.zeros((4, 2)), flat, step_size=0.5)

@@ -248,27 +248,64 @@ def test_flows_exchange_nothing(drill):
     )
 
 
+def pair(directory, path=None, **sizes):
+    """Two processes that run eight flows together."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        coordinator = f"localhost:{probe.getsockname()[1]}"
+    common = {"coordinator": coordinator, "processes": 2, "directory": str(directory)}
+    common |= {"path": path, "devices": 1, **sizes}
+    return [child("peer", process=process, **common) for process in (0, 1)]
+
+
+def wait_for_a_chunk(processes, directory):
+    while not size(directory / "history.jsonl"):
+        assert all(process.poll() is None for process in processes), "a peer ended early"
+        time.sleep(0.02)
+
+
+def test_a_signal_to_one_of_two_processes_ends_both(drill, tmp_path):
+    sizes = {"heartbeat": 10.0, "num_steps": 100_000, "num_inner_steps": 50, "chunk_size": 10}
+    measured = {}
+    for signalled in (0, 1):
+        directory = tmp_path / f"to {signalled}"
+        processes = pair(directory, **sizes)
+        wait_for_a_chunk(processes, directory)
+        start = time.monotonic()
+        processes[signalled].send_signal(signal.SIGTERM)
+        codes = [failed(process)["code"] for process in processes]
+        saved = [int(path.stem.split("-")[1]) for path in directory.glob("step-*.ckpt")]
+        steps = len((directory / "history.jsonl").read_text().splitlines())
+        measured[f"SIGTERM to process {signalled}"] = {
+            "codes": codes,
+            "seconds": time.monotonic() - start,
+            "all_steps_saved": max(saved) == steps,
+        }
+    drill(
+        "R10 of two",
+        "SIGTERM to one of two processes, chunks of ten steps",
+        "both end within 5 s with exit code 143, with their last step saved",
+        measured,
+        all(
+            row["codes"] == [143, 143] and row["seconds"] <= 5 and row["all_steps_saved"]
+            for row in measured.values()
+        ),
+    )
+
+
 def test_a_lost_peer_ends_the_run_and_it_resumes(drill, tmp_path):
     heartbeat = 10.0
     sizes = {"heartbeat": heartbeat, "num_steps": 12, "num_inner_steps": 50}
 
-    def pair(directory, path=None):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            coordinator = f"localhost:{probe.getsockname()[1]}"
-        common = {"coordinator": coordinator, "processes": 2, "directory": str(directory)}
-        common |= {"path": path, "devices": 1, **sizes}
-        return [child("peer", process=process, **common) for process in (0, 1)]
-
     alone = {"coordinator": "", "processes": 1, "process": 0, "directory": None}
     one, two = str(tmp_path / "one.npz"), str(tmp_path / "two.npz")
     expected = answer(child("peer", devices=2, path=one, **alone, **sizes))["digest"]
-    for process in pair(tmp_path / "whole", two):
+    for process in pair(tmp_path / "whole", two, **sizes):
         answer(process)
     measured = {"against_one": compared(np.load(two), np.load(one))}
     for killed in (1, 0):
         directory = tmp_path / f"without {killed}"
-        processes = pair(directory)
+        processes = pair(directory, **sizes)
         while not (directory / "step-0000000003.ckpt").exists():
             assert all(process.poll() is None for process in processes), "a peer ended early"
             time.sleep(0.02)
@@ -277,7 +314,7 @@ def test_a_lost_peer_ends_the_run_and_it_resumes(drill, tmp_path):
         code = failed(processes[1 - killed])["code"]
         row = {"survivor_code": code, "survivor_seconds": time.monotonic() - start}
         processes[killed].communicate()
-        ends = [answer(process)["digest"] for process in pair(directory)]
+        ends = [answer(process)["digest"] for process in pair(directory, **sizes)]
         measured[f"process {killed} killed"] = row | {"same_end": ends == [expected, expected]}
     rows = [row for name, row in measured.items() if name != "against_one"]
     drill(
