@@ -55,7 +55,9 @@ def wait_for_steps(processes, directory):
 
 @pytest.mark.slow_except_first
 @pytest.mark.parametrize(("number", "process"), [("SIGTERM", 1), ("SIGHUP", 0), ("SIGINT", 1)])
-def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, process, tmp_path):
+def test_a_signal_to_one_process_ends_both_after_the_same_saved_step_and_they_resume(
+    number, process, tmp_path
+):
     number, directory = getattr(signal, number), tmp_path / "run"
     processes = pair(runs=[{"checkpoint_dir": str(directory)}])
     wait_for_steps(processes, directory)
@@ -69,6 +71,11 @@ def test_a_signal_to_one_process_ends_both_after_the_same_saved_step(number, pro
     assert steps % 10 == 0
     assert (directory / f"step-{steps:010d}.ckpt").exists()
     assert f"stopped after step {steps}, which is saved in {directory}" in errors[0]
+    # Both go on from the saved step.
+    processes = pair(runs=[{"checkpoint_dir": str(directory), "num_steps": steps + 20}])
+    codes, errors, _ = ended(processes)
+    assert codes == [0, 0], errors
+    assert len((directory / "history.jsonl").read_text().splitlines()) == steps + 20
 
 
 @pytest.mark.slow

@@ -107,20 +107,12 @@ class ShardedArrays:
         like = _named_leaves(start)
         names = jax.tree.unflatten(jax.tree.structure(start), list(like))
         wanted = (names.step, names.result)
-        context = orbax.Context()
-        # The other processes do not come to these reads.
-        context.multiprocessing.active_processes = {0}
         try:
-            with context:
-                saved = orbax.metadata(str(arrays.absolute())).metadata
-                kinds = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in saved.items()}
-                if kinds != {name: (leaf.shape, leaf.dtype) for name, leaf in like.items()}:
-                    raise Damaged(f"{arrays} holds arrays of other names, shapes or dtypes")
-                partly = {
-                    name: np.zeros(leaf.shape, leaf.dtype) if name in wanted else orbax.PLACEHOLDER
-                    for name, leaf in like.items()
-                }
-                read = orbax.load(str(arrays.absolute()), partly)
+            saved = orbax.metadata(str(arrays.absolute())).metadata
+            kinds = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in saved.items()}
+            if kinds != {name: (leaf.shape, leaf.dtype) for name, leaf in like.items()}:
+                raise Damaged(f"{arrays} holds arrays of other names, shapes or dtypes")
+            read = _read_alone(arrays, wanted)
         except Damaged:
             raise
         # Forged metadata fails in many ways.
@@ -179,6 +171,25 @@ class ShardedArrays:
 
     def _arrays(self, step: int) -> Path:
         return self._directory / f"step-{step:010d}{_SUFFIX}"
+
+
+def _read_alone(arrays: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read some arrays on this process alone.
+
+    ``orbax.load`` would count the read, and the next load of all processes then waits for ever:
+    orbax waits at barriers that are named by this count.
+    """
+    from etils import epath
+    from orbax import checkpoint as orbax
+
+    (metadata,) = arrays.absolute().glob("*/_METADATA")
+    alone = orbax.options.MultiprocessingOptions(primary_host=None, active_processes={0})
+    handler = orbax.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    kinds = {name: orbax.RestoreArgs(restore_type=np.ndarray) for name in names}
+    wanted = orbax.args.PyTreeRestore(
+        item=dict.fromkeys(names, 0), restore_args=kinds, partial_restore=True
+    )
+    return handler.restore(epath.Path(metadata.parent), args=wanted)
 
 
 def from_process_0(message: Mapping[str, Any]) -> dict[str, Any]:
