@@ -100,7 +100,7 @@ def test_killed_runs_resume(drill, tmp_path):
         "R8",
         "kill -9 at random times, and while a checkpoint is written",
         "no damaged load, each resumed run bit for bit as one never killed",
-        measured | {"kills_while_writing": writes["half_written"]},
+        measured | {"runs": 2, "kills_while_writing": writes["half_written"]},
         not (measured["damaged_loads"] or measured["differing_ends"] or measured["kills_left"]),
     )
 
