@@ -1,6 +1,7 @@
 """Shared by test modules: families, functionals and schemes by name, finite differences."""
 
 import dataclasses
+import socket
 import tracemalloc
 from collections.abc import Callable, Sequence
 
@@ -249,6 +250,13 @@ class IndependentFlows:
         )
         key = jax.random.fold_in(state.extra, 1)
         return states._replace(step=state.step + 1, extra=key), info
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 def run_cli(command: str, *arguments: str) -> int:

@@ -12,6 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import free_port
 
 from swjko import distributed
 from swjko.running import lifeline, relay, rendezvous
@@ -28,9 +29,7 @@ def close(connections):
 
 def met(*processes, seconds=20.0, before=lambda port: None, host="localhost"):
     """Let these (number, id) meet in threads; return the error of each, or None."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     errors = [None] * len(processes)
 
     def one(index, number, process):
@@ -246,9 +245,7 @@ def test_a_relay_hides_that_the_other_side_has_ended():
 
 
 def test_a_relay_waits_for_the_other_side(relays):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for seconds in (20.0, 0.1):
         address = open_relay("127.0.0.1", port, seconds).rpartition(":")
         with socket.create_connection((address[0], int(address[2])), timeout=20.0) as here:

@@ -3,22 +3,20 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pair(*own, **common):
     """Start two processes of one run; ``own`` are the arguments that only one of them has."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        common["coordinator"] = f"localhost:{probe.getsockname()[1]}"
+    common["coordinator"] = f"localhost:{free_port()}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     environment.pop("JAX_ENABLE_X64", None)
     command = [sys.executable, str(ROOT / "tests" / "drills" / "child.py"), "together"]

@@ -35,7 +35,6 @@ def scalars(
 
 def _reads_names(error: TypeError | AttributeError) -> bool:
     """Returns whether an array was used as a dictionary or as a record."""
-    text = str(error)
     if isinstance(error, AttributeError):
-        return "Tracer" in text or "ArrayImpl" in text or "has no attribute" in text
-    return "string indexing" in text
+        return isinstance(error.obj, jax.Array)
+    return "string indexing" in str(error)

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import run_cli
+from helpers import free_port, run_cli
 
 from swjko.cli import many
 from swjko.cli.fokker_planck import fokker_planck
@@ -127,12 +126,6 @@ def started(arguments, **options):
     )
 
 
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return f"localhost:{probe.getsockname()[1]}"
-
-
 @pytest.mark.slow
 def test_a_peer_that_does_not_come_is_one_line_and_code_2(tmp_path):
     arguments = [
@@ -145,7 +138,7 @@ def test_a_peer_that_does_not_come_is_one_line_and_code_2(tmp_path):
         "0.5",
     ]
     process = started(
-        [*arguments, "--coordinator", free_address(), "--out", str(tmp_path / "runs")]
+        [*arguments, "--coordinator", f"localhost:{free_port()}", "--out", str(tmp_path / "runs")]
     )
     out, error = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
@@ -162,7 +155,7 @@ def test_two_processes_write_what_one_does(tmp_path):
     alone = started([*common, "--out", str(tmp_path / "one")])
     alone.communicate(timeout=600)
     assert alone.returncode == 0
-    coordinator = free_address()
+    coordinator = f"localhost:{free_port()}"
     shared = [
         "--distributed",
         "--coordinator",

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,10 +250,11 @@ def test_flows_exchange_nothing(drill):
 
 def pair(directory, path=None, **sizes):
     """Two processes that run eight flows together."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        coordinator = f"localhost:{probe.getsockname()[1]}"
-    common = {"coordinator": coordinator, "processes": 2, "directory": str(directory)}
+    common = {
+        "coordinator": f"localhost:{free_port()}",
+        "processes": 2,
+        "directory": str(directory),
+    }
     common |= {"path": path, "devices": 1, **sizes}
     return [child("peer", process=process, **common) for process in (0, 1)]
 

@@ -821,6 +821,11 @@ def test_a_function_of_a_dictionary_is_told_of_raveled(read):
             call()
 
 
+def test_a_missing_name_of_a_module_is_not_taken_for_one_of_a_point():
+    with pytest.raises(AttributeError, match=r"module 'jax\.numpy' has no attribute 'summ'"):
+        swjko.langevin(GOOD_X, lambda x: getattr(jnp, "summ")(x), step_size=0.1)  # noqa: B009
+
+
 @pytest.mark.slow
 def test_a_function_that_returns_a_dictionary_is_named():
     def named(x):
