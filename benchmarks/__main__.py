@@ -26,6 +26,7 @@ BENCHMARKS = {
         "posteriors compared with NUTS",
     ),
     "mixtures": ("benchmarks.mixtures", "flows to mixtures of Gaussians, for each family"),
+    "native": ("benchmarks.native", "what the sorts of swjko-native are worth"),
     "ornstein_uhlenbeck": ("benchmarks.ornstein_uhlenbeck", "SW-JKO against JKO-ICNN"),
     "particles": ("benchmarks.particles", "particle methods by updates and by seconds"),
     "user_data": ("benchmarks.user_data.benchmark", "tables and samples that people have"),

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 _PACKAGES = (
-    *("swjko", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax"),
+    *("swjko", "swjko-native", "jax", "jaxlib", "numpy", "scipy", "optax", "flax", "distrax"),
     *("POT", "ott-jax", "torch", "scikit-learn", "blackjax"),
 )
 

@@ -27,6 +27,22 @@ def _unequal(kernel: Result) -> list[Any]:
     return _with_clouds([row for row in kernel["runs"] if row not in equal_clouds(kernel)])
 
 
+def _native(native: Result) -> list[Any]:
+    """Rows with a field that says what was timed; what was not timed is None."""
+    clouds = "n = {n:,}, d = {dim}, {num_directions} directions"
+    found = []
+    for kind, text in (
+        ("distances", "distance, " + clouds),
+        ("updates", "{num_updates} updates: {name}"),
+        ("particles", "five steps of particles, " + clouds),
+    ):
+        for row in native[kind]:
+            what = fill(text + ", weighted" * row["case"].get("weighted", False), row["case"])
+            ratio = {"torch.sort": None, "no sort": None} | row["ratio"]
+            found.append(row | {"what": what, "ratio": ratio})
+    return found
+
+
 def _with_errors(kernel: Result) -> list[Any]:
     return _with_clouds([row for row in kernel["runs"] if row["relative_error"]])
 
@@ -182,6 +198,13 @@ TABLES: dict[str, Region] = {
         "{name} | {dim}, {num_layers} x {width}, {num_samples}, {num_projections} | "
         "{now[ms_per_update]:.3g} | {before[ms_per_update]:.3g} | {speedup:.2f} | "
         "{now[compile_seconds]:.3g} | {before[compile_seconds]:.3g}",
+    ),
+    "native": region(
+        "native",
+        _native,
+        "what | swjko-native | JAX alone | torch.sort | no sort | relative difference",
+        "{what} | {median_seconds[swjko-native]:ms} | {ratio[JAX alone]:ratio} | "
+        "{ratio[torch.sort]:ratio} | {ratio[no sort]:ratio} | {difference:power}",
     ),
     "gpu-programs": region(
         "gpu_programs",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         wasserstein_1d_pow,
     )
     from swjko.distances.blocks import sliced_wasserstein_bytes
+    from swjko.distances.native import native_kernels
     from swjko.distances.projections import (
         convolutional_directions,
         energy_based_weights,
@@ -166,6 +167,7 @@ __all__ = [
     "max_sliced_wasserstein",
     "mmd_drift",
     "mmd_to_target",
+    "native_kernels",
     "nearest_neighbour_negative_entropy",
     "negative_entropy",
     "orthogonal_directions",

@@ -14,6 +14,7 @@ NAMES = {
     ),
     "distances.sliced": ("sliced_wasserstein", "sliced_wasserstein_pow", "wasserstein_1d_pow"),
     "distances.blocks": ("sliced_wasserstein_bytes",),
+    "distances.native": ("native_kernels",),
     "distances.plans": ("sliced_displacement", "wasserstein_1d_plan", "wasserstein_1d_potentials"),
     "distances.sliced_plans": ("best_sliced_plan", "expected_sliced_plan"),
     "distances.quantiles": (

@@ -25,9 +25,9 @@ from swjko.distances.block_sums import (
     zeros_of,
 )
 from swjko.distances.frank_wolfe import couple_unbalanced
-from swjko.distances.halves import sort_both_with_halves, unsort_with_halves
-from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
-from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.distances.one_dimensional import Rows, couple_weighted
+from swjko.distances.sorting import sort_rows_with_permutation, unsort_rows
+from swjko.distances.uniform import couple_points, jackknife
 from swjko.linalg import derivatives_of, nan_where
 from swjko.types import Leaf, Scalar
 
@@ -193,20 +193,19 @@ def _block_sum(
     weighted = x_weights is not None
     need_u, need_v = wanted.x or wanted.directions, wanted.y or wanted.directions
     u, v = _matmul(directions, x.T), _matmul(directions, y.T)
-    if setting.debiased:
-        rows = _jackknife(u, v, p, need_u, need_v)
-        return BlockSum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), None)
-    u, u_permutation = _sorted(u, need_u or weighted)
-    v, v_permutation = _sorted(v, need_v or weighted)
-    of_rho: Leaf = None
-    if weighted:
-        weights = x_weights[u_permutation], y_weights[v_permutation]
-        if rho is None:
-            rows = couple_weighted(u, v, *weights, p, scaled=scaled)
+    if not weighted:
+        if setting.debiased:
+            rows = jackknife(u, v, p, need_u, need_v)
         else:
-            rows, of_rho = couple_unbalanced(u, v, *weights, p, rho, setting.num_iterations)
+            rows = couple_points(u, v, p, need_u, need_v, scaled=scaled)
+        return BlockSum(jnp.sum(rows.cost), _of_points(rows, x, y, directions, wanted), rows.scale)
+    (u, u_permutation), (v, v_permutation) = map(sort_rows_with_permutation, (u, v))
+    weights = x_weights[u_permutation], y_weights[v_permutation]
+    of_rho: Leaf = None
+    if rho is None:
+        rows = couple_weighted(u, v, *weights, p, scaled=scaled)
     else:
-        rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
+        rows, of_rho = couple_unbalanced(u, v, *weights, p, rho, setting.num_iterations)
     unsorted = rows._replace(
         u=unsort_rows(rows.u, u_permutation) if need_u else None,
         v=unsort_rows(rows.v, v_permutation) if need_v else None,
@@ -223,10 +222,6 @@ def _block_sum(
     return BlockSum(jnp.sum(rows.cost), gradients, rows.scale)
 
 
-def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
-    return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
-
-
 def _of_points(unsorted: Rows, x, y, directions, wanted: Wanted) -> Gradients:
     """Returns gradients by the points, from slopes in the order of the points."""
     u, v = unsorted.u, unsorted.v
@@ -234,26 +229,4 @@ def _of_points(unsorted: Rows, x, y, directions, wanted: Wanted) -> Gradients:
         x=_matmul(u.T, directions) if wanted.x else None,
         y=_matmul(v.T, directions) if wanted.y else None,
         directions=_matmul(u, x) + _matmul(v, y) if wanted.directions else None,
-    )
-
-
-def _jackknife(u: Float[Array, "l n"], v: Float[Array, "l n"], p, need_u, need_v) -> Rows:
-    """Returns costs of rows without their bias of order 1 / n, and slopes in order of points.
-
-    It is (n D_n - h D_h) / (n - h), with D_h the mean over two halves of h = n // 2 points. What
-    ``couple_uniform`` gives for both halves in one row is D_h and its slopes.
-    """
-    n = u.shape[1]
-    of_u, of_v = sort_both_with_halves(u, v, need_u, need_v)
-    whole = couple_uniform(of_u.ordered, of_v.ordered, p, need_u, need_v)
-    parts = couple_uniform(of_u.parts, of_v.parts, p, need_u, need_v)
-    h = n // 2
-    whole, parts = (
-        jax.tree.map(lambda leaf, factor=factor: factor * leaf, rows)
-        for rows, factor in ((whole, n / (n - h)), (parts, -h / (n - h)))
-    )
-    return Rows(
-        whole.cost + parts.cost,
-        unsort_with_halves(whole.u, parts.u, of_u) if need_u else None,
-        unsort_with_halves(whole.v, parts.v, of_v) if need_v else None,
     )

@@ -48,16 +48,23 @@ def couple_uniform(u, v, p, need_u: bool, need_v: bool, *, scaled: bool = False)
     """Returns the costs of sorted rows of uniform weights, [l n] and [l m]."""
     n, m = u.shape[-1], v.shape[-1]
     if n == m:
-        difference, scale = _divided(u - v, p, scaled)
-        cost, slope = jnp.mean(power(difference, p), axis=-1), _slope(difference, p) / n
-        rows = Rows(cost, slope if need_u else None, -slope if need_v else None)
-        return rows._replace(scale=scale)
+        cost, slope, scale = of_differences(u - v, p, n, scaled=scaled)
+        slopes = slope if need_u else None, -slope if need_v else None
+        return Rows(cost, *slopes, scale=scale)
     if not need_v:
         cost, u_slope, scale = _couple_to_pieces(u, v, p, need_u, scaled)
         return Rows(cost, u_slope, scale=scale)
     cost, v_slope, scale = _couple_to_pieces(v, u, p, True, scaled)
     u_slope = _couple_to_pieces(u, v, p, True, scaled)[1] if need_u else None
     return Rows(cost, u_slope, v_slope, scale=scale)
+
+
+def of_differences(
+    difference: Float[Array, "l n"], p: float, count: int, *, scaled: bool = False
+) -> tuple[Float[Array, " l"], Float[Array, "l n"], Leaf]:
+    """Returns costs, slopes and their scale from the differences of ``count`` coupled points."""
+    difference, scale = _divided(difference, p, scaled)
+    return jnp.sum(power(difference, p), axis=-1) / count, _slope(difference, p) / count, scale
 
 
 def _couple_to_pieces(u, v, p, need_slope: bool, scaled: bool):

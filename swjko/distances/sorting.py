@@ -9,6 +9,7 @@ is NaN. -0.0 counts as 0.0.
   ``jnp.sort``, permutation included. For many rows that are not long, a bitonic network over whole
   columns is 2-3 times faster still for values alone, since minimum and maximum run on vectors and
   all cores share the columns. Its many stages compile slowly, so small inputs do not use it.
+  Where the package swjko-native is installed, its sorts replace these, with the same results.
 - GPU: the key is an unsigned integer, the index a 32-bit payload, and the sort need not be stable.
   XLA gives this form to the vendor's radix sort for long rows. The order of equal values is open.
 - Other platforms and dtypes sort the (value, index) pair, stably.
@@ -25,6 +26,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from swjko.distances.native import native_sorts
 from swjko.distances.sort_keys import (
     INT32_MAX,
     floats_of_ordered_integers,
@@ -48,6 +50,8 @@ def sort_rows(values: Float[Array, "l n"]) -> Float[Array, "l n"]:
     if values.dtype != jnp.float32:
         return _sort_generic(values)
     cpu = _sort_by_network if network_pays(values, NETWORK_MAX_LENGTH) else _sort_as_integers
+    if native := native_sorts():
+        cpu = native.sort
     return lax.platform_dependent(
         values, cpu=cpu, cuda=_sort_unsigned, rocm=_sort_unsigned, default=_sort_generic
     )
@@ -71,6 +75,8 @@ def sort_rows_with_permutation(
     if values.dtype != jnp.float32:
         return _sort_pairs(values)
     cpu = _sort_packed_by_network if packed_network_pays(values) else _sort_packed
+    if native := native_sorts():
+        cpu = native.sort_with_permutation
     return lax.platform_dependent(
         values, cpu=cpu, cuda=_sort_unsigned_pairs, rocm=_sort_unsigned_pairs, default=_sort_pairs
     )
@@ -87,6 +93,8 @@ def _sort_rows_with_permutation_jvp(primals, tangents):
 def sort_rows_of_integers(keys: Int[Array, "l n"]) -> Int[Array, "l n"]:
     """Returns each row [l n] of distinct integers, sorted ascending."""
     cpu = _network if packed_network_pays(keys) else _sort_integers
+    if native := native_sorts():
+        cpu = native.sort_integers
     return lax.platform_dependent(keys, cpu=cpu, default=_sort_generic)
 
 
@@ -99,9 +107,23 @@ def unsort_rows(
     ordered: Float[Array, "l n"], permutation: Int[Array, "l n"]
 ) -> Float[Array, "l n"]:
     """Returns rows with entry j at column ``permutation[j]``, the inverse of a gather."""
+    if native_sorts() and ordered.dtype == jnp.float32:
+        return lax.platform_dependent(
+            ordered, permutation, cpu=_scatter_native, default=_scatter_rows
+        )
     if _may_be_sharded() or ordered.size > INT32_MAX:
         return _scatter_rows(ordered, permutation)
     return lax.platform_dependent(ordered, permutation, cpu=_scatter_flat, default=_scatter_rows)
+
+
+@jax.custom_jvp
+def _scatter_native(ordered: Array, permutation: Array) -> Array:
+    return native_sorts().unsort(ordered, permutation)
+
+
+@_scatter_native.defjvp
+def _scatter_native_jvp(primals, tangents):
+    return _scatter_native(*primals), _scatter_rows(tangents[0], primals[1])
 
 
 def _may_be_sharded() -> bool:
