@@ -35,9 +35,9 @@ def _bullets(
     }
     bullets = (
         "**Sample and infer**, with densities and evidence: a "
-        "[corrected](docs/howto/posteriors.md) flow holds {modes[modes]} of {modes[modes]} modes "
-        "of {modes[target]}, with an error of "
-        "log Z of {modes[mean_absolute_error]:.1g}, in {modes[seconds]:.0f} s.",
+        "[corrected](docs/howto/posteriors.md) flow holds at least {modes[modes]} of "
+        "{modes[num_modes]} modes of {modes[target]} in {modes[seeds]} seeds, with log Z off by "
+        "{modes[mean_absolute_error]:.1g}, in {modes[seconds]:.0f} s.",
         "**Simulate** Fokker-Planck, porous medium and aggregation equations: in ten dimensions "
         "the flow ends at a log10 SymKL of {flow[mean_log10]:.1f} to its stationary law, the "
         "published one at {flow[published_log10]:.1f}.",
@@ -60,14 +60,10 @@ def _bullets(
 
 
 def _held(sampling: Result) -> Any:
-    """The row with the most modes, all of which are held."""
-    rows = [
-        row for row in sampling["rows"] if row["method"] in _METHODS and row["modes"] is not None
-    ]
-    most = max(rows, key=lambda row: row["modes"])
-    if most["wrong"] or not most["target"].endswith(f"-{most['modes']}"):
-        raise ValueError(f"{most['method']} misses modes of {most['target']}; change the README.")
-    return most
+    """The corrected row of the target with the most modes, which are the fewest of its seeds."""
+    rows = [row for row in sampling["rows"] if row["method"] == _METHODS[0] and row["num_modes"]]
+    most = max(rows, key=lambda row: row["num_modes"])
+    return most | {"seeds": len(most["runs"])}
 
 
 def _samplers(sampling: Result) -> list[str]:

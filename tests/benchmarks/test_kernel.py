@@ -7,7 +7,7 @@ import numpy as np
 import ot
 import pytest
 
-from benchmarks import common, directions, kernel, peers, scaling
+from benchmarks import common, directions, kernel, native, peers, scaling
 from benchmarks.__main__ import BENCHMARKS, main
 
 TINY = peers.Case(24, 24, 3, 8)
@@ -176,3 +176,9 @@ def test_spheres_measures_ours_where_torch_is_absent(tmp_path, monkeypatch):
     assert content["missing"] == ["torch", "ot"]
     assert [row["case"]["dim"] for row in content["rows"]] == [2, 3]
     assert all(row["ratio"] == {"swjko": 1.0} for row in content["rows"])
+
+
+def test_the_native_sorts_are_timed_only_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(native, "native_sorts", lambda: None)
+    with pytest.raises(SystemExit, match="pip install"):
+        main(["native", "--quick"])
