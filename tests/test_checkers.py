@@ -39,8 +39,8 @@ NO_CALLS = {
     *("SavedRun", "Scheme", "Solution", "State", "__version__", "closed_form", "distributed"),
 }
 ON_THE_HOST = {
-    *("flow_mesh", "load", "shard_flows", "sliced_wasserstein_bytes", "solve", "stack_flows"),
-    "until_stationary",
+    *("flow_mesh", "load", "native_kernels", "shard_flows", "sliced_wasserstein_bytes", "solve"),
+    *("stack_flows", "until_stationary"),
 }
 
 

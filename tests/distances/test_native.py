@@ -213,3 +213,8 @@ def test_without_it_sorts_run_in_jax(monkeypatch):
     native._installed.cache_clear()
     assert native.native_sorts() is None
     native._installed.cache_clear()
+
+
+def test_the_switch_takes_true_or_false_alone():
+    with pytest.raises(TypeError, match="use"):
+        swjko.native_kernels(1)  # pyright: ignore[reportArgumentType]
