@@ -70,15 +70,17 @@ def main(args: argparse.Namespace) -> None:
         print(f"left out, not installed: {', '.join(missing)}")
     rows = []
     for case in sizes.cases:
-        repeats = args.repeats or sizes.repeats
-        if case.elements > _LARGE_ELEMENTS:
-            repeats = max(3, repeats // 3)
-        rows.append(measure(case, repeats))
+        rows.append(measure(case, repeats_of(case, args.repeats or sizes.repeats)))
         common.show(case.name, rows[-1]["median_seconds"])
     numbers = sizes.peak_directions if Path("/proc/self/status").exists() else ()
     peaks = [peak_memory(sizes.peak_points, number) for number in numbers]
     content = {"quick": args.quick, "missing": missing, "runs": rows, "peaks": peaks}
     common.finish(args, content, ("", _figure(rows)))
+
+
+def repeats_of(case: Case, repeats: int) -> int:
+    """Calls of each method: a third for large cases."""
+    return max(3, repeats // 3) if case.elements > _LARGE_ELEMENTS else repeats
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:

@@ -22,8 +22,7 @@ import numpy as np
 from jax import lax
 
 import swjko
-from benchmarks import common, peers, update
-from benchmarks.kernel import best_threads
+from benchmarks import common, kernel, peers, update
 from benchmarks.peers import FLOOR, Case
 from swjko.distances.native import native_sorts
 
@@ -42,14 +41,8 @@ class Sizes(NamedTuple):
 
 DEFAULT = Sizes(
     cases=(
-        Case(1000, 1000, 2, 100),
-        Case(500, 500, 64, 500),
-        Case(2000, 2000, 784, 1000),
+        *(case for case in kernel.DEFAULT.cases if case.n == case.m),
         Case(10_000, 10_000, 16, 64),
-        Case(16384, 16384, 32, 256),
-        Case(100_000, 100_000, 16, 64),
-        Case(1000, 1000, 2, 100, weighted=True),
-        Case(5000, 5000, 10, 200, weighted=True),
     ),
     settings=update.SETTINGS,
     particles=(10_000, 100_000),
@@ -88,7 +81,7 @@ def _both(function: Callable[..., Any], *arguments: Any) -> tuple[dict[str, Any]
 
 
 def _compared(row: dict[str, Any], calls: dict[str, Any], repeats: int) -> dict[str, Any]:
-    medians, threads = best_threads(common.interleaved_medians(calls, repeats=repeats))
+    medians, threads = kernel.best_threads(common.interleaved_medians(calls, repeats=repeats))
     ratio = {name: seconds / medians[_NATIVE] for name, seconds in medians.items()}
     row = row | {"median_seconds": medians, "torch_threads": threads, "ratio": ratio}
     common.show(str(row["case"]), row)
@@ -101,10 +94,8 @@ def _distance(case: Case, repeats: int) -> dict[str, Any]:
     one, other = (np.asarray(calls[name]()[1]) for name in (_NATIVE, _JAX))
     others = peers.methods(inputs)
     calls |= {name: call for name, call in others.items() if name.startswith(_COMPARED)}
-    if case.elements > 1_000_000:
-        repeats = max(3, repeats // 3)
     row = {"case": case._asdict(), "difference": _relative(one, other)}
-    return _compared(row, calls, repeats)
+    return _compared(row, calls, kernel.repeats_of(case, repeats))
 
 
 def _relative(one: np.ndarray, other: np.ndarray) -> float:

@@ -49,8 +49,7 @@ def couple_uniform(u, v, p, need_u: bool, need_v: bool, *, scaled: bool = False)
     n, m = u.shape[-1], v.shape[-1]
     if n == m:
         cost, slope, scale = of_differences(u - v, p, n, scaled=scaled)
-        slopes = slope if need_u else None, -slope if need_v else None
-        return Rows(cost, *slopes, scale=scale)
+        return Rows(cost, slope if need_u else None, -slope if need_v else None, scale=scale)
     if not need_v:
         cost, u_slope, scale = _couple_to_pieces(u, v, p, need_u, scaled)
         return Rows(cost, u_slope, scale=scale)
@@ -222,10 +221,8 @@ def _staircase_potentials(
 
     here = cost(i, j)
     beyond_u, beyond_v = cost(jnp.minimum(i + 1, n - 1), j), cost(i, jnp.minimum(j + 1, m - 1))
-    step_u, step_v = (
-        jnp.where(from_u, beyond_u - here, 0.0),
-        jnp.where(from_u, 0.0, beyond_v - here),
-    )
+    step_u = jnp.where(from_u, beyond_u - here, 0.0)
+    step_v = jnp.where(from_u, 0.0, beyond_v - here)
     step_u = _sum_by_index(step_u, jnp.minimum(i + 1, n), n + 1)[:, :n]
     step_v = _sum_by_index(step_v, jnp.minimum(j + 1, m), m + 1)[:, :m]
     return jnp.cumsum(step_u, axis=-1), jnp.cumsum(step_v, axis=-1)

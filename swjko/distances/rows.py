@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from swjko.distances.one_dimensional import Rows, couple_uniform, couple_weighted
 from swjko.distances.shifts import optimal_cut
-from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.distances.sorting import sort_rows_as_needed, unsort_rows
 from swjko.linalg import nan_where
 from swjko.types import Leaf, Projection, Scalar, validation
 
@@ -158,8 +158,8 @@ def _coupled(
     """Returns the coupling of unsorted rows, and the permutations that sorted them if needed."""
     p, on_circle = setting
     weighted = u_weights is not None
-    u, u_order = _sorted(u, weighted or wanted[0])
-    v, v_order = _sorted(v, weighted or wanted[1])
+    u, u_order = sort_rows_as_needed(u, weighted or wanted[0])
+    v, v_order = sort_rows_as_needed(v, weighted or wanted[1])
     if on_circle:
         weights = (u_weights[u_order], v_weights[v_order]) if weighted else None
         u_start, v_start = optimal_cut(*lax.stop_gradient((u, v, weights)), p)
@@ -170,10 +170,6 @@ def _coupled(
     else:
         rows = couple_uniform(u, v, p, *wanted, scaled=not on_circle)
     return rows, (u_order, v_order)
-
-
-def _sorted(values: Float[Array, "l n"], with_order: bool) -> tuple[Array, Leaf]:
-    return sort_rows_with_permutation(values) if with_order else (sort_rows(values), None)
 
 
 def _unrolled(

@@ -39,6 +39,8 @@ from swjko.distances.sorting_network import (
     packed_network_pays,
     sort_by_network,
 )
+from swjko.linalg import derivatives_of
+from swjko.types import Leaf
 
 _SIGN_BIT = 0x80000000
 _NUM_PIECES, _PIECES_MIN_SIZE = 12, 1_000_000
@@ -90,6 +92,13 @@ def _sort_rows_with_permutation_jvp(primals, tangents):
     return (ordered, permutation), (jnp.take_along_axis(tangent, permutation, axis=-1), no_tangent)
 
 
+def sort_rows_as_needed(
+    values: Float[Array, "l n"], with_permutation: bool
+) -> tuple[Float[Array, "l n"], Leaf]:
+    """Returns each row sorted ascending, and its permutation; None unless it is needed."""
+    return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
+
+
 def sort_rows_of_integers(keys: Int[Array, "l n"]) -> Int[Array, "l n"]:
     """Returns each row [l n] of distinct integers, sorted ascending."""
     cpu = _network if packed_network_pays(keys) else _sort_integers
@@ -116,16 +125,6 @@ def unsort_rows(
     return lax.platform_dependent(ordered, permutation, cpu=_scatter_flat, default=_scatter_rows)
 
 
-@jax.custom_jvp
-def _scatter_native(ordered: Array, permutation: Array) -> Array:
-    return native_sorts().unsort(ordered, permutation)
-
-
-@_scatter_native.defjvp
-def _scatter_native_jvp(primals, tangents):
-    return _scatter_native(*primals), _scatter_rows(tangents[0], primals[1])
-
-
 def _may_be_sharded() -> bool:
     """Returns whether several devices may share the rows.
 
@@ -140,6 +139,11 @@ def _scatter_rows(ordered: Array, permutation: Array) -> Array:
         return at.set(row, unique_indices=True, mode="promise_in_bounds")
 
     return jax.vmap(scatter)(ordered, permutation)
+
+
+@derivatives_of(_scatter_rows)
+def _scatter_native(ordered: Array, permutation: Array) -> Array:
+    return native_sorts().unsort(ordered, permutation)
 
 
 def _scatter_flat(ordered: Array, permutation: Array) -> Array:

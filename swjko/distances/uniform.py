@@ -14,9 +14,13 @@ from jaxtyping import Array, Float
 from swjko.distances.halves import sort_both_with_halves, unsort_with_halves
 from swjko.distances.native import native_sorts
 from swjko.distances.one_dimensional import Rows, couple_uniform, of_differences
-from swjko.distances.sorting import sort_rows, sort_rows_with_permutation, unsort_rows
+from swjko.distances.sorting import (
+    sort_rows,
+    sort_rows_as_needed,
+    sort_rows_with_permutation,
+    unsort_rows,
+)
 from swjko.linalg import derivatives_of
-from swjko.types import Leaf
 
 
 def couple_points(
@@ -25,8 +29,8 @@ def couple_points(
     """Returns costs of rows in any order, and slopes at their points if needed."""
 
     def by_sorts(u: Array, v: Array) -> Rows:
-        u, u_permutation = _sorted(u, need_u)
-        v, v_permutation = _sorted(v, need_v)
+        u, u_permutation = sort_rows_as_needed(u, need_u)
+        v, v_permutation = sort_rows_as_needed(v, need_v)
         rows = couple_uniform(u, v, p, need_u, need_v, scaled=scaled)
         return rows._replace(
             u=unsort_rows(rows.u, u_permutation) if need_u else None,
@@ -89,10 +93,6 @@ def _by_one_pass(
     if suits and native_sorts():
         return lax.platform_dependent(u, v, cpu=native, default=general)
     return general(u, v)
-
-
-def _sorted(values: Float[Array, "l n"], with_permutation: bool) -> tuple[Array, Leaf]:
-    return sort_rows_with_permutation(values) if with_permutation else (sort_rows(values), None)
 
 
 def _differences_by_sorts(u: Array, v: Array) -> Array:
