@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from swjko.families.particles import grid, particles
     from swjko.families.bases import student_t
     from swjko.families.rejection import rejection
+    from swjko.families.expectation_maximization import expectation_maximization
     from swjko.families.gaussians import gaussian, gaussian_mixture, gaussian_moments
     from swjko.families.pushforward import pushforward
     from swjko.families.slice_matching import slice_matching
@@ -145,6 +146,7 @@ __all__ = [
     "drifting",
     "energy_based_weights",
     "evaluate",
+    "expectation_maximization",
     "expected_sliced_plan",
     "flow_mesh",
     "forward_kl",

@@ -51,6 +51,7 @@ NAMES = {
     "families.particles": ("grid", "particles"),
     "families.bases": ("student_t",),
     "families.rejection": ("rejection",),
+    "families.expectation_maximization": ("expectation_maximization",),
     "families.gaussians": ("gaussian", "gaussian_mixture", "gaussian_moments"),
     "families.pushforward": ("pushforward",),
     "families.slice_matching": ("slice_matching",),

@@ -146,6 +146,15 @@ SCHEMES = {
         step_size=0.1,
         proposal=distribution(),
     ),
+    "corrected in closed form": lambda: swjko.corrected(
+        *(
+            sw_jko(swjko.gaussian_mixture(2, 2, learned_weights=True)),
+            log_prob,
+            swjko.expectation_maximization(),
+        ),
+        num_inner_steps=2,
+        num_draws=32,
+    ),
     "drifting": lambda: swjko.drifting(
         *(flows.mlp(2, 2, width=4), swjko.sw_to_target(points(), 3, batch_size=4), optax.sgd(0.1)),
         num_drift_steps=2,

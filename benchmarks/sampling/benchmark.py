@@ -7,9 +7,9 @@ their mass; and the energy distance E|X - Y| - E|X - X'| / 2 - E|Y - Y'| / 2 to 
 V-statistic, of draws as they are and of draws resampled by their weights, beside its floor, that of
 two sets of exact draws. Seconds are with compilation.
 
-*Both, by log Z and k-hat* is corrected SW-JKO of a mixture or SW-JKO of a coupling: the one with
+*Both, by log Z and ELBO* is corrected SW-JKO of a mixture or SW-JKO of a coupling: the one with
 the larger estimate of log Z, which is too small if modes are missed, or within 0.1 the one with the
-smaller k-hat. Its seconds are those of both.
+larger ELBO among those with k-hat up to 0.7. Its seconds are those of both.
 
 A row is *wrong* if |log Z error| > 0.3 or a mode is missed. It is *told* if the weights say so
 (k-hat above 0.7, or fewer than 10 % of the draws are effective), if the last correction did not
@@ -41,7 +41,7 @@ FLAGS = common.Flags(
 )
 _BLOCK = 1000
 _WRONG_LOG_Z, _LEAST_EFFECTIVE, _LARGEST_DISAGREEMENT = 0.3, 0.1, 0.1
-_BOTH = "both, by log Z and k-hat"
+_BOTH = "both, by log Z and ELBO"
 _importance = jax.jit(swjko.importance, static_argnames="num_samples")
 
 
@@ -84,7 +84,7 @@ def _kept(args: argparse.Namespace, sizes: Any, chosen: set[Any]) -> list[dict[s
     written = common.read_results(args.name, args.directory)
     if written["sizes"] != sizes._asdict():
         raise SystemExit(f"--keep needs a result with the same sizes; got {written['sizes']}.")
-    own = [row for row in written["rows"] if row["method"] != _BOTH]
+    own = [row for row in written["rows"] if row["method"] in methods.METHODS]
     return [row for row in own if (row["target"], row["method"]) not in chosen]
 
 
@@ -102,13 +102,13 @@ def _with_both(rows: Sequence[dict[str, Any]], directory: Path | None) -> list[d
 
 
 def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The run with the larger log Z or, within 0.1, with the smaller k-hat.
+    """The run with the larger log Z or, within 0.1, with usable weights and the larger ELBO.
 
     It takes the seconds of both, and holds their difference in log Z.
     """
     largest = np.nanmax([one["log_evidence"], other["log_evidence"]])
     near = [run for run in (one, other) if run["log_evidence"] >= largest - _LARGEST_DISAGREEMENT]
-    chosen = min(near, key=lambda run: np.nan_to_num(run["pareto_k"] or 0.0, nan=0.0))
+    chosen = max(near, key=lambda run: (run["weights_usable"], run["elbo"]))
     sums = {key: one[key] + other[key] for key in ("seconds", "compile_seconds")}
     disagreement = abs(one["log_evidence"] - other["log_evidence"])
     return chosen | sums | {"disagreement": disagreement, "chosen": chosen["method"]}

@@ -47,7 +47,8 @@ def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTrans
 
     Optax makes new functions at each call, and programs are kept by function. Two optimizers are
     equal if their functions have the same code, globals, defaults and values in their closures:
-    numbers, texts, and tuples and functions of these. Anything else is equal to itself alone.
+    numbers, texts, and tuples, lists and functions of these, such as schedules. Anything else is
+    equal to itself alone.
     """
     validation.require_optimizer(optimizer)
     known = _seen.get(id(optimizer))
@@ -80,7 +81,7 @@ def _content(thing: Any) -> Any:
     if isinstance(thing, functools.partial):
         parts = (thing.args, tuple(sorted(thing.keywords.items())))
         return functools.partial, _content(thing.func), tuple(map(_content, parts))
-    if isinstance(thing, tuple):
+    if isinstance(thing, tuple | list):
         return type(thing), tuple(map(_content, thing))
     # The type tells 1 from 1.0 and True, the text 0.0 from -0.0.
     if isinstance(thing, bool | int | float | str | bytes | types.NoneType):

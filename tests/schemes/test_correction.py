@@ -38,13 +38,17 @@ def make(family=None, target=TARGET, **options):
         num_projections=4,
     )
     defaults = {"num_inner_steps": 60, "num_draws": 1000, "batch_size": 128}
-    return swjko.corrected(jko, target, optax.adam(0.05), **(defaults | options))
+    refit = options.pop("refit", optax.adam(0.05))
+    return swjko.corrected(jko, target, refit, **(defaults | options))
+
+
+CLOSED_FORM = {"refit": swjko.expectation_maximization(), "num_inner_steps": 5}
 
 
 @pytest.mark.slow_except_first
-@pytest.mark.parametrize("step_size", [None, 1.0])
-def test_all_modes_are_held_and_log_z_is_right(step_size, key):
-    scheme = make(step_size=step_size)
+@pytest.mark.parametrize("options", [CLOSED_FORM, {}, {"step_size": 1.0}])
+def test_all_modes_are_held_and_log_z_is_right(options, key):
+    scheme = make(**options)
     state, infos = jitted_run(key, scheme, scheme.init(key), 10, "infos")
     assert int(state.result) == swjko.Result.OK
     report = infos.extra
@@ -57,12 +61,13 @@ def test_all_modes_are_held_and_log_z_is_right(step_size, key):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [CLOSED_FORM, {}])
 @pytest.mark.parametrize(("wide", "held"), [(False, 1), (True, 3)])
-def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, key):
+def test_a_wide_proposal_finds_modes_that_the_measure_has_lost(wide, held, options, key):
     lost = swjko.gaussian_mixture(2, 12, learned_weights=True, init_mean=CENTERS[0], init_scale=0.3)
     start = swjko.gaussian(2, init_scale=3.0)
     proposal = swjko.FlowDistribution(start, start.init(key)) if wide else None
-    scheme = make(lost, proposal=proposal)
+    scheme = make(lost, proposal=proposal, **options)
     state, _ = jitted_run(key, scheme, scheme.init(key), 15, "infos")
     points = np.asarray(swjko.sample(lost, state.params, key, 1000).points)
     nearest = np.argmin(np.linalg.norm(points[:, None] - np.asarray(CENTERS), axis=2), axis=1)
