@@ -336,6 +336,9 @@ def schedule(scale, count):
 EQUAL = {
     "adam": lambda: optax.adam(1e-2),
     "schedule": lambda: optax.adam(optax.cosine_decay_schedule(1e-2, 50)),
+    "schedule in parts": lambda: optax.adam(
+        optax.warmup_cosine_decay_schedule(0.0, 1e-2, 5, 50), b1=0.8
+    ),
     "chain": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)),
     "line search": optax.lbfgs,
 }
@@ -359,6 +362,8 @@ def test_optimizers_that_may_differ_are_two():
         lambda: optax.sgd(lambda count: 2.0 / (1.0 + count)),
         lambda: optax.sgd(Partial(schedule, scales[0])),
         lambda: optax.sgd(Partial(schedule, scales[1])),
+        lambda: optax.adam(optax.join_schedules([optax.constant_schedule(1.0)] * 2, [5])),
+        lambda: optax.adam(optax.join_schedules([optax.constant_schedule(1.0)] * 2, [6])),
         lambda: optax.adam(scales[0]),
         lambda: optax.adam(scales[1]),
     ]

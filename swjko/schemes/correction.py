@@ -112,8 +112,7 @@ def corrected(
         )
     if step_size is not None:
         step_size = validation.as_positive(step_size, "step_size")
-    closed_form = optimizer if isinstance(optimizer, ExpectationMaximization) else None
-    if closed_form is not None:
+    if isinstance(optimizer, ExpectationMaximization):
         require_fit(scheme.family, step_size)
     else:
         optimizer = as_optimizer(optimizer)
@@ -122,8 +121,7 @@ def corrected(
         scheme,
         as_partial(target_log_prob),
         step_size,
-        None if closed_form else optimizer,
-        closed_form,
+        optimizer,
         validation.as_count(num_inner_steps, "num_inner_steps"),
         validation.as_count(num_draws, "num_draws", 25),
         validation.as_count(batch_size, "batch_size"),
@@ -159,8 +157,7 @@ class Corrected(WithOptimizer):
     scheme: Leaf
     target_log_prob: Partial
     step_size: Leaf | None
-    optimizer: optax.GradientTransformation | None = static_field()
-    closed_form: ExpectationMaximization | None = static_field()
+    optimizer: optax.GradientTransformation | ExpectationMaximization = static_field()
     num_inner_steps: int = static_field()
     num_draws: int = static_field()
     batch_size: int = static_field()
@@ -188,8 +185,8 @@ class Corrected(WithOptimizer):
         def objective(params: Params, key: Key) -> tuple[Scalar, None]:
             return self.objective(key, params, draws, weights), None
 
-        if self.closed_form is not None:
-            fit = self.closed_form.fit
+        if isinstance(self.optimizer, ExpectationMaximization):
+            fit = self.optimizer.fit
             params = fit(self.family, moved.params, draws, weights, self.num_inner_steps)
         else:
             keys = jax.random.split(inner_key, self.num_inner_steps)

@@ -38,8 +38,9 @@ class WithOptimizer(Readable):
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Any:
         optimizer = fields["optimizer"]
-        shared = optimizer if optimizer is None else as_optimizer(optimizer)
-        return super().from_fields(fields | {"optimizer": shared})
+        if isinstance(optimizer, optax.GradientTransformation):
+            optimizer = as_optimizer(optimizer)
+        return super().from_fields(fields | {"optimizer": optimizer})
 
 
 def as_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
