@@ -249,7 +249,8 @@ def _row(name: str, target: Target, method: str, runs: Sequence[dict[str, Any]])
 
 
 def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """|log Z error| and effective draws by target and method."""
+    """|log Z error| and effective draws by target and method, without the choice between two."""
+    rows = [row for row in rows if row["method"] in methods.METHODS]
     figure, (axes,) = common.new_figure(12.0, 4.5, columns=2)
     order = list(dict.fromkeys(row["target"] for row in rows))
     parts = (

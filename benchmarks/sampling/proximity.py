@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _measure(target: Target, step_size: float | None, seed: int, updates: int) -> dict[str, Any]:
     """Modes held and log Z of one run; no step size means direct minimisation."""
-    sizes = methods.Sizes(steps=_STEPS, updates=updates, rounds=0, fine_rounds=0)
+    sizes = methods.Sizes(steps=_STEPS, updates=updates, total_updates=_STEPS * updates)
     if step_size is None:
         law = methods.direct(target, seed, sizes).distribution
     else:
