@@ -47,7 +47,7 @@ QUICK = Sizes(2, 10, 2, 1, 2, 60, 200, 32, 6, moves=20, particles=200)
 # Steps of the mixture and of the coupling grow by these factors.
 _FIRST_STEP, _GROWTH, _COUPLING_GROWTH, _SMALL_STEP = 0.1, 1.5, 2.5, 0.0025
 # Pseudo-counts of the refits of both phases, in units of d^2.
-_PSEUDO_COUNTS = (0.25, 1.0)
+_PSEUDO_COUNTS = (1.0, 4.0)
 # Learning rate of the mixture's SW-JKO steps.
 _RATE = 2e-2
 
