@@ -108,7 +108,9 @@ def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """
     largest = np.nanmax([one["log_evidence"], other["log_evidence"]])
     near = [run for run in (one, other) if run["log_evidence"] >= largest - _LARGEST_DISAGREEMENT]
-    chosen = max(near, key=lambda run: (run["weights_usable"], run["elbo"]))
+    chosen = max(
+        near, key=lambda run: (run["weights_usable"], np.nan_to_num(run["elbo"], nan=-np.inf))
+    )
     sums = {key: one[key] + other[key] for key in ("seconds", "compile_seconds")}
     disagreement = abs(one["log_evidence"] - other["log_evidence"])
     return chosen | sums | {"disagreement": disagreement, "chosen": chosen["method"]}

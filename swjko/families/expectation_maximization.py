@@ -43,9 +43,9 @@ _LEAST_POINTS = 1e-3
 def expectation_maximization(
     *, pseudo_count: float | None = None, split_fraction: float = 0.1
 ) -> "ExpectationMaximization":
-    """Makes the refit of ``corrected`` for Gaussians and their mixtures, in place of an optimizer.
+    """Makes a refit in closed form for ``corrected``, of Gaussians and their mixtures.
 
-    It takes a few steps where an optimizer takes hundreds of updates.
+    It stands in place of an optimizer, and takes a few steps where that takes hundreds of updates.
 
     Args:
       pseudo_count: Points that a component before the refit counts for, in its covariance. None
@@ -58,7 +58,7 @@ def expectation_maximization(
 
         family = gaussian_mixture(2, 100, learned_weights=True)
         jko = sw_jko(family, kl_divergence(log_prob), optax.adam(1e-2), step_size=0.01, ...)
-        scheme = corrected(jko, log_prob, expectation_maximization(), num_inner_steps=5)
+        scheme = corrected(jko, log_prob, expectation_maximization(), num_inner_steps=3)
     """
     if pseudo_count is not None:
         pseudo_count = float(validation.as_positive(pseudo_count, "pseudo_count"))

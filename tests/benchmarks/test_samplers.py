@@ -114,13 +114,16 @@ def test_wrong_answers_count_as_told_or_silent():
     assert benchmark._row("8 modes", target, "a", differing)["silent"] == 0
 
 
-def test_the_better_of_both_has_the_larger_log_z_or_nearby_the_smaller_k_hat():
+def test_the_better_of_both_has_the_larger_log_z_or_nearby_the_larger_elbo():
     one = {"method": "a", "log_evidence": 0.0, "seconds": 3.0, "compile_seconds": 1.0}
-    one |= {"pareto_k": 0.9}
-    other = one | {"method": "b", "log_evidence": -0.5, "pareto_k": 0.1}
+    one |= {"elbo": -0.9, "weights_usable": True}
+    other = one | {"method": "b", "log_evidence": -0.5, "elbo": -0.1}
     found = benchmark._better(other, one)
     assert (found["chosen"], found["seconds"], found["disagreement"]) == ("a", 6.0, 0.5)
-    assert benchmark._better(one, other | {"log_evidence": -0.05})["chosen"] == "b"
+    near = other | {"log_evidence": -0.05}
+    assert benchmark._better(one, near)["chosen"] == "b"
+    assert benchmark._better(one, near | {"weights_usable": False})["chosen"] == "a"
+    assert benchmark._better(one, near | {"elbo": float("nan")})["chosen"] == "a"
     assert benchmark._better(one, other | {"log_evidence": float("nan")})["chosen"] == "a"
 
 
