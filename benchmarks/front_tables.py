@@ -35,8 +35,8 @@ def _bullets(
     }
     bullets = (
         "**Sample and infer**, with densities and evidence: a "
-        "[corrected](docs/howto/posteriors.md) flow holds at least {modes[modes]} of "
-        "{modes[num_modes]} modes of {modes[target]} in {modes[seeds]} seeds, with log Z off by "
+        "[corrected](docs/howto/posteriors.md) flow holds {modes[modes]} of {modes[num_modes]} "
+        "modes of {modes[target]} in the worst of {modes[seeds]} seeds, with log Z off by "
         "{modes[mean_absolute_error]:.1g}, in {modes[seconds]:.0f} s.",
         "**Simulate** Fokker-Planck, porous medium and aggregation equations: in ten dimensions "
         "the flow ends at a log10 SymKL of {flow[mean_log10]:.1f} to its stationary law, the "
