@@ -1,7 +1,8 @@
 """Fits of Gaussians and their mixtures to weighted points, in closed form.
 
 A step of expectation-maximisation raises sum_i w_i log q(x_i) and has no learning rate. The prior
-of a component is the component before the fit, which counts for as many points as it is told:
+of a component is the component before the fit. It counts as nu points for the covariance and as
+kappa points for the mean:
 
     mean'_k = (sum_i r_ki x_i + kappa mean_k) / (n_k + kappa)
     cov'_k = (sum_i r_ki (x_i - mean'_k)(x_i - mean'_k)^T + kappa m m^T + nu cov_k) / (n_k + nu)
@@ -29,7 +30,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from swjko.families.base import Family
-from swjko.families.gaussians import Gaussian, GaussianMixture, covariance_factor
+from swjko.families.gaussians import Gaussian, GaussianMixture, gaussian_moments
 from swjko.types import Params, Scalar, validation
 
 # A component of less than this part of the mean weight may be given up for a split.
@@ -94,7 +95,8 @@ class ExpectationMaximization:
         """
         if isinstance(family, Gaussian):
             one = GaussianMixture(family.init_mean, family.init_scale, family.dim, 1, False)
-            fitted = self.fit(one, _with_axis(params), points, weights, num_steps)
+            stacked = jax.tree.map(lambda leaf: leaf[None], params)
+            fitted = self.fit(one, stacked, points, weights, num_steps)
             return jax.tree.map(lambda leaf: leaf[0], fitted)
         mixture = require_mixture(family)
         if mixture.learned_weights and self.split_fraction:
@@ -119,10 +121,6 @@ def require_mixture(family: Family) -> GaussianMixture:
     return family
 
 
-def _with_axis(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf[None], params)
-
-
 def _maximized(
     mixture: GaussianMixture,
     params: Params,
@@ -141,8 +139,7 @@ def _maximized(
         num = jnp.sum(share)
         new = (share @ points + mean_count * own["mean"]) / (num + mean_count)
         centred, moved = points - new[None, :], own["mean"] - new
-        factor = covariance_factor(own)
-        cov = (centred.T * share[None, :]) @ centred + count * (factor @ factor.T)
+        cov = (centred.T * share[None, :]) @ centred + count * gaussian_moments(own)[1]
         cov = (cov + mean_count * jnp.outer(moved, moved)) / (num + count)
         found = {"mean": new} | _of_covariance(cov)
         return _kept_if_singular(own, found), num
@@ -191,10 +188,10 @@ def _split(
 
 def _half(params: Params) -> tuple[Params, Float[Array, " d"]]:
     """Returns the covariance of a half of a Gaussian, as params, and the shift to its mean."""
-    factor = covariance_factor(params)
-    squares, axes = jnp.linalg.eigh(factor @ factor.T)
+    _, cov = gaussian_moments(params)
+    squares, axes = jnp.linalg.eigh(cov)
     shift = _SPLIT_DISTANCE * jnp.sqrt(squares[-1]) * axes[:, -1]
-    return _of_covariance(factor @ factor.T - jnp.outer(shift, shift)), shift
+    return _of_covariance(cov - jnp.outer(shift, shift)), shift
 
 
 def _put(leaf: Array, at: Array, new: Array, condition: Array) -> Array:

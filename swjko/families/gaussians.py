@@ -49,13 +49,11 @@ class Gaussian(Family):
         return jax.random.normal(key, (num, self.dim), self.init_mean.dtype)
 
     def push(self, params: Params, z: Float[Array, "n d"]) -> Cloud:
-        points = params["mean"][None, :] + z @ covariance_factor(params).T
+        points = params["mean"][None, :] + z @ _factor(params).T
         return Cloud(points, None, standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"]))
 
     def log_prob(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, " n"]:
-        z = (points - params["mean"][None, :]) @ inverse_of_lower_triangular(
-            covariance_factor(params)
-        ).T
+        z = (points - params["mean"][None, :]) @ inverse_of_lower_triangular(_factor(params)).T
         return standard_normal_log_prob(z) - jnp.sum(params["log_diagonal"])
 
 
@@ -70,7 +68,7 @@ def gaussian_moments(params: Params) -> tuple[Float[Array, " d"], Float[Array, "
             "params must be those of the gaussian family, with mean, log_diagonal and lower; "
             f"got {type(params).__name__}. Use solution.state.params."
         )
-    factor = covariance_factor(params)
+    factor = _factor(params)
     return params["mean"], factor @ factor.T
 
 
@@ -164,7 +162,7 @@ class GaussianMixture(Family):
     def _cloud(
         self, params: Params, component: Int[Array, " n"], noise: Float[Array, "n d"]
     ) -> Cloud:
-        factors = jax.vmap(covariance_factor)(params)
+        factors = jax.vmap(_factor)(params)
         shifts = jnp.einsum("nij,nj->ni", factors[component], noise)
         points = params["mean"][component] + shifts
         # A point does not hold the digits of its noise if its component is very narrow.
@@ -190,6 +188,5 @@ class GaussianMixture(Family):
         return jnp.full(self.num_components, equal, params["mean"].dtype)
 
 
-def covariance_factor(params: Params) -> Float[Array, "d d"]:
-    """Returns F [d d], lower triangular, of the covariance F F^T of a Gaussian."""
+def _factor(params: Params) -> Float[Array, "d d"]:
     return jnp.tril(params["lower"], -1) + jnp.diag(jnp.exp(params["log_diagonal"]))
