@@ -3,6 +3,8 @@
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from benchmarks.markdown import Region, Result, across, fill, provenance, region, table
 
 _PARTICLES = "Euler-Maruyama, 50000"
@@ -11,13 +13,19 @@ PUBLISHED_UPDATES = 16_200
 
 
 def _stationary(result: Result) -> list[Any]:
-    """Rows with the published particles and the mean of the own ones."""
+    """Rows with the published particles, quartiles, and the means of other own runs."""
     published = result["published"][_PARTICLES]
     rows = []
     for row in result["stationary"]["rows"]:
-        own = row["euler_maruyama_log10"].get("1000")
-        own_mean = fmean(own) if own else None
-        rows.append(row | {"own": own_mean, "published": published.get(str(row["dim"]))})
+        own, frozen = row["euler_maruyama_log10"].get("1000"), row.get("frozen_affine_log10")
+        found = [run["log10"] for run in row["runs"]]
+        first, median, third = np.quantile(found, (0.25, 0.5, 0.75))
+        rows.append(
+            row
+            | {"first": first, "median": median, "third": third}
+            | {"own": fmean(own) if own else None, "frozen": fmean(frozen) if frozen else None}
+            | {"published": published.get(str(row["dim"]))}
+        )
     return rows
 
 
@@ -181,10 +189,11 @@ TABLES: dict[str, Region] = {
     "fokker-planck-stationary": region(
         "fokker_planck",
         _stationary,
-        "d | problems | swjko | its worst | SW-JKO, published | 1000 particles, ours | "
-        "50,000 particles, published | swjko, s",
-        "{dim} | {runs:count} | {mean_log10:.2f} | {worst_log10:.2f} | {published_log10:.2f} | "
-        "{own:.2f} | {published:.2f} | {mean_seconds:seconds}",
+        "d | problems | swjko, mean | median | quartiles | its worst | affine layer frozen, mean | "
+        "SW-JKO, published | 1000 particles, ours | 50,000 particles, published | swjko, s",
+        "{dim} | {runs:count} | {mean_log10:.2f} | {median:.2f} | {first:.2f} to {third:.2f} | "
+        "{worst_log10:.2f} | {frozen:.2f} | {published_log10:.2f} | {own:.2f} | {published:.2f} | "
+        "{mean_seconds:seconds}",
     ),
     "fokker-planck-trajectory": region(
         "fokker_planck",
