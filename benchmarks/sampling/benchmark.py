@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 import swjko
 from benchmarks import common
 from benchmarks.sampling import methods
+from benchmarks.sampling.phases import Run
 from benchmarks.sampling.target import Target, in_units_of_the_start
 from benchmarks.sampling.targets import make, names
 
@@ -116,7 +117,7 @@ def _better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return chosen | sums | {"disagreement": disagreement, "chosen": chosen["method"]}
 
 
-def _measure(run: methods.Run, target: Target, seed: int, num: int) -> dict[str, Any]:
+def _measure(run: Run, target: Target, seed: int, num: int) -> dict[str, Any]:
     """The figures of one run."""
     rng = np.random.default_rng([seed, 5])
     reference = None
@@ -155,7 +156,7 @@ def _evidence(log_evidence: float | None, target: Target) -> dict[str, Any]:
 
 
 def _weigh(
-    run: methods.Run, target: Target, seed: int, num: int, reference: Any
+    run: Run, target: Target, seed: int, num: int, reference: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures by importance weights, and draws as they are and resampled by their weights."""
     key, resample_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 9))

@@ -1,12 +1,15 @@
 """Samplers: corrected SW-JKO, SW-JKO, direct minimisation, their start, and two of blackjax.
 
 Targets are in units of their start, N(0, I), which a mixture has on average. The settings are the
-same for all targets. They were chosen on 8 peaky, many-well 8, Seeds and the funnel with other
+same for all targets. They were chosen on 8 peaky, both many-wells, Seeds and the funnel with other
 seeds, and on MoG-40, GMM-10 and GMM-20 with other centres. The steps of the coupling grow until
-the proximity hardly counts.
+the proximity hardly counts. Those of the spline begin much smaller, so that mass falls into the
+nearest mode of each coordinate before any of it is far from its start.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +17,9 @@ import jax.numpy as jnp
 import optax
 
 import swjko
-from benchmarks import common, gaussian_flows
+from benchmarks import gaussian_flows
 from benchmarks.sampling import rivals
+from benchmarks.sampling.phases import Run, in_phases, repeat
 from benchmarks.sampling.target import Target
 from swjko import flows
 from swjko.schemes.correction import Corrected
@@ -42,38 +46,25 @@ class Sizes(NamedTuple):
     particles: int = 20_000
 
 
+class Flow(NamedTuple):
+    """A flow from its dimension, and the learning rate of its SW-JKO steps."""
+
+    make: Callable[[int], swjko.Family]
+    rate: float
+
+
+COUPLING = Flow(flows.coupling, 3e-3)
+SPLINE = Flow(functools.partial(flows.spline, num_layers=3, width=32, num_bins=16), 1e-3)
 DEFAULT = Sizes()
-QUICK = Sizes(2, 10, 2, 1, 2, 60, 200, 32, 6, moves=20, particles=200)
-# Steps of the mixture and of the coupling grow by these factors.
-_FIRST_STEP, _GROWTH, _COUPLING_GROWTH, _SMALL_STEP = 0.1, 1.5, 2.5, 0.0025
+QUICK = Sizes(2, 10, 2, 1, 2, 60, 200, 32, 6, moves=20, particles=1000)
+# Steps of the mixture and of the flows grow by these factors.
+_FIRST_STEP, _GROWTH, _FLOW_GROWTH, _SMALL_STEP = 0.1, 1.5, 2.5, 0.0025
+# First step of the spline, its corrections, and the updates of each.
+_SPLINE_STEP, _SPLINE_ROUNDS, _SPLINE_REFITS = 5e-4, 4, 100
 # Pseudo-counts of the refits of both phases, in units of d^2.
 _PSEUDO_COUNTS = (1.0, 4.0)
 # Learning rate of the mixture's SW-JKO steps.
 _RATE = 2e-2
-
-
-class Run(NamedTuple):
-    """What a method returns.
-
-    Attributes:
-      distribution: The measure at the end; None for points.
-      result: Name of the result code.
-      exponent: Exponent of the last correction; None for other methods.
-      compile_seconds: Seconds of compiling; None if they are not apart.
-      run_seconds: Seconds of running.
-      state: State at the end; None for points.
-      points: Points [n d] of a sampler without a density.
-      log_evidence: log Z by that sampler, if it estimates it.
-    """
-
-    distribution: Any
-    result: str
-    exponent: float | None
-    compile_seconds: float | None
-    run_seconds: float
-    state: Any
-    points: Any = None
-    log_evidence: float | None = None
 
 
 def corrected_mixture(target: Target, seed: int, sizes: Sizes) -> Run:
@@ -88,7 +79,7 @@ def corrected_mixture(target: Target, seed: int, sizes: Sizes) -> Run:
     family = swjko.gaussian_mixture(target.dim, num, learned_weights=True)
     jko = _jko(target, equal, sizes, sizes.updates, _RATE)
     start = jax.jit(type(jko).init)(jko, keys[0])
-    first = _in_phases(
+    first = in_phases(
         equal,
         start,
         [(gaussian_flows.run_with_step_sizes, (keys[1], jko, _step_sizes(sizes, _GROWTH)))],
@@ -97,40 +88,69 @@ def corrected_mixture(target: Target, seed: int, sizes: Sizes) -> Run:
     state = first.state._replace(params=first.state.params | logits)
     counts = [part * target.dim**2 for part in _PSEUDO_COUNTS]
     refit = swjko.expectation_maximization(pseudo_count=counts[0])
-    coarse = _correction(target, family, sizes, refit, sizes.draws)
+    coarse = _correction(target, family, sizes, refit, sizes.refits, sizes.draws)
     refit = swjko.expectation_maximization(pseudo_count=counts[1], split_fraction=0.0)
-    fine = _correction(target, family, sizes, refit, 2 * sizes.draws)
+    fine = _correction(target, family, sizes, refit, sizes.refits, 2 * sizes.draws)
     phases = [
-        (_repeat, (keys[2], coarse, jnp.arange(sizes.rounds))),
-        (_repeat, (keys[3], fine, jnp.arange(sizes.fine_rounds))),
+        (repeat, (keys[2], coarse, jnp.arange(sizes.rounds))),
+        (repeat, (keys[3], fine, jnp.arange(sizes.fine_rounds))),
     ]
-    return _in_phases(family, state, phases, first)
+    return in_phases(family, state, phases, first)
 
 
-def sw_jko(target: Target, seed: int, sizes: Sizes) -> Run:
+def corrected_spline(target: Target, seed: int, sizes: Sizes) -> Run:
+    """SW-JKO of a spline flow, then corrections with refits by Adam."""
+    updates = _spline_updates(sizes)
+    before = sw_jko(target, SPLINE, seed, sizes, updates, _SPLINE_STEP)
+    family, refits = SPLINE.make(target.dim), min(_SPLINE_REFITS, updates)
+    refit = optax.adam(_schedule(SPLINE.rate, refits))
+    correction = _correction(target, family, sizes, refit, refits, sizes.draws)
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    phases = [(repeat, (key, correction, jnp.arange(_SPLINE_ROUNDS)))]
+    return in_phases(family, before.state, phases, before)
+
+
+def direct_spline(target: Target, seed: int, sizes: Sizes) -> Run:
+    """Direct minimisation by the same spline flow, with as many updates, restarts and its rate."""
+    return direct(target, SPLINE, seed, sizes, _spline_updates(sizes))
+
+
+def coupling(target: Target, seed: int, sizes: Sizes) -> Run:
     """SW-JKO of a coupling flow, with the updates of the corrected runs."""
-    scheme = jko_of_coupling(target, sizes, sizes.total_updates // sizes.steps)
+    return sw_jko(target, COUPLING, seed, sizes, sizes.total_updates // sizes.steps, _FIRST_STEP)
+
+
+def direct_coupling(target: Target, seed: int, sizes: Sizes) -> Run:
+    """Direct minimisation of KL(mu | target) by a coupling flow, with as many updates."""
+    return direct(target, COUPLING, seed, sizes, sizes.total_updates // sizes.steps)
+
+
+def sw_jko(
+    target: Target, flow: Flow, seed: int, sizes: Sizes, updates: int, first_step: float
+) -> Run:
+    """SW-JKO of a flow, with this number of updates in each step."""
+    family = flow.make(target.dim)
+    scheme = _jko(target, family, sizes, updates, flow.rate)
     start_key, run_key = jax.random.split(jax.random.key(seed))
     start = jax.jit(type(scheme).init)(scheme, start_key)
-    step_sizes = _step_sizes(sizes, _COUPLING_GROWTH)
+    step_sizes = _step_sizes(sizes, _FLOW_GROWTH, first_step)
     phases = [(gaussian_flows.run_with_step_sizes, (run_key, scheme, step_sizes))]
-    return _in_phases(scheme.family, start, phases)
+    return in_phases(family, start, phases)
 
 
-def direct(target: Target, seed: int, sizes: Sizes) -> Run:
-    """Direct minimisation of KL(mu | target) by a coupling flow, with as many updates."""
-    updates = sizes.total_updates // sizes.steps
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, updates // 10, updates)
+def direct(target: Target, flow: Flow, seed: int, sizes: Sizes, updates: int) -> Run:
+    """Direct minimisation of KL(mu | target) by a flow, restarted as often as SW-JKO steps."""
+    family = flow.make(target.dim)
     scheme = swjko.direct_minimization(
-        _coupling(target),
+        family,
         swjko.kl_divergence(target.log_prob),
-        optax.adam(schedule),
+        optax.adam(_schedule(flow.rate, updates)),
         num_inner_steps=updates,
         num_samples=sizes.batch // 2,
     )
     start_key, run_key = jax.random.split(jax.random.key(seed))
     start = jax.jit(type(scheme).init)(scheme, start_key)
-    return _in_phases(scheme.family, start, [(_repeat, (run_key, scheme, jnp.arange(sizes.steps)))])
+    return in_phases(family, start, [(repeat, (run_key, scheme, jnp.arange(sizes.steps)))])
 
 
 def start(target: Target, seed: int, sizes: Sizes) -> Run:
@@ -159,17 +179,14 @@ def _of_points(draws: rivals.Draws) -> Run:
 PAIR = ("corrected SW-JKO, mixture", "SW-JKO, coupling")
 METHODS = {
     PAIR[0]: corrected_mixture,
-    PAIR[1]: sw_jko,
-    "direct minimisation, coupling": direct,
+    PAIR[1]: coupling,
+    "direct minimisation, coupling": direct_coupling,
+    "corrected SW-JKO, spline": corrected_spline,
+    "direct minimisation, spline": direct_spline,
     "start of the mixture": start,
     "MALA, blackjax": mala,
     "tempered SMC, blackjax": smc,
 }
-
-
-def jko_of_coupling(target: Target, sizes: Sizes, updates: int) -> Any:
-    """SW-JKO of a coupling flow, with this number of updates in a step."""
-    return _jko(target, _coupling(target), sizes, updates, 3e-3)
 
 
 def _num_components(target: Target, sizes: Sizes) -> int:
@@ -177,16 +194,16 @@ def _num_components(target: Target, sizes: Sizes) -> int:
     return max(2, min(sizes.components, 4 * sizes.draws // target.dim**2))
 
 
-def _coupling(target: Target) -> swjko.Family:
-    return flows.coupling(target.dim)
+def _spline_updates(sizes: Sizes) -> int:
+    """Updates in a step of the spline, 240 at the default sizes."""
+    return sizes.total_updates * 4 // (7 * sizes.steps)
 
 
 def _jko(target: Target, family: swjko.Family, sizes: Sizes, updates: int, rate: float) -> Any:
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, updates // 10, updates)
     return swjko.sw_jko(
         family,
         swjko.kl_divergence(target.log_prob),
-        optax.adam(schedule),
+        optax.adam(_schedule(rate, updates)),
         step_size=_FIRST_STEP,
         num_inner_steps=updates,
         num_samples=sizes.batch // 2,
@@ -194,12 +211,16 @@ def _jko(target: Target, family: swjko.Family, sizes: Sizes, updates: int, rate:
     )
 
 
-def _step_sizes(sizes: Sizes, growth: float) -> jax.Array:
-    return _FIRST_STEP * growth ** jnp.arange(sizes.steps)
+def _schedule(rate: float, updates: int) -> Any:
+    return optax.warmup_cosine_decay_schedule(0.0, rate, updates // 10, updates)
+
+
+def _step_sizes(sizes: Sizes, growth: float, first_step: float = _FIRST_STEP) -> jax.Array:
+    return first_step * growth ** jnp.arange(sizes.steps)
 
 
 def _correction(
-    target: Target, family: swjko.Family, sizes: Sizes, refit: Any, draws: int
+    target: Target, family: swjko.Family, sizes: Sizes, refit: Any, num_refits: int, draws: int
 ) -> Corrected:
     """Corrections after SW-JKO steps of one small update."""
     jko = dataclasses.replace(
@@ -210,54 +231,7 @@ def _correction(
         jko,
         target.log_prob,
         refit,
-        num_inner_steps=sizes.refits,
+        num_inner_steps=num_refits,
         num_draws=draws,
         proposal=swjko.FlowDistribution(wide, wide.init(jax.random.key(0))),
     )
-
-
-def _in_phases(
-    family: swjko.Family, state: Any, phases: list[Any], before: Run | None = None
-) -> Run:
-    """Runs phases one after another, each from the state of the last, compile time apart.
-
-    The seconds of the run before them are added.
-    """
-    compile_seconds, run_seconds = (
-        (0.0, 0.0) if before is None else (before.compile_seconds or 0.0, before.run_seconds)
-    )
-    exponent = None
-    for function, arguments in phases:
-        key, scheme, values = arguments
-        run, seconds = _compiled(function, key, scheme, state, values)
-        compile_seconds += seconds
-        seconds, (state, infos) = common.timed(
-            lambda run=run, key=key, scheme=scheme, state=state, values=values: run(
-                key, scheme, state, values
-            )
-        )
-        run_seconds += seconds
-        if isinstance(scheme, Corrected):
-            exponent = float(infos.extra.exponent[-1])
-    result = swjko.Result(int(state.result)).name
-    law = swjko.FlowDistribution(family, state.params)
-    return Run(law, result, exponent, compile_seconds, run_seconds, state)
-
-
-# Programs and their seconds to compile, by function and shapes of the arguments.
-_programs: dict[Any, tuple[Any, float]] = {}
-
-
-def _compiled(function: Any, *arguments: Any) -> tuple[Any, float]:
-    """Compiles a function once for all seeds. Each seed has the seconds of the first."""
-    leaves, structure = jax.tree.flatten(arguments)
-    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    known = (function, structure, shapes)
-    if known not in _programs:
-        _programs[known] = gaussian_flows.compiled(function, *arguments)
-    return _programs[known]
-
-
-@jax.jit
-def _repeat(key, scheme, state, numbers):
-    return swjko.run(key, scheme, state, len(numbers), swjko.infos)
