@@ -1,8 +1,8 @@
 """Samplers on the field's targets, each with what shows whether its answer is right.
 
 For each target, method and seed, on fresh draws of the final measure: ELBO, and EUBO where exact
-draws exist; log Z by importance weights, and its error where log Z is known; effective draws and
-Pareto k-hat, which do not see modes that are missed; the modes that have at least a quarter of
+draws exist; log Z by Pareto-smoothed weights, and its error where log Z is known; effective draws
+and Pareto k-hat, which do not see modes that are missed; the modes that have at least a quarter of
 their mass; and the energy distance E|X - Y| - E|X - X'| / 2 - E|Y - Y'| / 2 to exact draws, as a
 V-statistic, of draws as they are and of draws resampled by their weights, beside its floor, that of
 two sets of exact draws. Seconds are with compilation.

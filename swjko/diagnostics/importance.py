@@ -40,10 +40,11 @@ class Importance(NamedTuple):
     """The result of ``importance``. All numbers are NaN if a log-weight is NaN or +infinity.
 
     Attributes:
-      log_evidence: log Z of the target, by the raw weights.
+      log_evidence: log Z of the target, by the Pareto-smoothed weights. Raw ones, whose mean may be
+        that of a single draw, are ``jax.nn.logsumexp(log_weights) - jnp.log(num_samples)``.
       standard_error: Standard error of log_evidence.
-      effective_fraction: Effective number of draws as a fraction of the draws.
-      pareto_k: k-hat, the shape of the tail of the weights; NaN if too few weights differ.
+      effective_fraction: Effective number of draws, by these weights, as a fraction of the draws.
+      pareto_k: k-hat, the shape of the tail of the raw weights; NaN if too few weights differ.
       elbo: Mean of log p - log q over draws of q, an ``Estimate``.
       eubo: Mean of log p - log q over the reference draws of p, an ``Estimate``; None without them.
       cloud: The draws [n d] with their log-densities and with Pareto-smoothed weights [n], sum 1.
@@ -201,13 +202,12 @@ def weigh(
     invalid = jnp.isnan(log_weights) | (log_weights == jnp.inf)
     # One NaN makes every number NaN, since no finite one would be right.
     checked = nan_where(jnp.any(invalid), log_weights)
-    log_sum = jax.nn.logsumexp(checked)
-    fraction = effective_fraction(checked)
-    error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)
     smoothed, k = _pareto_smoothed(checked)
+    fraction = effective_fraction(smoothed)
+    error = jnp.sqrt(jnp.maximum(1 / fraction - 1, 0.0) / count)
     weights = jax.nn.softmax(smoothed)
     return Importance(
-        log_sum - jnp.log(count),
+        jax.nn.logsumexp(smoothed) - jnp.log(count),
         error,
         fraction,
         k,
@@ -234,7 +234,8 @@ def _pareto_smoothed(log_weights: Float[Array, " n"]) -> tuple[Float[Array, " n"
     quantile = jnp.expm1(-k * jnp.log1p(-share)) / jnp.where(k == 0, 1.0, k)
     smoothed = jnp.log(base + scale * jnp.where(k == 0, -jnp.log1p(-share), quantile))
     smoothed = jnp.minimum(jnp.where(jnp.isfinite(k), smoothed, relative[tail]), 0.0)
-    return relative.at[tail].set(smoothed), k
+    smoothed = relative.at[tail].set(smoothed)
+    return jnp.where(jnp.isfinite(largest), smoothed + largest, smoothed), k
 
 
 def _fit_generalised_pareto(excess: Float[Array, " m"]) -> tuple[Scalar, Scalar]:

@@ -104,6 +104,20 @@ def test_smoothed_tail_has_the_quantiles_of_its_law():
     assert np.all(ratio[-10:] < 2.0)
 
 
+def test_smoothed_weights_estimate_log_z_better_than_raw_ones():
+    """200 sets of weights whose mean is 1 + 1 / (1 - 0.65), and whose variance is infinite."""
+    weights = scipy.stats.genpareto(0.65).rvs((200, 2_000), random_state=2) + 1.0
+    clouds = Cloud(jnp.zeros((200, 2_000, 1)), None, jnp.zeros((200, 2_000)))
+    found = jax.vmap(weigh)(clouds, jnp.log(jnp.asarray(weights, float)))
+    exact = np.log(1 + 1 / 0.35)
+    raw = np.log(weights.mean(axis=1)) - exact
+    smoothed = np.asarray(found.log_evidence) - exact
+    assert np.sqrt(np.mean(smoothed**2)) < 0.8 * np.sqrt(np.mean(raw**2))
+    assert np.max(np.abs(smoothed)) < np.max(np.abs(raw))
+    # The error is that of the weights in use, whose largest are not those of single draws.
+    assert np.median(found.standard_error) == pytest.approx(np.std(smoothed), rel=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3])
 def test_equal_laws_have_equal_weights(dim, key):
