@@ -83,6 +83,42 @@ def test_seeds_and_brownian_against_scipy():
         assert float(found) == pytest.approx(brownian, rel=1e-9)
 
 
+def test_pines_against_scipy(tmp_path):
+    rng = np.random.default_rng(3)
+    points = rng.random((30, 2))
+    rows = [f'"{at}",{x},{y}' for at, (x, y) in enumerate(points)]
+    (tmp_path / "pines_126.csv").write_text("\n".join(['"","data_x","data_y"', *rows]))
+    with jax.enable_x64(True):
+        target = targets.make("LGCP", tmp_path)
+        z = 0.3 * rng.normal(size=1600)
+        found = float(target.log_prob(jnp.asarray(z)))
+    at = np.stack(np.divmod(np.arange(1600), 40), axis=1)
+    cov = 1.91 * np.exp(-np.linalg.norm(at[:, None] - at, axis=2) / (40 / 33))
+    factor, mean = np.linalg.cholesky(cov), np.log(30) - 1.91 / 2
+    x = mean + factor @ z
+    exact = scipy.stats.multivariate_normal(np.full(1600, mean), cov).logpdf(x)
+    exact += np.log(np.diag(factor)).sum()
+    cell = (40 * points).astype(int) @ [40, 1]
+    exact += x[cell].sum() - np.exp(x).sum() / 1600
+    assert found == pytest.approx(exact, rel=1e-9)
+
+
+def test_credit_with_and_without_its_prior(tmp_path):
+    rng = np.random.default_rng(4)
+    table = np.c_[rng.integers(1, 9, (50, 24)), rng.integers(1, 3, 50)]
+    np.savetxt(tmp_path / "german.data-numeric", table)
+    with jax.enable_x64(True):
+        w = 0.1 * rng.normal(size=25)
+        both = [
+            float(targets.make(name, tmp_path).log_prob(jnp.asarray(w)))
+            for name in ("Credit", "Credit, no prior")
+        ]
+    logits = w[0] + table[:, :-1] / table[:, :-1].std(axis=0) @ w[1:]
+    likelihood = scipy.stats.bernoulli(scipy.special.expit(logits)).logpmf(table[:, -1] == 1).sum()
+    assert both[1] == pytest.approx(likelihood, rel=1e-9)
+    assert both[0] - both[1] == pytest.approx(scipy.stats.norm(0, 10).logpdf(w).sum(), rel=1e-9)
+
+
 def test_units_of_the_start_keep_log_z():
     plain = targets.make("MoG-40", None)
     target = in_units_of_the_start(plain)
