@@ -46,6 +46,10 @@ class Sizes(NamedTuple):
     particles: int = 20_000
 
 
+# Learning rate of the SW-JKO steps of Gaussians and their mixtures.
+_RATE = 2e-2
+
+
 class Flow(NamedTuple):
     """A flow from its dimension, and the learning rate of its SW-JKO steps."""
 
@@ -55,6 +59,7 @@ class Flow(NamedTuple):
 
 COUPLING = Flow(flows.coupling, 3e-3)
 SPLINE = Flow(functools.partial(flows.spline, num_layers=3, width=32, num_bins=16), 1e-3)
+GAUSSIAN = Flow(swjko.gaussian, _RATE)
 DEFAULT = Sizes()
 QUICK = Sizes(2, 10, 2, 1, 2, 60, 200, 32, 6, moves=20, particles=1000)
 # Steps of the mixture and of the flows grow by these factors.
@@ -63,8 +68,6 @@ _FIRST_STEP, _GROWTH, _FLOW_GROWTH, _SMALL_STEP = 0.1, 1.5, 2.5, 0.0025
 _SPLINE_STEP, _SPLINE_ROUNDS, _SPLINE_REFITS = 5e-4, 4, 100
 # Pseudo-counts of the refits of both phases, in units of d^2.
 _PSEUDO_COUNTS = (1.0, 4.0)
-# Learning rate of the mixture's SW-JKO steps.
-_RATE = 2e-2
 
 
 def corrected_mixture(target: Target, seed: int, sizes: Sizes) -> Run:
@@ -118,6 +121,11 @@ def direct_spline(target: Target, seed: int, sizes: Sizes) -> Run:
 def coupling(target: Target, seed: int, sizes: Sizes) -> Run:
     """SW-JKO of a coupling flow, with the updates of the corrected runs."""
     return sw_jko(target, COUPLING, seed, sizes, sizes.total_updates // sizes.steps, _FIRST_STEP)
+
+
+def full_gaussian(target: Target, seed: int, sizes: Sizes) -> Run:
+    """SW-JKO of a Gaussian with any covariance."""
+    return sw_jko(target, GAUSSIAN, seed, sizes, sizes.total_updates // sizes.steps, _FIRST_STEP)
 
 
 def direct_coupling(target: Target, seed: int, sizes: Sizes) -> Run:
@@ -183,6 +191,7 @@ METHODS = {
     "direct minimisation, coupling": direct_coupling,
     "corrected SW-JKO, spline": corrected_spline,
     "direct minimisation, spline": direct_spline,
+    "SW-JKO, full Gaussian": full_gaussian,
     "start of the mixture": start,
     "MALA, blackjax": mala,
     "tempered SMC, blackjax": smc,
