@@ -39,6 +39,14 @@ def _logistic_regression(result: Result) -> list[str]:
     return lines + provenance(result)
 
 
+def _proximity(result: Result) -> list[Result]:
+    """Rows with the fewest and the most modes of a seed, where modes are counted."""
+    return [
+        row | {"range": fill("{least_modes} to {most_modes}", row) if row["num_modes"] else None}
+        for row in result["rows"]
+    ]
+
+
 TABLES: dict[str, Region] = {
     "sampling": region(
         "sampling",
@@ -53,9 +61,9 @@ TABLES: dict[str, Region] = {
     ),
     "proximity": region(
         "proximity",
-        lambda result: result["rows"],
+        _proximity,
         "target | method | modes held, mean | least to most | of | \\|log Z error\\| | ELBO",
-        "{target} | {method} | {modes:.1f} | {least_modes} to {most_modes} | {num_modes} | "
+        "{target} | {method} | {modes:.1f} | {range} | {num_modes} | "
         "{mean_absolute_error:.2f} | {elbo:.2f}",
     ),
     **{
