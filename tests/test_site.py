@@ -32,7 +32,7 @@ pytestmark = [
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 # What the first hit of the search must be.
 SEARCHES = {
-    "NumPyro": "howto/posteriors/",
+    "NumPyro": "howto/models/",
     "checkpoint": "howto/resume/",
     "result code": "howto/resume/",
     "GPU": "howto/hardware/",
