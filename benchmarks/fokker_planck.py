@@ -134,7 +134,8 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
     """Divergences at the end, and those of particles in up to twelve dimensions."""
     rows = []
     for dim, count in sizes.stationary.items():
-        row = _runs_to_the_end(dim, count, *stationary_settings(dim, sizes.quick))
+        settings, network = stationary_settings(dim, sizes.quick)
+        row = _runs_to_the_end(dim, count, settings, network)
         row["euler_maruyama_log10"] = {
             str(num): [_euler_maruyama(seed, dim, num, sizes.quick) for seed in range(count)]
             for num in (sizes.particles if dim <= 12 else ())
@@ -142,8 +143,7 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
         row["worst_log10"] = max(run["log10"] for run in row["runs"])
         row["frozen_affine_log10"] = None
         if dim <= 12:
-            settings = stationary_settings(dim, sizes.quick)
-            frozen = _runs_to_the_end(dim, count, *settings, freeze_affine=True)
+            frozen = _runs_to_the_end(dim, count, settings, network, freeze_affine=True)
             row["frozen_affine_log10"] = [run["log10"] for run in frozen["runs"]]
         rows.append(row | {"date": time.strftime("%Y-%m-%d", time.gmtime())})
         shown = ("dim", "mean_log10", "worst_log10", "published_log10", "mean_seconds")

@@ -87,15 +87,13 @@ def _winners(directions: Result) -> list[Any]:
     ]
 
 
-def _with_floors(variants: Result, ending: str) -> list[Any]:
-    """Rows whose variant ends so; for plans with the seconds that the costs need at least."""
-    rows = [row for row in variants["rows"] if row["variant"].endswith(ending)]
-    one = "one pass of the costs"
+def _plans(variants: Result) -> list[Any]:
+    """Rows of the plans, with the seconds that the costs need at least."""
     return [
-        row | {"passes": row["shape"]["directions"] * row["median_seconds"][one]}
-        if one in row["median_seconds"]
-        else row
-        for row in rows
+        row
+        | {"passes": row["shape"]["directions"] * row["median_seconds"]["one pass of the costs"]}
+        for row in variants["rows"]
+        if row["variant"].endswith("plan")
     ]
 
 
@@ -194,7 +192,7 @@ TABLES: dict[str, Region] = {
     ),
     "plans": region(
         "variants",
-        lambda variants: _with_floors(variants, "plan"),
+        _plans,
         "plan | points, dimension, directions | swjko | POT (torch) | POT (NumPy) | "
         "projection alone | sort alone | all costs at one pass each",
         "{variant} | {shape[n]:,} / {shape[dim]} / {shape[directions]} | "

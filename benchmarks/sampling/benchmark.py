@@ -93,8 +93,7 @@ def _kept(args: argparse.Namespace, sizes: Any, chosen: set[Any]) -> list[dict[s
 def _with_both(rows: Sequence[dict[str, Any]], directory: Path | None) -> list[dict[str, Any]]:
     """The rows of each target, after one that chooses between two families where both ran."""
     ordered: list[dict[str, Any]] = []
-    present = {row["target"] for row in rows}
-    for name in (name for name in names(Path()) if name in present):
+    for name in names(Path()):
         own = {row["method"]: row for row in rows if row["target"] == name}
         if all(method in own for method in methods.PAIR):
             pairs = zip(*(own[method]["runs"] for method in methods.PAIR), strict=True)

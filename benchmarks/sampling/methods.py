@@ -137,28 +137,27 @@ def sw_jko(
     target: Target, flow: Flow, seed: int, sizes: Sizes, updates: int, first_step: float
 ) -> Run:
     """SW-JKO of a flow, with this number of updates in each step."""
-    family = flow.make(target.dim)
-    scheme = _jko(target, family, sizes, updates, flow.rate)
-    start_key, run_key = jax.random.split(jax.random.key(seed))
-    start = jax.jit(type(scheme).init)(scheme, start_key)
+    scheme = _jko(target, flow.make(target.dim), sizes, updates, flow.rate)
     step_sizes = _step_sizes(sizes, _FLOW_GROWTH, first_step)
-    phases = [(gaussian_flows.run_with_step_sizes, (run_key, scheme, step_sizes))]
-    return in_phases(family, start, phases)
+    return _in_one_phase(scheme, seed, gaussian_flows.run_with_step_sizes, step_sizes)
 
 
 def direct(target: Target, flow: Flow, seed: int, sizes: Sizes, updates: int) -> Run:
     """Direct minimisation of KL(mu | target) by a flow, restarted as often as SW-JKO steps."""
-    family = flow.make(target.dim)
     scheme = swjko.direct_minimization(
-        family,
+        flow.make(target.dim),
         swjko.kl_divergence(target.log_prob),
         optax.adam(_schedule(flow.rate, updates)),
         num_inner_steps=updates,
         num_samples=sizes.batch // 2,
     )
+    return _in_one_phase(scheme, seed, repeat, jnp.arange(sizes.steps))
+
+
+def _in_one_phase(scheme: Any, seed: int, function: Any, values: jax.Array) -> Run:
     start_key, run_key = jax.random.split(jax.random.key(seed))
     start = jax.jit(type(scheme).init)(scheme, start_key)
-    return in_phases(family, start, [(repeat, (run_key, scheme, jnp.arange(sizes.steps)))])
+    return in_phases(scheme.family, start, [(function, (run_key, scheme, values))])
 
 
 def start(target: Target, seed: int, sizes: Sizes) -> Run:

@@ -22,7 +22,7 @@ from benchmarks.sampling import posterior_targets
 from benchmarks.sampling.target import Target
 
 _LOG_2PI = math.log(2 * math.pi)
-# In 1600 dimensions; only flows are fitted to it.
+# In 1600 dimensions: it is left out without --full, unless it is named.
 LARGE = "LGCP"
 
 
