@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from swjko import closed_form
-from swjko.data.tables import require_extra
 from swjko.distances.directions import orthogonal_directions, quasi_directions
 from swjko.types import Key, Scalar, validation
 
@@ -77,19 +77,23 @@ def gaussian(mean: Any, cov: Any) -> Target:
 def gaussian_target(seed: int, dim: int) -> GaussianTarget:
     """Returns a random Gaussian, the Fokker-Planck problem of Bonet et al. (2022), figure 1.
 
-    The precision is ``sklearn.datasets.make_spd_matrix(dim)``, and center ~ N(0, I). Its slowest
-    modes need SW times of about 8. scikit-learn is in the extra ``cli``.
+    The precision is that of ``sklearn.datasets.make_spd_matrix(dim, random_state=seed)``, bit for
+    bit, without that import: U (1 1^T + diag(r)) V^T, where A has entries uniform in [0, 1],
+    U S V^T = A^T A and r is uniform in [0, 1]. Its slowest modes need SW times of about 8. center
+    ~ N(0, I).
 
     Args:
-      seed: Seed of scikit-learn and NumPy on the host.
+      seed: Seed of NumPy on the host.
       dim: Dimension, at least 1.
 
     References:
       Bonet et al. (2022), arXiv 2110.10972.
     """
     dim = validation.as_count(dim, "dim")
-    make = require_extra("sklearn.datasets").make_spd_matrix
-    precision = np.asarray(make(dim, random_state=seed), np.float64)
+    uniform = np.random.RandomState(seed).uniform
+    entries = uniform(size=(dim, dim))
+    left, _, right = scipy.linalg.svd(entries.T @ entries)
+    precision = left @ (1.0 + np.diag(uniform(size=dim))) @ right
     center = np.random.default_rng(seed).standard_normal(dim)
     return GaussianTarget(precision, center, gaussian(center, np.linalg.inv(precision)))
 
