@@ -14,7 +14,7 @@ BENCHMARKS = {
     "ablation": ("benchmarks.ablation", "what each choice of the method is worth"),
     "aggregation": ("benchmarks.aggregation", "interaction energies with known equilibria"),
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
-    "first_draw": ("benchmarks.first_draw", "seconds from import to draws of a NumPyro model"),
+    "first_draw": ("benchmarks.first_draw", "seconds from import to a first result"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
     "generators": ("benchmarks.generators", "one-step generators by drift and by SW-JKO"),
     "gpu": ("benchmarks.gpu", "the distance, an update and many flows on a GPU"),

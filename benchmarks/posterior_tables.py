@@ -79,7 +79,7 @@ TABLES: dict[str, Region] = {
     },
     "first-draw": region(
         "first_draw",
-        lambda result: result["rows"],
+        lambda result: [row for row in result["rows"] if row["problem"] == "eight_schools"],
         "compilation | import to draws, s | import | from_numpyro | laplace | scheme | solve | "
         "of it compiling | draws | then importance and verdict, s",
         "{kind} | {total:.1f} | {phases[import][seconds]:.1f} | "
@@ -87,6 +87,16 @@ TABLES: dict[str, Region] = {
         "{phases[scheme][seconds]:.1f} | {phases[solve][seconds]:.1f} | "
         "{phases[solve][compile]:.1f} | {phases[draws][seconds]:.1f} | "
         "{phases[verdict][seconds]:.1f}",
+    ),
+    "short-run": region(
+        "first_draw",
+        lambda result: [row for row in result["rows"] if row["problem"] == "gaussian"],
+        "compilation | import to the end, s | import | target | scheme | solve | trace | lower | "
+        "compile",
+        "{kind} | {total:.1f} | {phases[import][seconds]:.1f} | {phases[target][seconds]:.2f} | "
+        "{phases[scheme][seconds]:.1f} | {phases[solve][seconds]:.1f} | "
+        "{phases[solve][trace]:.1f} | {phases[solve][lower]:.1f} | {phases[solve][compile]:.1f}",
+        note=False,
     ),
     "user-data-verdicts": region(
         "user_data",

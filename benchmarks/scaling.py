@@ -10,6 +10,7 @@ The flows are those of a Gaussian family towards a Gaussian by KL. In the JSON:
 - exponents: slopes of log seconds and log bytes against log size over the ``fitted`` largest sizes.
   A slope of one is linear; n log n over the default points has a slope of about 1.1. Sizes too
   small to fill the machine have smaller slopes.
+- points: as ``benchmarks.scaling_points`` says.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import optax
 from matplotlib.figure import Figure
 
 import swjko
-from benchmarks import common
+from benchmarks import common, scaling_points
 
 
 class Size(NamedTuple):
@@ -84,7 +85,8 @@ def main(args: argparse.Namespace) -> None:
         sizes[name] = [measure_size(plan, plan.base._replace(**{name: value})) for value in values]
         common.show(name, [row["seconds"] for row in sizes[name]])
     exponents = {name: fitted_exponents(name, rows, plan.fitted) for name, rows in sizes.items()}
-    content = {"quick": args.quick, "plan": plan, "flows": flows, "sizes": sizes}
+    points = scaling_points.measure(scaling_points.QUICK if args.quick else scaling_points.DEFAULT)
+    content = {"quick": args.quick, "plan": plan, "flows": flows, "sizes": sizes, "points": points}
     figure = _figure(flows, sizes, exponents)
     common.finish(args, content | {"exponents": exponents}, ("", figure))
 

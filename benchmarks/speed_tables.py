@@ -117,6 +117,15 @@ def _sizes(scaling: Result) -> list[Result]:
     ]
 
 
+def _points(scaling: Result) -> list[Result]:
+    """The costs of a flow of free particles, one row for each size."""
+    return [
+        run | cost | {"exponents": run["exponents"]}
+        for run in scaling["points"]
+        for cost in run["costs"]
+    ]
+
+
 TABLES: dict[str, Region] = {
     "oracles": (("fokker_planck", "aggregation", "kernel"), _oracles),
     "readme-speed": region(
@@ -204,9 +213,10 @@ TABLES: dict[str, Region] = {
         "update",
         lambda update: update["rows"],
         "setting | d, couplings x width, points, directions | ms of an update | before | ratio | "
-        "seconds to compile | before",
+        "eager torch, ms | ratio | seconds to compile | before",
         "{name} | {dim}, {num_layers} x {width}, {num_samples}, {num_projections} | "
         "{now[ms_per_update]:.3g} | {before[ms_per_update]:.3g} | {speedup:.2f} | "
+        "{torch[best]:.3g} | {torch[ratio]:.2f} | "
         "{now[compile_seconds]:.3g} | {before[compile_seconds]:.3g}",
     ),
     "native": region(
@@ -236,6 +246,17 @@ TABLES: dict[str, Region] = {
         "varied | from, to | one flow | exponent of seconds | of temporary bytes",
         "`{name}` | {from} to {to} | {first[seconds]:ms} to {last[seconds]:ms} | "
         "{exponents[seconds]:.2f} | {exponents[temporary_bytes]:.2f}",
+        note=False,
+    ),
+    "scaling-points": region(
+        "scaling",
+        _points,
+        "towards a | devices | particles | one update | a step of one update, with its report | "
+        "temporaries | peak of the process | before it | exponents: update, step, temporaries",
+        "{functional} | {devices} | {points:,} | {update_seconds:duration} | "
+        "{step_seconds:duration} | {temporary_mib:.0f} MiB | {peak_mib:.0f} MiB | "
+        "{peak_before_mib:.0f} MiB | {exponents[update_seconds]:.2f}, "
+        "{exponents[step_seconds]:.2f}, {exponents[temporary_mib]:.2f}",
         note=False,
     ),
 }

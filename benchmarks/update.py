@@ -6,9 +6,11 @@ JSON, for each setting and checkout:
 - trace_seconds, lower_seconds, compile_seconds: of the program of one step, without a cache.
 - ms_per_update: median wall time of a step over its number of updates.
 - speedup: ms of the checkout at ``--against`` over those of this one.
+- torch: ms of an update in eager PyTorch, as ``benchmarks.torch_update`` says, by threads, and the
+  ratio of the better of them to those of this checkout; absent without torch.
 
-Each checkout runs in its own process. Steps are timed in turns, so a change in the load of the
-machine meets both alike.
+Each checkout runs in its own process, and so does PyTorch. Steps are timed in turns, so a change in
+the load of the machine meets all alike.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import optax
 
 import swjko
 from benchmarks import common
+from benchmarks.peers import TORCH_THREADS
 from benchmarks.tables import ROOT
 
 
@@ -114,36 +117,54 @@ def main(args: argparse.Namespace) -> None:
 def measure(setting: Setting, checkouts: dict[str, Path], repeats: int) -> dict[str, Any]:
     """Compiles one step in each checkout, one after the other, and times it in turns."""
     children, row = {}, {**setting._asdict()}
-    seconds: dict[str, list[float]] = {name: [] for name in checkouts}
     for name, path in checkouts.items():
-        children[name] = _start(setting, path)
+        script = _IMPORTS + inspect.getsource(scheme_of) + _CHILD
+        children[name] = _start(["-c", script, json.dumps(setting[1:])], path)
         names = ("trace_seconds", "lower_seconds", "compile_seconds")
         row[name] = dict(zip(names, json.loads(_line(children[name])), strict=True))
-    for turn in range(repeats + 1):
-        for name, child in children.items():
-            child.stdin.write("\n")
-            child.stdin.flush()
-            elapsed, objective = json.loads(_line(child))
-            if turn == 0:
-                row[name]["objective"] = objective
-            else:
-                seconds[name].append(elapsed)
-    for name, child in children.items():
-        child.communicate()
-        row[name]["ms_per_update"] = 1e3 * statistics.median(seconds[name]) / setting.num_updates
+    if common.optional("torch") is not None:
+        for threads in TORCH_THREADS:
+            sizes = [json.dumps(setting[1:]), str(threads)]
+            children[threads] = _start(["-m", "benchmarks.torch_update", *sizes], ROOT)
+    seconds = _in_turns(children, repeats)
+    for name in checkouts:
+        first, *later = seconds[name]
+        row[name]["objective"] = first[1]
+        row[name]["ms_per_update"] = _ms_per_update(later, setting)
     if "before" in row:
         row["speedup"] = row["before"]["ms_per_update"] / row["now"]["ms_per_update"]
+    torch = {name: found for name, found in seconds.items() if name not in checkouts}
+    if torch:
+        ms = {threads: _ms_per_update(found[1:], setting) for threads, found in torch.items()}
+        row["torch"] = {"ms_per_update": ms, "best": min(ms.values())}
+        row["torch"]["ratio"] = row["torch"]["best"] / row["now"]["ms_per_update"]
     common.show(setting.name, row)
     return row
 
 
-def _start(setting: Setting, path: Path) -> Any:
+def _in_turns(children: dict[Any, Any], repeats: int) -> dict[Any, list[list[float]]]:
+    """Seconds and objective of ``repeats`` steps of each process, after one to warm up."""
+    found: dict[Any, list[list[float]]] = {name: [] for name in children}
+    for _ in range(repeats + 1):
+        for name, child in children.items():
+            child.stdin.write("\n")
+            child.stdin.flush()
+            found[name].append(json.loads(_line(child)))
+    for child in children.values():
+        child.communicate()
+    return found
+
+
+def _ms_per_update(steps: Sequence[Sequence[float]], setting: Setting) -> float:
+    return 1e3 * statistics.median(seconds for seconds, _ in steps) / setting.num_updates
+
+
+def _start(arguments: list[str], path: Path) -> Any:
     kept = {name: value for name, value in os.environ.items() if "CACHE" not in name}
-    environment = {**kept, "PYTHONPATH": str(path)}
-    script = _IMPORTS + inspect.getsource(scheme_of) + _CHILD
-    command = [sys.executable, "-c", script, json.dumps(setting[1:])]
+    paths = [str(path), *kept.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=path, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *arguments], cwd=path, env=environment, **pipes)
 
 
 def _line(child: Any) -> str:
