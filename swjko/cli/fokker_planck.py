@@ -44,43 +44,46 @@ def fokker_planck(settings: Settings, *, seed: int, progress: bool = True, dim: 
     flow = solve_and_measure(flow_key, family, functional, settings, settings.samples, progress)
     iterates = problems.exact_sw_jko_flow(problem, settings.step_size, settings.steps)
     means, covs = map(np.asarray, iterates)
-    energies = np.array(
-        [scores.gaussian_kl(*law, *problem[:2]) for law in zip(means, covs, strict=True)]
-    )
-    exact = problems.gaussian(means[-1], covs[-1])
+    pairs = zip(means, covs, strict=True)
+    energies = np.array([scores.gaussian_kl(*pair, *problem[:2]) for pair in pairs])
     params = flow.solution.state.params
-    figures = _divergences(
-        family,
-        params,
-        {
-            "SymKL against the stationary law": (stationary_key, target),
-            "SymKL against the exact SW-JKO step": (exact_key, exact),
-        },
-    )
+    laws = {
+        "SymKL against the stationary law": (stationary_key, target),
+        "SymKL against the exact SW-JKO step": (exact_key, problems.gaussian(means[-1], covs[-1])),
+    }
+    figures = _divergences(family, params, laws)
     figures["SymKL of the exact SW-JKO step against the stationary law"] = (
         scores.gaussian_symmetric_kl(problem, means[-1], covs[-1])
     )
     plane = problems.gaussian(problem.center[:2], np.linalg.inv(problem.precision)[:2, :2])
-    draw_key = jax.random.fold_in(jax.random.key(seed), 3)
-    cloud = sample_cloud(family, params, draw_key, num=_DRAWS)
-    names = np.array([f"x{at + 1}" for at in range(dim)])
-    files = {
-        "draws.npz": as_npz(points=cloud.points, names=names, log_density=cloud.log_density),
-        "parameters.npz": parameters_npz(params),
-    }
     drawn = draw(
         flow,
         flow.clouds.points,
         {"log_prob": plane.log_prob, "target_name": "stationary law"},
         {"exact": energies, "exact_name": "exact SW-JKO", "unit": "nats"},
     )
-    parts = {"reference": float(energies[-1]), "reference_name": "exact SW-JKO"}
-    config = {"seed": seed, "dim": dim}
-    parts |= {"figures": figures, "plots": drawn, "files": files}
-    verdict = judge(
-        [check(*map(float, figures["SymKL against the exact SW-JKO step"]))], flow.advice
+    fit = check(*map(float, figures["SymKL against the exact SW-JKO step"]))
+    return flow.outcome(
+        "fokker-planck",
+        settings,
+        {"seed": seed, "dim": dim},
+        reference=float(energies[-1]),
+        reference_name="exact SW-JKO",
+        figures=figures,
+        plots=drawn,
+        files=_files(family, params, seed),
+        verdict=judge([fit], flow.advice),
     )
-    return flow.outcome("fokker-planck", settings, config, **parts, verdict=verdict)
+
+
+def _files(family: Family, params: Params, seed: int) -> dict[str, bytes]:
+    """Return draws of the end of the flow and its parameters."""
+    cloud = sample_cloud(family, params, jax.random.fold_in(jax.random.key(seed), 3), num=_DRAWS)
+    names = np.array([f"x{at + 1}" for at in range(family.dim)])
+    return {
+        "draws.npz": as_npz(points=cloud.points, names=names, log_density=cloud.log_density),
+        "parameters.npz": parameters_npz(params),
+    }
 
 
 def _divergences(

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from swjko.distances.projections import convolutional_directions
 from swjko.families.base import Family
 from swjko.families.preprocessing import logit, preprocessed
 from swjko.functionals.targets import sw_to_target
+from swjko.running.solution import Solution
 from swjko.running.solve import solve
 from swjko.schemes.base import Scheme
 from swjko.types import Key, Params, validation
@@ -115,22 +116,45 @@ def generate(
     say("measuring samples against held-out images", progress)
     # Another key gives a generator another start, and a coupling flow the same law.
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
-    shown = chosen.show(chosen.family)
-    start, end, floor, figures = measured(measure_key, shown, ends, target, held_out, settings)
-    drawn, ends_of_rows = _drawn(sheet_key, chosen, shown, ends[1], grid)
-    nearest, of_held_out, scores = neighbours(drawn, target, held_out)
-    figures |= scores
-    if of_sets is not None:
-        wanted = np.arange(grid).repeat(grid) % chosen.num_classes
-        figures |= class_scores(nearest, of_held_out, wanted, *of_sets)
     config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
     config |= {"slices": slices, "by_class": by_class, "shape": images.shape}
     config |= {"batch_size": batch_size}
+    run = _Run(chosen, solution, target, held_out, of_sets, images.shape, grid, config)
+    return _generated(run, measure_key, sheet_key, ends, settings)
+
+
+class _Run(NamedTuple):
+    """A flow that has ended, the rows and, if given, the classes of both sets, and the options."""
+
+    space: Space
+    solution: Solution
+    target: np.ndarray
+    held_out: np.ndarray
+    classes: tuple[np.ndarray, ...] | None
+    shape: tuple[int, int, int]
+    grid: int
+    config: dict[str, Any]
+
+
+def _generated(
+    run: _Run, measure_key: Key, sheet_key: Key, ends: tuple[Params, Params], settings: Settings
+) -> Generated:
+    """Measure the law at both ends of the flow against held-out images, and draw the sheet."""
+    shown = run.space.show(run.space.family)
+    start, end, floor, figures = measured(
+        measure_key, shown, ends, run.target, run.held_out, settings
+    )
+    drawn, ends_of_rows = _drawn(sheet_key, run.space, shown, ends[1], run.grid)
+    nearest, of_held_out, scores = neighbours(drawn, run.target, run.held_out)
+    figures |= scores
+    if run.classes is not None:
+        wanted = np.arange(run.grid).repeat(run.grid) % run.space.num_classes
+        figures |= class_scores(nearest, of_held_out, wanted, *run.classes)
     outcome = Outcome(
         problem="generate",
-        dim=chosen.family.dim,
-        config=config,
-        solution=solution,
+        dim=run.space.family.dim,
+        config=run.config,
+        solution=run.solution,
         energy_start=start,
         energy_end=end,
         reference=floor,
@@ -138,12 +162,12 @@ def generate(
         figures=figures,
         plots={},
         verdict=verdict(figures),
-        files={"draws.npz": as_npz(points=drawn, shape=images.shape)},
+        files={"draws.npz": as_npz(points=drawn, shape=run.shape)},
     )
-    blocks = [drawn, target[nearest]]
-    if space == "latent":
-        blocks.append(interpolated(shown, ends[1], ends_of_rows, chosen.num_classes))
-    return Generated(outcome, sheet(blocks, images.shape, grid))
+    blocks = [drawn, run.target[nearest]]
+    if run.config["space"] == "latent":
+        blocks.append(interpolated(shown, ends[1], ends_of_rows, run.space.num_classes))
+    return Generated(outcome, sheet(blocks, run.shape, run.grid))
 
 
 def _space(

@@ -22,6 +22,7 @@ from swjko.cli.settings import MATCH_SCALES as SCALES
 from swjko.cli.settings import Settings
 from swjko.cli.terminal import say
 from swjko.data.tables import DataError, Points, require_narrow
+from swjko.families.base import Family
 from swjko.functionals.targets import sw_to_target
 from swjko.types import Cloud, validation
 
@@ -85,26 +86,24 @@ def match(
     flow_key, draw_key = jax.random.split(jax.random.key(seed))
     batch_size = _BATCH if len(target) > _BATCH else None
     functional = sw_to_target(target, settings.projections, batch_size=batch_size)
-    # A coupling needs two coordinates.
-    chosen = flows.mlp(k, k) if family == "mlp" or k == 1 else flows.coupling(k)
+    chosen = _family(family, k)
     measured = min(match_report.MEASURED_POINTS, len(held_out))
     flow = solve_and_measure(flow_key, chosen, functional, settings, measured, progress)
     say("comparing draws with points that were held out", progress)
     num = int(np.clip(len(table.values), _DRAWS, _MOST_DRAWS))
     cloud = sample_cloud(chosen, flow.solution.state.params, draw_key, num=num)
-    draws = scaled.in_data_units(cloud.points)
+    draws, points = scaled.in_data_units(cloud.points), np.asarray(cloud.points)
     names, judged = table.names, (draws, table.values)
     if dim is not None:  # other columns vary outside the components
-        judged = (np.asarray(cloud.points, np.float64), scaled.points)
+        judged = (points.astype(np.float64), scaled.points)
         names = tuple(f"component {at + 1}" for at in range(k))
-    points = np.asarray(cloud.points)
     comparison = match_report.Comparison(
         *match_report.moments(*judged),
         match_report.component_ratios(points, scaled.points),
         *match_report.distances(seed, settings, points, target, held_out),
     )
-    dropped = {"rows dropped for missing values": table.dropped} if table.dropped else {}
-    figures = {"points of the target": len(target), "points held out": len(held_out), **dropped}
+    figures = {"points of the target": len(target), "points held out": len(held_out)}
+    figures |= {"rows dropped for missing values": table.dropped} if table.dropped else {}
     reference = _floor_energy(seed, functional, held_out[:measured])
     config = {"seed": seed, "data": data or "sklearn digits", "dim": dim, "scale": scale}
     return flow.outcome(
@@ -118,6 +117,11 @@ def match(
         verdict=match_report.verdict(names, comparison, flow.advice),
         files=_files(flow, scaled, cloud, draws, table.names),
     )
+
+
+def _family(name: str, dim: int) -> Family:
+    """A coupling needs two coordinates."""
+    return flows.coupling(dim) if name == "coupling" and dim > 1 else flows.mlp(dim, dim)
 
 
 def _digits() -> Points:

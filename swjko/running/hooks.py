@@ -105,9 +105,11 @@ def as_start(state: PyTree, start: State) -> State:
     A flow that was stopped moves again.
 
     Args:
-      state: State of the same scheme, also one that ``swjko.load`` has read.
+      state: State of the same scheme, also one that ``swjko.load`` has read; None for ``start``.
       start: State at mu_0.
     """
+    if state is None:
+        return start
     given, places = map(_named, (state, start))
     cure = "Pass solution.state, or swjko.load(directory).state, of a run of the same scheme."
     if given.keys() != places.keys():

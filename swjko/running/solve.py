@@ -6,7 +6,7 @@ So the chunks change no result.
 """
 
 import contextlib
-import math
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from swjko.checkpoints.store import CheckpointError, Store, open_store
+from swjko.checkpoints.store import Store
 from swjko.running.agreement import sharing
 from swjko.running.batching import Batching, on_host, prepare_one_or_many
 from swjko.running.compiled import ChunkRunner
@@ -25,7 +25,7 @@ from swjko.running.failures import watching
 from swjko.running.hooks import Callback, DataStream, as_callback, as_start, saved_on_error
 from swjko.running.plan import ChunkPlan, StopFn
 from swjko.running.progress import progress_bar
-from swjko.running.saving import NoStore, as_directory, as_text, fingerprint
+from swjko.running.saving import NoStore, Run, as_directory, as_text, opened
 from swjko.running.signals import Interrupts, Preemption, listening
 from swjko.running.solution import Solution, make_solution
 from swjko.running.stopping import mark_stopped
@@ -146,19 +146,18 @@ def solve(
     with sharing(mesh) as compare:
         num_steps = validation.as_count(num_steps, "num_steps")
         require_scheme(scheme)
-        record = as_record(record)
+        record, callback = as_record(record), as_callback(callback)
         plan = ChunkPlan.of(
             *(num_steps, chunk_size, checkpoint_steps, checkpoint_seconds, stop, stop_steps),
             reads_data=data is not None,
         )
         stream = None if data is None else DataStream(data, plan.data_steps or 1)
-        callback = as_callback(callback)
         saving = {"checkpoint_dir": as_text(checkpoint_dir), "resume": resume}
         saving |= {"checkpoint_seconds": checkpoint_seconds, "checkpoint_steps": checkpoint_steps}
         rules = {"stop": stop, "stop_steps": stop_steps, "record": record, "throw": throw}
         layout = {"axes": axes, "batch_size": batch_size, "chunk_size": chunk_size}
-        given = {} if state is None else {"start": state}
-        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules, **given)
+        rules |= {} if state is None else {"start": state}
+        compare(num_steps=num_steps, **saving, **layout, key=key, scheme=scheme, **rules)
     prepared = prepare_one_or_many(key, scheme, axes=axes, mesh=mesh, batch_size=batch_size)
     batching, runner = prepared[-1], ChunkRunner(*prepared[:2], record, prepared[-1])
     if batching.padding_notice:
@@ -171,20 +170,13 @@ def solve(
         advance = stack.enter_context(progress_bar(num_steps, shown, is_new))
         with watching(together, directory):
             padded = runner.start()
-            start = batching.unpad(padded)
-            start = start if state is None else as_start(state, start)
-        store: Store | NoStore = NoStore(start)
-        if directory is None:
-            plan.seconds = math.inf
-        else:
-            run = fingerprint(key, scheme, record, start, plan, batching, state is not None)
-            saves = {"every_seconds": plan.seconds, "every_steps": checkpoint_steps}
-            saves |= {"resume": resume, "together": together}
-            with watching(together, directory, alike=(CheckpointError,)):
-                store = open_store(directory, run, start, runner.record_structure(padded), **saves)
-            stack.enter_context(store)
-            if store.saved.step:
-                advance(store.saved.step, None)
+            start = as_start(state, batching.unpad(padded))
+        run = Run(key, scheme, record, start, plan, batching, state is not None)
+        saves = {"every_steps": checkpoint_steps, "resume": resume, "together": together}
+        structure = functools.partial(runner.record_structure, padded)
+        store = stack.enter_context(opened(directory, run, structure, **saves))
+        if store.saved.step:
+            advance(store.saved.step, None)
         stack.enter_context(watching(together, directory))
         signals = stack.enter_context(listening(directory, together=together))
         hooks = (stream, advance, callback)
