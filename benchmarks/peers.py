@@ -86,9 +86,9 @@ def methods(inputs: Inputs) -> dict[str, Call]:
 
 def _torch_methods(torch: Any, tensors: Inputs, equal: bool) -> dict[str, Call]:
     tensors.x.requires_grad_()
-    values: dict[str, Any] = {"three sorts, torch": lambda: _torch_quantiles(torch, tensors)}
+    values: dict[str, Any] = {"three sorts, torch": lambda: torch_quantiles(torch, tensors)}
     if equal:
-        values["torch.sort"] = lambda: _torch_sort(torch, tensors)
+        values["torch.sort"] = lambda: torch_sort(torch, tensors)
     if common.optional("ot") is not None:
         columns = tensors.directions.T.contiguous()
         values["POT torch"] = lambda: _pot_pow(tensors, columns)
@@ -137,13 +137,14 @@ def _pot_pow(inputs: Inputs, projections: Any) -> Any:
     return distance(x, y, x_weights, y_weights, projections=projections, p=2) ** 2
 
 
-def _torch_sort(torch: Any, inputs: Inputs) -> Any:
+def torch_sort(torch: Any, inputs: Inputs) -> Any:
+    """SW_2^2 of equal clouds: two sorts."""
     u, v = inputs.directions @ inputs.x.T, inputs.directions @ inputs.y.T
     return ((torch.sort(u, dim=1).values - torch.sort(v, dim=1).values) ** 2).mean()
 
 
-def _torch_quantiles(torch: Any, inputs: Inputs) -> Any:
-    """Integrate (F_u^{-1} - F_v^{-1})^2 over merged levels: three sorts and two searches."""
+def torch_quantiles(torch: Any, inputs: Inputs) -> Any:
+    """SW_2^2 of any clouds over merged levels: three sorts and two searches."""
     sides = []
     for points, weights in ((inputs.x, inputs.x_weights), (inputs.y, inputs.y_weights)):
         ordered, order = torch.sort(inputs.directions @ points.T, dim=1)

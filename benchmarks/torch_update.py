@@ -1,13 +1,14 @@
 """Times updates of SW-JKO in eager PyTorch, as the published method makes them.
 
 Bonet et al. (2022), arXiv 2110.10972, minimise E[-log p(x) + log rho(x)] + SW_2^2 / (2 tau) over a
-RealNVP by Adam, with fresh latents and directions in each update, autograd through ``torch.sort``,
+RealNVP by Adam, with fresh latents and directions in each update, autograd through the distance,
 and the density of a pushed latent from the log-determinants along its way. This is written anew
 from that description, with the flow sizes, energy, points and directions of ``benchmarks.update``.
 It has neither the triangular layer nor the correction of the bias of ``swjko``, so it does less.
 
-``python -m benchmarks.torch_update SIZES THREADS`` times ``num_updates`` updates for each line of
-its input, and prints ``[seconds, objective]``.
+``python -m benchmarks.torch_update SIZES THREADS DISTANCE`` times ``num_updates`` updates for each
+line of its input, and prints ``[seconds, objective]``. DISTANCE is "sorts", which needs clouds of
+equal sizes, or "quantiles", the estimator for any weights that the authors' code uses.
 """
 
 import json
@@ -16,14 +17,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, peers
 
 _STEP_SIZE, _RATE = 0.1, 1e-3
+_DISTANCES = {"sorts": peers.torch_sort, "quantiles": peers.torch_quantiles}
 
 
-def main(sizes: Sequence[int], threads: int) -> None:
+def main(sizes: Sequence[int], threads: int, distance: str) -> None:
     """Answers each line of the input with seconds and the objective."""
-    torch = common.optional("torch")
+    torch, distance_pow = common.optional("torch"), _DISTANCES[distance]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dim, num_layers, width, num_samples, num_projections, num_updates = sizes
@@ -33,12 +35,13 @@ def main(sizes: Sequence[int], threads: int) -> None:
 
     def update() -> Any:
         latent = torch.randn(num_samples, dim)
-        directions = torch.nn.functional.normalize(torch.randn(dim, num_projections), dim=0)
+        directions = torch.nn.functional.normalize(torch.randn(num_projections, dim))
         with torch.no_grad():
             before, _ = _push(torch, anchor, latent)
         points, log_slope = _push(torch, current, latent)
         energy = -(_log_prob(torch, points) + log_slope).mean()
-        objective = energy + _sw_pow(torch, points, before, directions) / (2 * _STEP_SIZE)
+        sw_pow = distance_pow(torch, peers.Inputs(points, before, directions))
+        objective = energy + sw_pow / (2 * _STEP_SIZE)
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
@@ -80,11 +83,5 @@ def _log_prob(torch: Any, points: Any) -> Any:
     return torch.logaddexp(-((points - 1) ** 2).sum(dim=1), -((points + 1) ** 2).sum(dim=1))
 
 
-def _sw_pow(torch: Any, points: Any, others: Any, directions: Any) -> Any:
-    ordered = (torch.sort(cloud @ directions, dim=0).values for cloud in (points, others))
-    first, second = ordered
-    return ((first - second) ** 2).mean()
-
-
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), int(sys.argv[2]))
+    main(json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

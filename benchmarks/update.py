@@ -6,8 +6,10 @@ JSON, for each setting and checkout:
 - trace_seconds, lower_seconds, compile_seconds: of the program of one step, without a cache.
 - ms_per_update: median wall time of a step over its number of updates.
 - speedup: ms of the checkout at ``--against`` over those of this one.
-- torch: ms of an update in eager PyTorch, as ``benchmarks.torch_update`` says, by threads, and the
-  ratio of the better of them to those of this checkout; absent without torch.
+- native: ms of this checkout with swjko-native, absent where it is not installed. All else is
+  without it.
+- torch: ms of an update in eager PyTorch, as ``benchmarks.torch_update`` says, by its distance and
+  the threads, and of each distance the better of them and its ratios; absent without torch.
 
 Each checkout runs in its own process, and so does PyTorch. Steps are timed in turns, so a change in
 the load of the machine meets all alike.
@@ -15,11 +17,13 @@ the load of the machine meets all alike.
 
 import argparse
 import inspect
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +56,15 @@ SETTINGS = (
 )
 QUICK = (Setting("small", 2, 2, 8, 32, 8, 3),)
 FLAGS = common.Flags()
+# Threads of OpenMP, which PyTorch uses, go on to spin for some time after their work.
+_PAUSE = 0.5
 
 # Only names of the public interface, so that older checkouts run it too.
 _CHILD = """
 scheme = scheme_of(json.loads(sys.argv[1]))
+if hasattr(swjko, "native_kernels"):
+    kernels = swjko.native_kernels(sys.argv[2] == "native")
+    kernels.__enter__()
 key = jax.random.key(0)
 state = jax.jit(scheme.init)(key)
 start = time.perf_counter()
@@ -117,29 +126,38 @@ def main(args: argparse.Namespace) -> None:
 def measure(setting: Setting, checkouts: dict[str, Path], repeats: int) -> dict[str, Any]:
     """Compiles one step in each checkout, one after the other, and times it in turns."""
     children, row = {}, {**setting._asdict()}
-    for name, path in checkouts.items():
+    sizes = json.dumps(setting[1:])
+    native = {} if common.optional("swjko_native") is None else {"native": ROOT}
+    for name, path in {**checkouts, **native}.items():
         script = _IMPORTS + inspect.getsource(scheme_of) + _CHILD
-        children[name] = _start(["-c", script, json.dumps(setting[1:])], path)
+        children[name] = _start(["-c", script, sizes, name], path)
         names = ("trace_seconds", "lower_seconds", "compile_seconds")
         row[name] = dict(zip(names, json.loads(_line(children[name])), strict=True))
+    programs = list(children)
     if common.optional("torch") is not None:
-        for threads in TORCH_THREADS:
-            sizes = [json.dumps(setting[1:]), str(threads)]
-            children[threads] = _start(["-m", "benchmarks.torch_update", *sizes], ROOT)
-    seconds = _in_turns(children, repeats)
-    for name in checkouts:
-        first, *later = seconds[name]
-        row[name]["objective"] = first[1]
-        row[name]["ms_per_update"] = _ms_per_update(later, setting)
+        for distance, threads in itertools.product(("sorts", "quantiles"), TORCH_THREADS):
+            arguments = ["-m", "benchmarks.torch_update", sizes, str(threads), distance]
+            children[f"{distance}@{threads}"] = _start(arguments, ROOT)
+    steps = _in_turns(children, repeats)
+    ms = {name: _ms_per_update(found[1:], setting) for name, found in steps.items()}
+    for name in programs:
+        row[name] |= {"objective": steps[name][0][1], "ms_per_update": ms[name]}
     if "before" in row:
-        row["speedup"] = row["before"]["ms_per_update"] / row["now"]["ms_per_update"]
-    torch = {name: found for name, found in seconds.items() if name not in checkouts}
-    if torch:
-        ms = {threads: _ms_per_update(found[1:], setting) for threads, found in torch.items()}
-        row["torch"] = {"ms_per_update": ms, "best": min(ms.values())}
-        row["torch"]["ratio"] = row["torch"]["best"] / row["now"]["ms_per_update"]
+        row["speedup"] = ms["before"] / ms["now"]
+    rivals = {name: ms[name] for name in children if name not in programs}
+    if rivals:
+        row["torch"] = {"ms_per_update": rivals} | {
+            distance: _best(distance, rivals, {name: ms[name] for name in programs})
+            for distance in ("sorts", "quantiles")
+        }
     common.show(setting.name, row)
     return row
+
+
+def _best(distance: str, rivals: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
+    """The better of the threads, and its ratio to each of our programs."""
+    best = min(ms for name, ms in rivals.items() if name.startswith(distance))
+    return {"best": best, "ratio": {name: best / ms for name, ms in ours.items()}}
 
 
 def _in_turns(children: dict[Any, Any], repeats: int) -> dict[Any, list[list[float]]]:
@@ -147,6 +165,7 @@ def _in_turns(children: dict[Any, Any], repeats: int) -> dict[Any, list[list[flo
     found: dict[Any, list[list[float]]] = {name: [] for name in children}
     for _ in range(repeats + 1):
         for name, child in children.items():
+            time.sleep(_PAUSE)
             child.stdin.write("\n")
             child.stdin.flush()
             found[name].append(json.loads(_line(child)))

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from swjko.families.adapters import standardised
 from swjko.families.base import Family
+from swjko.families.bases import Distribution
 from swjko.families.pushforward import Mapped
 from swjko.networks.convolutional import ConvolutionalGenerator
 from swjko.networks.perceptron import Perceptron
@@ -22,6 +23,7 @@ def mlp(
     num_layers: int = 3,
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes the family of images of N(0, I_latent_dim) under a perceptron; no density.
 
@@ -36,6 +38,8 @@ def mlp(
       num_layers: Hidden layers.
       init_mean: Mean of mu_0, a number or one for each coordinate.
       init_scale: Standard deviation of mu_0, a number or one for each coordinate.
+      base: Law of the latents in place of N(0, I), as for ``swjko.flows.coupling``. Such as a
+        mixture, from which a perceptron reaches modes that are far apart.
     """
     latent_dim = validation.as_count(latent_dim, "latent_dim")
     dim = validation.as_count(dim, "dim")
@@ -47,6 +51,7 @@ def mlp(
         init_mean,
         init_scale,
         latent_dim,
+        base,
     )
 
 
@@ -58,6 +63,7 @@ def convolutional(
     output: str = "linear",
     init_mean: ArrayLike = 0.0,
     init_scale: ArrayLike = 1.0,
+    base: Family | Distribution | None = None,
 ) -> Family:
     """Makes the images of N(0, I_latent_dim) under a convolutional generator; no density.
 
@@ -80,6 +86,7 @@ def convolutional(
         function of that, with pixels in (0, 1).
       init_mean: A number or one for each pixel.
       init_scale: A number or one for each pixel.
+      base: Law of the latents in place of N(0, I), as for ``swjko.flows.coupling``.
 
     Example:
       ``convolutional(32, (28, 28, 1), output="sigmoid", init_mean=-2.0)`` starts at dark images.
@@ -103,5 +110,6 @@ def convolutional(
         init_mean,
         init_scale,
         latent_dim,
+        base,
     )
     return Mapped(family, Partial(jax.nn.sigmoid), None, family.dim) if squashed else family

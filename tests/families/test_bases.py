@@ -120,10 +120,27 @@ def test_a_flow_starts_at_the_image_of_its_base(key):
     np.testing.assert_allclose(family.log_prob(params, points), reference, rtol=1e-5)
 
 
+def test_generators_move_the_draws_of_their_base(key):
+    mixture = swjko.gaussian_mixture(2, 3)
+    law = swjko.FlowDistribution(mixture, mixture.init(key))
+    family = flows.mlp(2, 2, width=8, init_mean=1.0, init_scale=3.0, base=law)
+    latent = family.latent(key, 64)
+    # The perceptron starts at the identity.
+    points = family.push(family.init(key), latent).points
+    np.testing.assert_allclose(points, 1.0 + 3.0 * law.sample(key, 64).points, rtol=1e-5)
+    images = flows.convolutional(2, (4, 4, 1), width=4, base=law)
+    network = flows.convolutional(2, (4, 4, 1), width=4)
+    params = images.init(key)
+    expected = network.push(params["map"], latent.points).points
+    np.testing.assert_allclose(images.push(params, latent).points, expected, atol=1e-6)
+
+
 def test_a_base_that_does_not_fit_is_refused(as_users_see_it):
     with pytest.raises(ValueError, match="base must have the dimension of the latents, 2; got 3"):
         flows.coupling(2, base=swjko.student_t(3))
     with pytest.raises(TypeError, match="base must be a family or a distribution"):
         flows.coupling(2, base="student")
+    with pytest.raises(ValueError, match="base must have the dimension of the latents, 3; got 2"):
+        flows.mlp(3, 2, base=swjko.student_t(2))
     with pytest.raises(ValueError, match="init_degrees_of_freedom"):
         swjko.student_t(2, init_degrees_of_freedom=0.0)
