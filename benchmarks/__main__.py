@@ -16,6 +16,7 @@ BENCHMARKS = {
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
     "first_draw": ("benchmarks.first_draw", "seconds from import to a first result"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),
+    "generate": ("benchmarks.generated_images", "what the command line draws of MNIST, and scores"),
     "generators": ("benchmarks.generators", "one-step generators by drift and by SW-JKO"),
     "gpu": ("benchmarks.gpu", "the distance, an update and many flows on a GPU"),
     "gpu_programs": ("benchmarks.gpu_programs", "launches and memory of programs for an H100"),

@@ -86,7 +86,7 @@ def _run_all(job: Job) -> None:
 
 def _generate(job: Job) -> None:
     (out,) = job.paths
-    outcome, sheet = _solve("generate", GENERATE, job)
+    outcome, sheet, _ = _solve("generate", GENERATE, job)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheets.save_sheet(sheet, out, overwrite=job.options.overwrite)
     report.write(outcome, out.parent, overwrite=job.options.overwrite)

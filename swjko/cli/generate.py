@@ -1,5 +1,6 @@
 """Images from noise: a flow of F = SW_2^2(mu, images) / 2, and a sheet of its samples."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,17 +11,22 @@ import numpy as np
 from jaxtyping import Array
 
 from swjko import flows
-from swjko.cli.classes import classes_of, labelled_space, latents_of_rows
+from swjko.cli.classes import (
+    classes_of,
+    clusters_of,
+    generator_of_codes,
+    labelled_directions,
+    labelled_space,
+    latents_of_rows,
+)
 from swjko.cli.codes import WIDTH, Space, drift_scheme, interpolated, latent_space
 from swjko.cli.flow import adam, as_npz, make_scheme, sample_cloud
+from swjko.cli.generate_choices import chosen_family, require_clusters
 from swjko.cli.generate_scores import class_scores, measured, neighbours, verdict
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
 from swjko.cli.settings import (
-    GENERATE_FAMILIES,
     GENERATE_NUMBERS,
-    GENERATE_SLICES,
-    GENERATE_SPACES,
     Settings,
 )
 from swjko.cli.sheets import sheet
@@ -36,21 +42,22 @@ from swjko.functionals.targets import sw_to_target
 from swjko.running.solution import Solution
 from swjko.running.solve import solve
 from swjko.schemes.base import Scheme
-from swjko.types import Key, Params, validation
+from swjko.types import Key, Params
 
 # A drift makes more use of all images than a gradient does.
 _DEFAULT_BATCH = {"mlp": 8000, "coupling": 2000, "convolutional": 2000}
 _FEWEST_IMAGES = 10
 # Distance from black and white that the logit keeps: two and a half of 256 grey levels.
 _ALPHA = 0.01
-_NOISE_DIM = 32
+_NOISE_DIM, _CLUSTERS = 32, 40
 
 
 class Generated(NamedTuple):
-    """The outcome, and the sheet as bytes [height width] or [height width 3]."""
+    """The outcome, the sheet as bytes [height width] or [height width 3], and the flow's space."""
 
     outcome: Outcome
     sheet: np.ndarray
+    space: Space
 
 
 def generate(
@@ -63,6 +70,7 @@ def generate(
     space: str = "auto",
     slices: str = "orthogonal",
     by_class: bool = False,
+    clusters: int | None = None,
     batch_size: int | None = None,
     grid: int = 10,
     checkpoint_dir: str | None = None,
@@ -70,7 +78,8 @@ def generate(
 ) -> Generated:
     """Flow from noise to images. A fifth of the images is held out for the scores.
 
-    A perceptron of codes follows ``drifting``, and other families follow ``sw_jko``.
+    A perceptron of codes follows ``drifting``, and other families follow ``sw_jko``. Generators
+    without a density see a class or cluster of the data beside their noise.
 
     Args:
       settings: Numbers of the run.
@@ -84,6 +93,8 @@ def generate(
       slices: "orthogonal", or "convolutional", see ``swjko.convolutional_directions``; of a flow in
         pixels. The scores have orthogonal ones for both.
       by_class: Whether each row of the sheet holds one class, for a perceptron of codes.
+      clusters: Clusters of the data that a generator tells apart if it draws no classes; None
+        takes 40, and 1 is none.
       batch_size: Images drawn for each update; None takes 2000, or 8000 for a perceptron
         of codes, or all if there are fewer.
       grid: Rows and columns of the samples on the sheet.
@@ -96,9 +107,10 @@ def generate(
     images = load_images(data) if loaded is None else loaded
     classes = classes_of(images, data) if by_class else None
     family, space = chosen_family(family, space, images.shape, slices, by_class)
+    require_clusters(clusters, family, by_class)
     numbers = {name: getattr(settings, name) or n for name, n in GENERATE_NUMBERS[family].items()}
     settings = settings._replace(**numbers)
-    parts = _split(images, seed, data, batch_size)
+    parts = split(images, seed, data, batch_size)
     target, held_out = (images.rows()[part] for part in parts)
     of_sets = None if classes is None else tuple(classes[part] for part in parts)
     say_compiling(progress)
@@ -108,8 +120,9 @@ def generate(
     chosen, folder = _space(
         jax.random.fold_in(key, 4), family, space, target, images.shape, checkpoint_dir, progress
     )
-    if of_sets is not None:
-        chosen = labelled_space(chosen, of_sets[0], WIDTH)
+    if family != "coupling":
+        labels = of_sets[0] if of_sets else clusters_of(chosen.target, clusters or _CLUSTERS)
+        chosen = chosen if labels is None else _labelled(family, chosen, labels, images.shape)
     require_memory(chosen.family, settings)
     scheme = _scheme(family, slices, chosen, settings, batch_size, images.shape)
     solution = solve(solve_key, scheme, settings.steps, progress=progress, checkpoint_dir=folder)
@@ -118,7 +131,7 @@ def generate(
     ends = (jax.jit(chosen.family.init)(start_key), solution.state.params)
     config = settings._asdict() | {"seed": seed, "data": data, "family": family, "space": space}
     config |= {"slices": slices, "by_class": by_class, "shape": images.shape}
-    config |= {"batch_size": batch_size}
+    config |= {"batch_size": batch_size, "clusters": 0 if by_class else chosen.num_classes}
     run = _Run(chosen, solution, target, held_out, of_sets, images.shape, grid, config)
     return _generated(run, measure_key, sheet_key, ends, settings)
 
@@ -144,7 +157,7 @@ def _generated(
     start, end, floor, figures = measured(
         measure_key, shown, ends, run.target, run.held_out, settings
     )
-    drawn, ends_of_rows = _drawn(sheet_key, run.space, shown, ends[1], run.grid)
+    drawn, ends_of_rows = _drawn(sheet_key, run, shown, ends[1])
     nearest, of_held_out, scores = neighbours(drawn, run.target, run.held_out)
     figures |= scores
     if run.classes is not None:
@@ -167,7 +180,7 @@ def _generated(
     blocks = [drawn, run.target[nearest]]
     if run.config["space"] == "latent":
         blocks.append(interpolated(shown, ends[1], ends_of_rows, run.space.num_classes))
-    return Generated(outcome, sheet(blocks, run.shape, run.grid))
+    return Generated(outcome, sheet(blocks, run.shape, run.grid), run.space)
 
 
 def _space(
@@ -187,18 +200,18 @@ def _space(
     return latent_space(key, family, target, shape, fit_dir, progress), flow_dir
 
 
-def _drawn(
-    key: Key, space: Space, shown: Family, params: Params, grid: int
-) -> tuple[np.ndarray, Array]:
+def _drawn(key: Key, run: _Run, shown: Family, params: Params) -> tuple[np.ndarray, Array]:
     """Draw pictures for the sheet, and latents for the ends of its rows."""
-    end_keys = jax.random.split(jax.random.fold_in(key, 1))
-    if space.num_classes:
-        points = jax.jit(shown.push)(params, latents_of_rows(space, key, grid, grid)).points
-        ends = jnp.concatenate([latents_of_rows(space, end, grid, 1) for end in end_keys])
+    grid, end_keys = run.grid, jax.random.split(jax.random.fold_in(key, 1))
+    if run.classes is not None:
+        points = jax.jit(shown.push)(params, latents_of_rows(run.space, key, grid, grid)).points
+        ends = [latents_of_rows(run.space, end, grid, 1) for end in end_keys]
     else:
         points = sample_cloud(shown, params, key, num=grid * grid).points
-        ends = shown.latent(end_keys[0], 2 * grid)
-    return np.clip(points, 0.0, 1.0), ends
+        # Latents are in the order of their clusters, so that the ends of a row share theirs.
+        points = jax.random.permutation(key, points)
+        ends = [shown.latent(end, grid) for end in end_keys]
+    return np.clip(points, 0.0, 1.0), jnp.concatenate(ends)
 
 
 def _scheme(
@@ -213,6 +226,8 @@ def _scheme(
         return drift_scheme(space, settings, batch_size)
     convolved = slices == "convolutional"
     direction_fn = convolutional_directions(*shape) if convolved else orthogonal_directions
+    if convolved and space.num_classes:
+        direction_fn = labelled_directions(direction_fn, space.num_classes)
     functional = sw_to_target(
         space.target,
         settings.projections,
@@ -222,57 +237,20 @@ def _scheme(
     return make_scheme(space.family, functional, settings, adam(settings), direction_fn)
 
 
-def chosen_family(
-    family: str, space: str, shape: tuple[int, int, int], slices: str, by_class: bool
-) -> tuple[str, str]:
-    """Return the family and the space where they are "auto".
+def split(
+    images: Images, seed: int, source: str = "images", batch_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the images for the flow and of those held out.
 
     Args:
-      family: One of ``GENERATE_FAMILIES``.
-      space: One of ``GENERATE_SPACES``.
-      shape: (h, w, c) of an image.
-      slices: One of ``GENERATE_SLICES``.
-      by_class: Whether classes are drawn by themselves.
+      images: The images.
+      seed: Seed of the permutation.
+      source: What messages call them.
+      batch_size: See ``generate``.
 
     Raises:
-      DataError: If they do not fit together.
+      DataError: If there are too few images, or they are too small.
     """
-    family = validation.as_choice(family, "family", GENERATE_FAMILIES)
-    if by_class and family == "auto":
-        family = "mlp"
-    if by_class and family != "mlp":
-        raise DataError("--by-class draws codes by a perceptron. Use it with --family mlp.")
-    space = chosen_space(space, family, shape, slices)
-    if family == "auto":
-        family = "mlp" if space == "latent" else "coupling"
-    return family, space
-
-
-def chosen_space(
-    space: str, family: str, shape: tuple[int, int, int], slices: str = "orthogonal"
-) -> str:
-    """Return "pixels" or "latent"; "auto" means latent for more than 16 x 16 pixels."""
-    space = validation.as_choice(space, "space", GENERATE_SPACES)
-    convolved = validation.as_choice(slices, "slices", GENERATE_SLICES) == "convolutional"
-    if space == "latent" and family == "convolutional":
-        raise DataError("--family convolutional draws pixels. Use it with --space pixels.")
-    if convolved and (space == "latent" or family == "mlp"):
-        raise DataError(
-            "--slices convolutional are slices of pixels. Use them with --space pixels and "
-            "--family coupling or convolutional."
-        )
-    if space == "pixels" and family == "mlp":
-        raise DataError("--family mlp draws codes. Use it with --space latent.")
-    if space != "auto":
-        return space
-    large = "convolutional" not in (family, slices) and shape[0] * shape[1] > 256
-    return "latent" if large or family == "mlp" else "pixels"
-
-
-def _split(
-    images: Images, seed: int, source: str, batch_size: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the images for the flow and of those held out."""
     count = len(images.pixels)
     if count < _FEWEST_IMAGES:
         raise DataError(f"{source}: must hold at least {_FEWEST_IMAGES} images; got {count}.")
@@ -293,7 +271,22 @@ def _split(
 
 def _pixels(name: str, target: np.ndarray, shape: tuple[int, int, int]) -> Space:
     if name == "convolutional":
-        family = flows.convolutional(_NOISE_DIM, shape, output="sigmoid", init_mean=-1.0)
+        family = _convolutional(shape, 0)
     else:
         family = preprocessed(flows.coupling(math.prod(shape)), logit(_ALPHA))
     return Space(jnp.asarray(target), family, lambda family: family)
+
+
+def _convolutional(shape: tuple[int, int, int], num_classes: int) -> Family:
+    latent_dim = _NOISE_DIM + num_classes
+    return flows.convolutional(latent_dim, shape, width=16, output="sigmoid", init_mean=-2.0)
+
+
+def _labelled(family: str, space: Space, labels: np.ndarray, shape: tuple[int, int, int]) -> Space:
+    """Return the space with classes or clusters."""
+    if family == "convolutional":
+        make, noise_dim = functools.partial(_convolutional, shape), _NOISE_DIM
+    else:
+        make = functools.partial(generator_of_codes, space.target, WIDTH)
+        noise_dim = space.family.dim
+    return labelled_space(space, labels, noise_dim, make)

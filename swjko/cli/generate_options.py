@@ -5,6 +5,8 @@ import argparse
 from swjko.cli import settings
 from swjko.cli.arguments import as_path, as_whole
 
+_MOST_CLUSTERS = 100
+
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``generate`` that other problems do not have.
@@ -37,6 +39,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "in codes"
     )
     add("--by-class", action="store_const", const=True, help=text)
+    text = "clusters of images that mlp and convolutional tell apart (default 40); 1 for none"
+    add("--clusters", type=as_whole(1, _MOST_CLUSTERS), metavar="N", help=text)
     text = "images for each update (default 2000, or 8000 for mlp, or all if there are fewer)"
     add("--batch-size", type=as_whole(1, settings.MOST["samples"]), metavar="N", help=text)
     add(

@@ -90,7 +90,7 @@ GENERATE = Problem(
     "8 x 8 pixels.",
     settings.GENERATE,
     (
-        *("data", "family", "space", "slices", "by_class"),
+        *("data", "family", "space", "slices", "by_class", "clusters"),
         *("batch_size", "grid", "checkpoint_dir"),
     ),
 )

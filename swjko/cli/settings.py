@@ -41,7 +41,7 @@ _JKO = {"steps": 6, "step_size": 5.0, "samples": 1024}
 GENERATE_NUMBERS = {
     "mlp": {"steps": 24, "step_size": 40.0, "samples": 2500},
     "coupling": _JKO,
-    "convolutional": _JKO,
+    "convolutional": _JKO | {"samples": 256},
 }
 GENERATE_FAMILIES = ("auto", "mlp", "coupling", "convolutional")
 GENERATE_SPACES = ("auto", "pixels", "latent")

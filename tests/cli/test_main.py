@@ -15,7 +15,7 @@ from PIL import Image
 
 import swjko
 from swjko import flows, problems
-from swjko.cli import classes, codes, generate, match, report, scores
+from swjko.cli import classes, codes, generate_choices, match, report, scores
 from swjko.cli.main import main
 
 _TINY = ["--steps", "2", "--inner-steps", "2", "--samples", "16"]
@@ -349,7 +349,7 @@ def test_generate_overwrites_nothing_in_silence(generated, pictures, tmp_path, c
     ],
 )
 def test_the_space_depends_on_the_size_of_the_pictures(space, family, shape, chosen):
-    assert generate.chosen_space(space, family, shape) == chosen
+    assert generate_choices.chosen_space(space, family, shape) == chosen
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ def test_generate_in_the_codes_of_an_autoencoder(pictures, tmp_path, monkeypatch
     [("auto", "auto", (28, 28, 1), "pixels"), ("auto", "coupling", (8, 8, 1), "pixels")],
 )
 def test_convolutional_slices_are_of_pixels(space, family, shape, chosen):
-    assert generate.chosen_space(space, family, shape, "convolutional") == chosen
+    assert generate_choices.chosen_space(space, family, shape, "convolutional") == chosen
 
 
 @pytest.mark.slow
@@ -411,14 +411,38 @@ def test_generate_class_by_class(tmp_path, monkeypatch):
     assert share >= 0.9
 
 
+def test_clusters_of_codes_are_those_of_k_means(key):
+    centers = jnp.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    points = jnp.repeat(centers, 60, axis=0) + jax.random.normal(key, (180, 2))
+    found = classes.clusters_of(points, 40)
+    # Fifty codes in each: three clusters, which are those of the centres.
+    assert sorted(np.unique(found[part]).item() for part in np.split(np.arange(180), 3)) == [
+        0,
+        1,
+        2,
+    ]
+    assert classes.clusters_of(points[:99], 40) is None
+    assert classes.clusters_of(points, 1) is None
+
+
 @pytest.mark.slow
 def test_latents_of_classes_have_the_shares_of_the_data(key):
     shares = jnp.array([0.5, 0.2, 0.3])
-    family = classes.Labelled(flows.mlp(5, 5), shares, jnp.array(2.0), 5)
-    counts = family.latent(key, 40)[:, 2:].sum(axis=0)
+    family = classes.Labelled(flows.mlp(5, 5), shares, jnp.array(2.0), 5, 2)
+    params = family.init(key)
+    counts = family.push(params, family.latent(key, 40)).points[:, 2:].sum(axis=0) / 2.0
     assert np.all(np.abs(counts - 40 * shares) <= 1)
-    cloud = family.push(family.init(key), family.of_classes(key, jnp.array([0, 2])))
+    cloud = family.push(params, family.of_classes(key, jnp.array([0, 2])))
     np.testing.assert_array_equal(cloud.points[:, 2:], [[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+
+
+def test_slices_of_images_and_classes_are_those_of_the_images(key):
+    images = swjko.convolutional_directions(4, 4)
+    directions = classes.labelled_directions(images, 4)(key, 6, 20)
+    np.testing.assert_allclose(jnp.linalg.norm(directions, axis=1), 1.0, rtol=1e-5)
+    point_key, _ = jax.random.split(key)
+    expected = 0.8**0.5 * images(point_key, 6, 16)
+    np.testing.assert_allclose(directions[:, :16], expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -449,6 +473,8 @@ def test_generate_by_the_convolutional_generator(pictures, tmp_path):
         (["--slices", "random"], "argument --slices: invalid choice: 'random'"),
         (["--data", "some.npy", "--by-class"], "some.npy: has no labels for --by-class"),
         (["--by-class", "--family", "coupling"], "Use it with --family mlp"),
+        (["--clusters", "4", "--family", "coupling"], "for a generator without classes"),
+        (["--clusters", "4", "--by-class", "--space", "latent"], "without --by-class"),
         (["--by-class", "--space", "pixels"], "Use it with --space latent"),
         (["--by-class", "--slices", "convolutional"], "are slices of pixels"),
         (["--data", "one.npz", "--by-class"], "--by-class needs 2 to 100 classes; got 1"),
