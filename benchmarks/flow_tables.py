@@ -236,6 +236,22 @@ TABLES: dict[str, Region] = {
         "{target} | `{method}` | {sw[mean]:.3g}{sw[deviation]:±.2g} | {floor:.3g} | "
         "{seconds:seconds}",
     ),
+    "generate": region(
+        "generate",
+        lambda result: result["rows"],
+        "space | generator | slices | told beside noise | Frechet | of its start | over the codes "
+        "through the autoencoder | seconds",
+        "{space} | {generator} | {slices} | {told} | {frechet[mean]:.3g}"
+        "{frechet[deviation]:±.2g} | {start[mean]:.3g} | {over_autoencoder[mean]:.2f} | "
+        "{seconds[mean]:.0f}",
+    ),
+    "generate-references": region(
+        "generate",
+        lambda result: result["references"],
+        "reference | Frechet",
+        "{reference} | {frechet[mean]:.3g}{frechet[deviation]:±.2g}",
+        note=False,
+    ),
     "ablation": (("ablation",), _ablation),
     "schemes-trajectory": region(
         "ornstein_uhlenbeck",

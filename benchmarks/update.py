@@ -147,14 +147,14 @@ def measure(setting: Setting, checkouts: dict[str, Path], repeats: int) -> dict[
     rivals = {name: ms[name] for name in children if name not in programs}
     if rivals:
         row["torch"] = {"ms_per_update": rivals} | {
-            distance: _best(distance, rivals, {name: ms[name] for name in programs})
+            distance: best_of(distance, rivals, {name: ms[name] for name in programs})
             for distance in ("sorts", "quantiles")
         }
     common.show(setting.name, row)
     return row
 
 
-def _best(distance: str, rivals: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
+def best_of(distance: str, rivals: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
     """The better of the threads, and its ratio to each of our programs."""
     best = min(ms for name, ms in rivals.items() if name.startswith(distance))
     return {"best": best, "ratio": {name: best / ms for name, ms in ours.items()}}

@@ -10,12 +10,13 @@ import scipy.linalg
 from scipy.spatial.distance import cdist
 
 import swjko
-from benchmarks import common
+from benchmarks import common, generated_images
 from benchmarks.__main__ import main
 from benchmarks.images import benchmark, classifier, figures, methods, metrics
 from benchmarks.images.settings import METHODS, QUICK, SMALL
 from benchmarks.images.summary import summarise
 from swjko.autoencoder import autoencoder
+from swjko.cli import codes
 from swjko.problems import Images
 
 
@@ -176,3 +177,27 @@ def test_quick_run_writes_json_and_figures(tmp_path):
     assert all(value > 0 for value in content["memory_mb"].values())
     for name in ("sheets", "steps", "scores"):
         assert 0 < (tmp_path / f"images_digits_{name}.png").stat().st_size < 400_000
+
+
+@pytest.mark.slow
+def test_quick_run_of_generate_writes_rows_and_their_floor(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "FIT_STEPS", 20)
+    rows = (generated_images.ROWS[0], generated_images.ROWS[4])
+    monkeypatch.setattr(generated_images, "ROWS", rows)
+    assert main(["generate", "--quick", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "generate.json").read_text())
+    assert [row["told"] for row in content["rows"]] == ["cluster", "nothing"]
+    floor = {row["reference"]: row["frechet"]["mean"] for row in content["references"]}
+    assert list(floor) == ["training images", "codes through the autoencoder"]
+    for row in content["rows"]:
+        ratio = row["frechet"]["mean"] / floor["codes through the autoencoder"]
+        assert row["over_autoencoder"]["mean"] == pytest.approx(ratio)
+    assert (tmp_path / "generate.png").stat().st_size > 0
+
+
+def test_each_row_of_generate_asks_for_what_it_is_told():
+    assert [row.options.get("clusters", "") for row in generated_images.ROWS] == [
+        *(None, "", 1),
+        *(None, 1, None),
+    ]
+    assert [row.options.get("by_class", False) for row in generated_images.ROWS].index(True) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import ot
 import pytest
 
-from benchmarks import common, directions, kernel, native, peers, scaling
+from benchmarks import common, directions, kernel, native, peers, scaling, update
 from benchmarks.__main__ import BENCHMARKS, main
 
 TINY = peers.Case(24, 24, 3, 8)
@@ -149,6 +149,12 @@ def test_scaling_writes_rates_and_exponents(tmp_path, monkeypatch):
     slope = np.log2(large["temporary_bytes"] / small["temporary_bytes"])
     assert content["exponents"]["num_samples"]["temporary_bytes"] == pytest.approx(slope)
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    for row in content["points"]:
+        assert [cost["points"] for cost in row["costs"]] == [200, 400]
+        first, second = row["costs"][-1]["energies"]
+        assert first > second > 0  # after one update and after two
+        assert set(row["exponents"]) == {"step_seconds", "update_seconds", "temporary_mib"}
+    assert [row["devices"] for row in content["points"]] == [1, 2, 1, 2]
 
 
 def test_exponents_are_slopes_over_the_largest_sizes():
@@ -160,6 +166,22 @@ def test_exponents_are_slopes_over_the_largest_sizes():
     assert found == pytest.approx({"seconds": 1.5, "temporary_bytes": 1.0})
     without = [row | {"temporary_bytes": None} for row in rows]
     assert scaling.fitted_exponents("dim", without, 3)["temporary_bytes"] is None
+
+
+@pytest.mark.slow
+def test_update_times_its_own_checkout_where_torch_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "optional", lambda name: None)
+    assert main(["update", "--quick", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "update.json").read_text())["rows"]
+    assert row["now"]["ms_per_update"] > 0
+    assert row["now"]["compile_seconds"] > 0
+    assert not {"torch", "native", "before"} & set(row)
+
+
+def test_the_better_of_the_threads_counts():
+    rivals = {"sorts@1": 8.0, "sorts@2": 6.0, "quantiles@1": 9.0}
+    found = update.best_of("sorts", rivals, {"now": 2.0, "native": 1.5})
+    assert found == {"best": 6.0, "ratio": {"now": 3.0, "native": 4.0}}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
