@@ -71,12 +71,13 @@ class Labelled(Family):
         return self.base.init(key)
 
     def latent(self, key: Key, num: int) -> Float[Array, "n e"]:
-        noise_key, offset_key = jax.random.split(key)
+        noise_key, offset_key, order_key = jax.random.split(key, 3)
         # Each class has its share of the points up to one, or mass would move between classes.
         offset = jax.random.uniform(offset_key, dtype=self.shares.dtype)
         levels = (jnp.arange(num, dtype=self.shares.dtype) + offset) / num
         classes = jnp.searchsorted(jnp.cumsum(self.shares)[:-1], levels, side="right")
-        return self.of_classes(noise_key, classes)
+        # In a random order, since a jackknife compares the halves of a batch.
+        return self.of_classes(noise_key, jax.random.permutation(order_key, classes))
 
     def of_classes(self, key: Key, classes: Int[Array, " n"]) -> Float[Array, "n e"]:
         """Draws latents of given classes.

@@ -208,8 +208,6 @@ def _drawn(key: Key, run: _Run, shown: Family, params: Params) -> tuple[np.ndarr
         ends = [latents_of_rows(run.space, end, grid, 1) for end in end_keys]
     else:
         points = sample_cloud(shown, params, key, num=grid * grid).points
-        # Latents are in the order of their clusters, so that the ends of a row share theirs.
-        points = jax.random.permutation(key, points)
         ends = [shown.latent(end, grid) for end in end_keys]
     return np.clip(points, 0.0, 1.0), jnp.concatenate(ends)
 

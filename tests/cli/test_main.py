@@ -432,6 +432,9 @@ def test_latents_of_classes_have_the_shares_of_the_data(key):
     params = family.init(key)
     counts = family.push(params, family.latent(key, 40)).points[:, 2:].sum(axis=0) / 2.0
     assert np.all(np.abs(counts - 40 * shares) <= 1)
+    # A jackknife compares the halves of a batch, so neither holds whole classes alone.
+    halves = family.push(params, family.latent(key, 400)).points[:, 2:].reshape(2, 200, 3)
+    np.testing.assert_allclose(halves.mean(axis=1) / 2.0, jnp.stack([shares] * 2), atol=0.1)
     cloud = family.push(params, family.of_classes(key, jnp.array([0, 2])))
     np.testing.assert_array_equal(cloud.points[:, 2:], [[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
 
