@@ -137,7 +137,10 @@ def stationary(sizes: Sizes) -> dict[str, Any]:
         settings, network = stationary_settings(dim, sizes.quick)
         row = _runs_to_the_end(dim, count, settings, network)
         row["euler_maruyama_log10"] = {
-            str(num): [_euler_maruyama(seed, dim, num, sizes.quick) for seed in range(count)]
+            str(num): [
+                gaussian_flows.euler_maruyama_log10(seed, dim, num, sizes.quick)
+                for seed in range(count)
+            ]
             for num in (sizes.particles if dim <= 12 else ())
         }
         row["worst_log10"] = max(run["log10"] for run in row["runs"])
@@ -273,18 +276,6 @@ def speed(sizes: Sizes) -> dict[str, Any]:
     found |= {"published_seconds": seconds, "ratio": ratio}
     common.show("speed", {name: found[name] for name in ("mean_log10", "mean_seconds", "ratio")})
     return found
-
-
-def _euler_maruyama(seed: int, dim: int, num: int, quick: bool) -> float:
-    """log10 SymKL of particles at time 8, by a kernel density estimate, 10,000 points each side."""
-    problem = problems.gaussian_target(seed, dim)
-    moments = problem.center, np.linalg.inv(problem.precision)
-    options = {"num": num, "num_steps": 80 if quick else 8000}
-    points = gaussian_flows.langevin(
-        jax.random.key(seed), problem.precision, problem.center, **options
-    )
-    count = 200 if quick else gaussian_flows.SYMMETRIC_KL_SAMPLES
-    return gaussian_flows.kernel_density_log10(np.asarray(points), *moments, count, seed)
 
 
 def _figure(rows: list[Any]) -> Figure:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from scipy.spatial.distance import cdist
 
 import swjko
@@ -117,6 +118,10 @@ def _figure(curves: list[dict[str, Any]]) -> Figure:
             axis.set(yscale="log", title=name)
             axis.set_xscale("log" if by == "seconds" else "linear")
             axis.grid(True, alpha=0.3)
+        # More ticks between powers of ten would overlap.
+        axes[index, 1].xaxis.set_minor_locator(LogLocator(subs=(3.0,)))
+        axes[index, 1].xaxis.set_major_formatter("{x:g}")
+        axes[index, 1].xaxis.set_minor_formatter("{x:g}")
         axes[index, 0].set_ylabel("energy distance")
     axes[-1, 0].set_xlabel("updates")
     axes[-1, 1].set_xlabel("seconds")
