@@ -221,6 +221,12 @@ def mean_and_error(values: Iterable[float]) -> dict[str, float | None]:
     return {"mean": float(draws.mean()), "standard_error": error}
 
 
+def mean_and_deviation(values: Iterable[float]) -> dict[str, float]:
+    """Mean and standard deviation of the values themselves, with a divisor n."""
+    found = np.asarray(list(values), np.float64)
+    return {"mean": float(found.mean()), "deviation": float(found.std())}
+
+
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> "tuple[Figure, np.ndarray]":

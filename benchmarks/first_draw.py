@@ -92,16 +92,17 @@ def _row(problem: str, kind: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _figure(rows: list[dict[str, Any]]) -> Figure:
     """The phases of each row, one after another."""
     figure, ((axis,),) = common.new_figure(8.0, 1.5 + 0.6 * len(rows))
-    phases = list(dict.fromkeys(phase for row in rows for phase in row["phases"]))
-    for index, phase in enumerate(phases):
-        for at, row in enumerate(rows):
-            if found := row["phases"].get(phase):
-                before = list(row["phases"])[: list(row["phases"]).index(phase)]
-                left = sum(row["phases"][name]["seconds"] for name in before)
-                axis.barh(at, found["seconds"], left=left, color=f"C{index}")
-        axis.barh(0, 0.0, color=f"C{index}", label=phase)
+    phases = dict.fromkeys(phase for row in rows for phase in row["phases"])
+    colors = {phase: f"C{index}" for index, phase in enumerate(phases)}
+    bars: dict[str, Any] = {}
+    for at, row in enumerate(rows):
+        left = 0.0
+        for phase, found in row["phases"].items():
+            bars[phase] = axis.barh(at, found["seconds"], left=left, color=colors[phase])
+            left += found["seconds"]
     labels = [f"{row['problem'].replace('_', ' ')}, {row['kind']}" for row in rows]
     axis.set(yticks=range(len(rows)), yticklabels=labels, xlabel="seconds")
     axis.invert_yaxis()
-    figure.legend(ncols=len(phases), fontsize="small", loc="outside lower center")
+    options = {"ncols": len(bars), "fontsize": "small", "loc": "outside lower center"}
+    figure.legend(bars.values(), bars.keys(), **options)
     return figure

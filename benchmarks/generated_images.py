@@ -20,6 +20,7 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -80,19 +81,18 @@ def main(args: argparse.Namespace) -> int:
         print(f"benchmarks generate: error: {error}", file=sys.stderr)
         return 2
     seeds = [one_seed(images, seed, args.quick) for seed in range(args.seeds or 2)]
-    first = seeds[0]
-    rows = [
-        row._asdict()
-        | {name: _spread([one["rows"][at][name] for one in seeds]) for name in _SCORES}
-        for at, row in enumerate(ROWS)
-    ]
-    references = [
-        {"reference": name, "frechet": _spread([one["references"][name] for one in seeds])}
-        for name in first["references"]
-    ]
+    rows = []
+    for at, row in enumerate(ROWS):
+        found = {score: [one["rows"][at][score] for one in seeds] for score in _SCORES}
+        scores = {score: common.mean_and_deviation(values) for score, values in found.items()}
+        rows.append(row._asdict() | scores)
+    references = []
+    for reference in seeds[0]["references"]:
+        spread = common.mean_and_deviation(one["references"][reference] for one in seeds)
+        references.append({"reference": reference, "frechet": spread})
     content = {"quick": args.quick, "data": name, "seeds": len(seeds), "rows": rows}
     content |= {"references": references}
-    common.finish(args, content, ("", _figure(first["drawn"], images.shape)))
+    common.finish(args, content, ("", _figure(seeds[0]["drawn"], images.shape)))
     return 0
 
 
@@ -137,7 +137,7 @@ def _scored(
     floors = found["references"]
     if row.space == "latent" and "codes through the autoencoder" not in floors:
         codes = space.show(swjko.particles(space.target[:count]))
-        decode = jax.jit(lambda chosen: codes.push(chosen, np.arange(count)).points)
+        decode = jax.jit(lambda chosen: codes.push(chosen, jnp.arange(count)).points)
         floors["codes through the autoencoder"] = _frechet(
             score, lambda key: decode(_some(key, space.target, count))
         )
@@ -164,10 +164,6 @@ def _frechet(score: Scorer, draw: Any) -> float:
         points = np.clip(np.asarray(draw(jax.random.key(repeat))), 0.0, 1.0)
         found.append(score.few(points)["frechet"])
     return float(np.mean(found))
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "deviation": float(np.std(values))}
 
 
 def _figure(drawn: dict[Any, Any], shape: tuple[int, int, int]) -> Figure:

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         floor = _distance(data, held_out)
         for method, (distances, seconds, points) in found.items():
             drawn[target, method] = points
-            sw = {"mean": np.mean(distances), "deviation": np.std(distances)}
+            sw = common.mean_and_deviation(distances)
             row = {"target": target, "method": method, "sw": sw, "seconds": seconds}
             rows.append(row | {"floor": floor, "distances": distances})
             common.show(f"{target}, {method}", rows[-1])

@@ -1,8 +1,8 @@
 """A flow of up to a million particles: seconds of an update and of a step, memory, exponents.
 
-The flow is SW-JKO of free particles in d = 3 along 64 directions, towards a sample as large as
-itself, alone or with a quadratic potential. Each size runs in a process of its own, on one device
-or with the directions shared between two.
+The flow is SW-JKO of free particles in d = 3, with 64 directions. Its target is a sample of as many
+points, alone or with a quadratic potential. Each run has its own process, with one device or with
+two that share the directions.
 """
 
 import json

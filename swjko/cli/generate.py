@@ -25,10 +25,7 @@ from swjko.cli.generate_choices import chosen_family, require_clusters
 from swjko.cli.generate_scores import class_scores, measured, neighbours, verdict
 from swjko.cli.memory import require_memory
 from swjko.cli.report import Outcome
-from swjko.cli.settings import (
-    GENERATE_NUMBERS,
-    Settings,
-)
+from swjko.cli.settings import GENERATE_NUMBERS, Settings
 from swjko.cli.sheets import sheet
 from swjko.cli.terminal import say, say_compiling
 from swjko.data.image_files import as_text
