@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown import Region, Result, region, table
+from benchmarks.markdown import Region, Result, region
 
 
 def _scaling(result: Result) -> list[Any]:
@@ -13,23 +13,12 @@ def _scaling(result: Result) -> list[Any]:
     ]
 
 
-def _large(result: Result) -> list[str]:
-    if "large" not in result:
-        return ["*Not measured yet: `python -m benchmarks particles` measures it.*"]
-    return table(
-        "method | particles | d | seconds of a move | peak of the process | matrix of all pairs",
-        "{method} | {points:,} | {dim} | {seconds:seconds} | {peak_mib:,.0f} MiB | "
-        "{all_pairs_mib:,.0f} MiB",
-        result["large"],
-    )
-
-
 TABLES: dict[str, Region] = {
     "particles": region(
         "particles",
-        lambda result: result["curves"],
+        lambda result: [row | {"moves": row["updates"][-1]} for row in result["curves"]],
         "target | method | updates | at the start | at the end | floor | seconds | result",
-        "{problem} | {method} | {updates[20]} | {start:.3f} | {last:.4f} | {floor:.4f} | "
+        "{problem} | {method} | {moves} | {start:.3f} | {last:.4f} | {floor:.4f} | "
         "{run_seconds:seconds} | {result}",
     ),
     "particles-svgd": region(
@@ -58,5 +47,12 @@ TABLES: dict[str, Region] = {
         "{methods[slice matching][seconds]:seconds} | {seconds_ratio:.1f}",
         note=False,
     ),
-    "particles-large": (("particles",), _large),
+    "particles-large": region(
+        "particles",
+        lambda result: result["large"],
+        "method | particles | d | seconds of a move | peak of the process | matrix of all pairs",
+        "{method} | {points:,} | {dim} | {seconds:seconds} | {peak_mib:,.0f} MiB | "
+        "{all_pairs_mib:,.0f} MiB",
+        note=False,
+    ),
 }
