@@ -13,6 +13,7 @@ from swjko.cli.compilation_cache import use_compilation_cache
 BENCHMARKS = {
     "ablation": ("benchmarks.ablation", "what each choice of the method is worth"),
     "aggregation": ("benchmarks.aggregation", "interaction energies with known equilibria"),
+    "densities": ("benchmarks.densities", "densities of tables by slice matching and coupling"),
     "directions": ("benchmarks.directions", "error of the distance for each kind of directions"),
     "first_draw": ("benchmarks.first_draw", "seconds from import to a first result"),
     "fokker_planck": ("benchmarks.fokker_planck", "flows to Gaussians against exact laws"),

@@ -1,4 +1,4 @@
-"""Costs and scores of single particle methods: against blackjax, by size, at 100,000 points.
+"""Costs of single particle methods: against blackjax, by size, at 100,000 points.
 
 ``benchmarks.particles`` describes what each part measures.
 """
@@ -6,7 +6,6 @@
 import functools
 import importlib
 import json
-import math
 from typing import Any
 
 import jax
@@ -17,8 +16,6 @@ import optax
 import swjko
 from benchmarks import common
 from benchmarks.particle_methods import DIRECTIONS, Sizes, flow, gaussian
-from swjko import flows
-from swjko.data.tables import require_extra
 
 
 def beside_blackjax(sizes: Sizes) -> dict[str, Any]:
@@ -113,58 +110,3 @@ def one_move(name: str, num: int) -> dict[str, Any]:
         "all_pairs_mib": 4 * num * num / 2**20,
         "result": swjko.Result(int(state.result)).name,
     }
-
-
-def held_out(name: str, sizes: Sizes) -> dict[str, Any]:
-    """Held-out log-likelihood of slice matching and of a coupling flow on one table."""
-    train, valid, test = (jnp.asarray(part, jnp.float32) for part in _table(name))
-    matched = jax.jit(
-        functools.partial(swjko.slice_matching, num_steps=sizes.matching_steps, step_size=0.1)
-    )
-    seconds, law = common.timed(lambda: matched(jax.random.key(0), train, held_out=valid))
-    training, trained = common.timed(lambda: _trained(train, valid, sizes))
-    found = {
-        "slice matching": {"seconds": seconds, "held_out": float(jnp.mean(law.log_prob(test)))},
-        "coupling flow": {
-            "seconds": training,
-            "held_out": float(jnp.mean(trained.log_prob(test))),
-        },
-    }
-    means = jnp.mean(train, axis=0), jnp.cov(train.T) + 1e-4 * jnp.eye(train.shape[1])
-    gauss = float(jnp.mean(jax.scipy.stats.multivariate_normal.logpdf(test, *means)))
-    shape = {"data": name, "n": len(train), "dim": train.shape[1]}
-    return {**shape, "methods": found, "gaussian": gauss, "seconds_ratio": training / seconds}
-
-
-def _trained(train: Any, valid: Any, sizes: Sizes) -> swjko.FlowDistribution:
-    family = flows.coupling(train.shape[1], num_layers=6, width=64, mixing="lu")
-    likelihood_loss: Any = swjko.forward_kl(train, batch_size=128)
-    scheme = swjko.direct_minimization(
-        family,
-        likelihood_loss,
-        optax.adam(1e-3),
-        num_inner_steps=50,
-        num_samples=2,
-    )
-    key = jax.random.key(0)
-    state, step = scheme.init(key), jax.jit(scheme.step)
-    likelihood = jax.jit(lambda params: jnp.mean(family.log_prob(params, valid)))
-    best, params, since = -math.inf, state.params, 0
-    for index in range(sizes.training_steps):
-        state, _ = step(jax.random.fold_in(key, index), state)
-        found, since = float(likelihood(state.params)), since + 1
-        if found > best:
-            best, params, since = found, state.params, 0
-        if since > 5:
-            break
-    return swjko.FlowDistribution(family, params)
-
-
-def _table(name: str) -> list[np.ndarray]:
-    """Standardised parts for training, stopping and the test; pixels are smeared."""
-    rng, sets = np.random.default_rng(0), require_extra("sklearn.datasets")
-    rows = sets.load_digits().data if name == "digits" else sets.load_breast_cancer().data
-    rows = rows + rng.random(rows.shape) if name == "digits" else rows
-    rows = rows[rng.permutation(len(rows))]
-    parts = np.split(rows, [int(0.7 * len(rows)), int(0.85 * len(rows))])
-    return [(part - parts[0].mean(0)) / parts[0].std(0) for part in parts]

@@ -27,8 +27,6 @@ class Sizes(NamedTuple):
     repeats: int = 5
     scaling_points: tuple[int, ...] = (4_000, 16_000, 64_000)
     scaling_dims: tuple[int, ...] = (16, 64, 256)
-    matching_steps: int = 300
-    training_steps: int = 30
     large_points: int = 100_000
 
 

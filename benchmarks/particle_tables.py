@@ -13,6 +13,10 @@ def _scaling(result: Result) -> list[Any]:
     ]
 
 
+def _densities(result: Result) -> list[Any]:
+    return [row | row["methods"] for row in result["rows"]]
+
+
 TABLES: dict[str, Region] = {
     "particles": region(
         "particles",
@@ -37,16 +41,6 @@ TABLES: dict[str, Region] = {
         "{over} | {fixed} | {texts} | {exponent:.2f}",
         note=False,
     ),
-    "particles-tables": region(
-        "particles",
-        lambda result: result["tables"],
-        "table | rows | d | Gaussian | coupling flow | its seconds | slice matching | "
-        "its seconds | ratio of seconds",
-        "{data} | {n} | {dim} | {gaussian:.2f} | {methods[coupling flow][held_out]:.2f} | "
-        "{methods[coupling flow][seconds]:seconds} | {methods[slice matching][held_out]:.2f} | "
-        "{methods[slice matching][seconds]:seconds} | {seconds_ratio:.1f}",
-        note=False,
-    ),
     "particles-large": region(
         "particles",
         lambda result: result["large"],
@@ -54,5 +48,18 @@ TABLES: dict[str, Region] = {
         "{method} | {points:,} | {dim} | {seconds:seconds} | {peak_mib:,.0f} MiB | "
         "{all_pairs_mib:,.0f} MiB",
         note=False,
+    ),
+    "densities": region(
+        "densities",
+        _densities,
+        "table | rows | d | start of the map | random bases | slice matching | coupling flow | "
+        "seconds of the two | ratio in JAX alone | with swjko-native | with compilation",
+        "{table} | {n:,} | {dim} | {start[held_out][mean]:.2f} | "
+        "{random bases[held_out][mean]:.2f} | {slice matching[held_out][mean]:.2f}"
+        "{slice matching[held_out][deviation]:±.2f} | {coupling flow[held_out][mean]:.2f}"
+        "{coupling flow[held_out][deviation]:±.2f} | {slice matching[seconds]:.2g}, "
+        "{coupling flow[seconds]:.2g} | {ratios[slice matching][runs]:ratio} | "
+        "{ratios[slice matching, swjko-native][runs]:ratio} | "
+        "{ratios[slice matching][with_compilation]:ratio}",
     ),
 }

@@ -8,10 +8,8 @@ steps. A real data set has no density, so only the latter methods run there.
 
 ``svgd``: value and seconds beside blackjax's, interleaved, with the same kernel, optimizer and
 points, and the bytes of temporaries. ``scaling``: seconds of a Radon-Wasserstein move by points
-and by dimension, with fitted exponents. ``tables``: held-out log-likelihood of ``slice_matching``
-beside a coupling flow that is trained by maximum likelihood with early stopping, in nats for
-standardised columns; seconds include compilation. ``large``: peak memory of a process and seconds
-with compilation of one move of 100,000 particles, beside the bytes of the matrix of all pairs.
+and by dimension, with fitted exponents. ``large``: peak memory of a process and seconds with
+compilation of one move of 100,000 particles, beside the bytes of the matrix of all pairs.
 """
 
 import argparse
@@ -28,7 +26,7 @@ from scipy.spatial.distance import cdist
 
 import swjko
 from benchmarks import common
-from benchmarks.particle_costs import beside_blackjax, held_out, large, scaling
+from benchmarks.particle_costs import beside_blackjax, large, scaling
 from benchmarks.particle_methods import (
     METHODS,
     OF_SAMPLES,
@@ -40,7 +38,7 @@ from benchmarks.particle_methods import (
 )
 
 DEFAULT = Sizes()
-QUICK = Sizes((3,), 40, 2, 2, 64, 2, (200, 400), (2, 4), 3, 2, 500)
+QUICK = Sizes((3,), 40, 2, 2, 64, 2, (200, 400), (2, 4), 500)
 FLAGS = common.Flags()
 
 
@@ -55,7 +53,6 @@ def main(args: argparse.Namespace) -> None:
     rows: dict[str, Any] = {
         "svgd": beside_blackjax(sizes),
         "scaling": [scaling(sizes, over) for over in ("n", "d")],
-        "tables": [held_out(name, sizes) for name in ("breast cancer", "digits")],
         "large": large(sizes),
     }
     common.show("others", rows)

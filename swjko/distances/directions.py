@@ -52,11 +52,21 @@ def orthogonal_directions(key: Key, num: int, dim: int) -> Float[Array, "l d"]:
     """
     num, dim = as_count(num, "num"), as_count(dim, "dim")
     gaussian = jax.random.normal(key, (math.ceil(num / dim), dim, dim))
-    q, r = lax.platform_dependent(gaussian, cpu=_factored_in_turn, default=_factored_at_once)
+    return _normalised(_orthonormal(gaussian).swapaxes(-1, -2).reshape(-1, dim)[:num])
+
+
+def orthonormal_rows(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Returns the rows after the Gram-Schmidt process, each the next to its own row."""
+    return _orthonormal(matrix.T[None])[0].T
+
+
+def _orthonormal(matrices: Float[Array, "b d d"]) -> Float[Array, "b d d"]:
+    """Returns factors Q of QRs with a diagonal of R that is not negative."""
+    q, r = lax.platform_dependent(matrices, cpu=_factored_in_turn, default=_factored_at_once)
     # The routine fixes the sign of R's diagonal, so Q alone is not Haar. Moving the sign into Q
     # makes it so (Mezzadri 2007).
     signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-    return _normalised((q * signs[:, None, :]).swapaxes(-1, -2).reshape(-1, dim)[:num])
+    return q * signs[:, None, :]
 
 
 def _factored_at_once(matrices: Float[Array, "b d d"]) -> tuple[Array, Array]:

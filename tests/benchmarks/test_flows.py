@@ -10,7 +10,15 @@ import optax
 import pytest
 
 import swjko
-from benchmarks import ablation, aggregation, fokker_planck, gaussian_flows, mixtures, particles
+from benchmarks import (
+    ablation,
+    aggregation,
+    densities,
+    fokker_planck,
+    gaussian_flows,
+    mixtures,
+    particles,
+)
 from benchmarks.__main__ import main
 from swjko import problems
 
@@ -74,6 +82,25 @@ def test_quick_run_of_particles_writes_json_and_figure(tmp_path):
     assert content["svgd"]["largest_difference"] < 1e-5
     assert [(row["points"], row["result"]) for row in content["large"]] == [(500, "OK")] * 3
     assert (tmp_path / "particles.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_quick_run_of_densities_scores_every_method(tmp_path):
+    assert main(["densities", "--quick", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "densities.json").read_text())["rows"]
+    assert [row["table"] for row in rows] == list(densities.TABLES)
+    for row in rows:
+        scores = {name: method["held_out"]["mean"] for name, method in row["methods"].items()}
+        assert {"Gaussian", "start", "random bases", "slice matching", "coupling flow"} <= set(
+            scores
+        )
+        assert all(map(np.isfinite, scores.values()))
+        # The steps that are kept are those of the largest likelihood, the start among them.
+        assert scores["slice matching"] > scores["start"] - 0.5
+        ratio = (
+            row["methods"]["coupling flow"]["seconds"] / row["methods"]["slice matching"]["seconds"]
+        )
+        assert row["ratios"]["slice matching"]["runs"] == pytest.approx(ratio)
 
 
 def test_energy_distance_of_two_points_is_twice_their_distance():

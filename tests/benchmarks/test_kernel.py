@@ -67,7 +67,7 @@ def test_kernel_writes_its_rows_and_names_missing_packages(tmp_path, monkeypatch
     monkeypatch.setattr(kernel, "sharded_in_child", kernel.sharded_seconds)
     assert main(["kernel", "--quick", "--repeats", "3", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "kernel.json").read_text())
-    (row,) = content["rows"]
+    (row,) = content["runs"]
     assert content["missing"] == ["torch", "ot", "ott"]
     seconds = row["median_seconds"]
     assert set(seconds) == {"swjko", "jnp.sort", "no sort"}
@@ -127,7 +127,7 @@ def test_directions_writes_json_and_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(directions, "QUICK", directions.Sizes((2, 3), (4, 8), 8, 3, (2, 16)))
     assert main(["directions", "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "directions.json").read_text())
-    pairs = [(row["dim"], row["pair"]) for row in content["rows"]]
+    pairs = [(row["dim"], row["pair"]) for row in content["runs"]]
     assert pairs == [(dim, pair) for dim in (2, 3) for pair in directions.PAIRS]
     assert (tmp_path / "directions.png").stat().st_size > 0
     assert "orthogonal / uniform" in capsys.readouterr().out

@@ -12,7 +12,11 @@ import pytest
 import swjko
 from swjko import flows
 
-fit = jax.jit(swjko.slice_matching, static_argnames=("num_steps", "num_knots", "standardize"))
+fit = jax.jit(
+    swjko.slice_matching,
+    static_argnames=("num_steps", "num_knots", "num_refinements", "standardize"),
+)
+KEY = jax.random.key(0)
 
 
 def bent(key, num):
@@ -89,7 +93,13 @@ def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
 
         def errors(key):
             law = swjko.slice_matching(
-                key, points, num_steps=steps, num_knots=100, standardize=False
+                key,
+                points,
+                num_steps=steps,
+                step_size=1.0,
+                num_knots=100,
+                num_refinements=0,
+                standardize=False,
             )
             moved, _ = law.family.inverse(law.params, points)
             return jnp.sum((moved.T @ moved / num - jnp.eye(dim)) ** 2)
@@ -99,6 +109,68 @@ def test_a_step_shrinks_covariances_of_gaussians_by_its_rate():
     ratios = np.asarray(found) / start
     error = ratios.std() / np.sqrt(len(ratios))
     assert abs(ratios.mean() - (dim / (dim + 2)) ** steps) < 4 * error + 0.02
+
+
+def refined(points, num):
+    """The basis of the only step."""
+    law = fit(jax.random.key(1), points, num_steps=1, num_refinements=num, standardize=False)
+    return np.asarray(law.params["steps"][0][0])
+
+
+@pytest.mark.parametrize("sources", ["uniform", "Laplace", "of both kinds"])
+def test_refined_bases_are_the_axes_of_independent_sources(sources):
+    rng, num = np.random.default_rng(0), 20_000
+    laws = {"uniform": [rng.uniform] * 3, "Laplace": [rng.laplace] * 3}
+    laws["of both kinds"] = [rng.uniform, rng.laplace, rng.normal]
+    x = np.stack([law(size=num) for law in laws[sources]], axis=1)
+    x = (x - x.mean(0)) / x.std(0)
+    mixing = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    found = np.abs(refined(jnp.asarray(x @ mixing.T), 30) @ mixing)
+    # Each row is one axis, up to its sign and the order.
+    np.testing.assert_allclose(np.sort(found, axis=1)[:, 2], 1.0, atol=5e-3)
+    np.testing.assert_array_equal(np.sort(np.argmax(found, axis=1)), np.arange(3))
+
+
+def test_refined_bases_of_a_gaussian_are_its_eigenvectors():
+    x = np.random.default_rng(0).normal(size=(20_000, 3)) * np.array([1.5, 1.2, 0.8])
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    found = np.abs(refined(jnp.asarray(x), 60) @ vectors)
+    # The iteration orders them by the distance of the eigenvalue to one.
+    order = np.argsort(-np.abs(values - 1))
+    np.testing.assert_allclose(found[np.arange(3), order], 1.0, atol=5e-3)
+
+
+def test_whole_steps_leave_a_basis_that_has_nothing_more():
+    """Two moons look normal along some bases that are not those of their shape."""
+    sets = pytest.importorskip("sklearn.datasets")
+    points = jnp.asarray(sets.make_moons(3000, noise=0.05, random_state=0)[0])
+    keys = jax.random.split(jax.random.key(0), 3)
+    gains = []
+    for key in keys:
+        law = fit(key, points[:2000], num_steps=50, step_size=1.0, held_out=points[2000:])
+        gains.append(float(jnp.mean(law.log_prob(points[2000:]))))
+    assert min(gains) > -1.0
+
+
+def test_refined_bases_fit_a_table_better():
+    sets = pytest.importorskip("sklearn.datasets")
+    rows = sets.load_breast_cancer().data
+    rows = jnp.asarray((rows - rows.mean(0)) / rows.std(0))[jax.random.permutation(KEY, len(rows))]
+    train, held_out = rows[:400], rows[400:]
+    likelihoods = [
+        float(jnp.mean(fit(KEY, train, num_steps=50, num_refinements=num).log_prob(held_out)))
+        for num in (0, 1)
+    ]
+    assert likelihoods[1] > likelihoods[0] + 0.3
+
+
+def test_the_start_is_kept_if_no_step_is_better():
+    """Steps towards few points fit their noise; held-out points of another scale show it."""
+    points = jax.random.normal(KEY, (40, 2))
+    law = fit(KEY, points, num_steps=5, step_size=1.0, num_knots=40, held_out=3.0 * points[:5])
+    _, table = law.params["steps"]
+    np.testing.assert_array_equal(table.x, table.y)
+    np.testing.assert_array_equal(table.log_slopes, 0.0)
 
 
 @pytest.mark.slow
@@ -145,6 +217,10 @@ BAD = {
     ),
     "one knot": ({"num_knots": 1}, "num_knots must be at least 2; got 1"),
     "more knots than points": ({"num_knots": 9}, "num_knots must not exceed the 4 points; got 9"),
+    "refinements below none": (
+        {"num_refinements": -1},
+        "num_refinements must be at least 0; got -1",
+    ),
     "no steps": ({"num_steps": 0}, "num_steps must be at least 1"),
     "other dimension": ({"held_out": np.ones((3, 3))}, "points and held_out must have the same"),
 }
