@@ -53,13 +53,14 @@ TABLES: dict[str, Region] = {
         "densities",
         _densities,
         "table | rows | d | start of the map | random bases | slice matching | coupling flow | "
-        "seconds of the two | ratio in JAX alone | with swjko-native | with compilation",
+        "seconds of the two | ratio in JAX alone | with swjko-native | with compilation | "
+        "steps to within 10 % | ratio then",
         "{table} | {n:,} | {dim} | {start[held_out][mean]:.2f} | "
         "{random bases[held_out][mean]:.2f} | {slice matching[held_out][mean]:.2f}"
         "{slice matching[held_out][deviation]:±.2f} | {coupling flow[held_out][mean]:.2f}"
         "{coupling flow[held_out][deviation]:±.2f} | {slice matching[seconds]:.2g}, "
         "{coupling flow[seconds]:.2g} | {ratios[slice matching][runs]:ratio} | "
         "{ratios[slice matching, swjko-native][runs]:ratio} | "
-        "{ratios[slice matching][with_compilation]:ratio}",
+        "{ratios[slice matching][with_compilation]:ratio} | {near[steps]} | {near[ratio]:ratio}",
     ),
 }

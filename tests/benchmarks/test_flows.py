@@ -101,6 +101,7 @@ def test_quick_run_of_densities_scores_every_method(tmp_path):
             row["methods"]["coupling flow"]["seconds"] / row["methods"]["slice matching"]["seconds"]
         )
         assert row["ratios"]["slice matching"]["runs"] == pytest.approx(ratio)
+        assert not row["near"] or 0 <= row["near"]["steps"] <= densities.Sizes().refined_steps
 
 
 def test_energy_distance_of_two_points_is_twice_their_distance():
