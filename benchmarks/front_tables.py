@@ -90,11 +90,12 @@ def _samplers(sampling: Result) -> list[str]:
 
 
 def _posteriors(result: Result) -> list[str]:
-    """Medians over the data sets whose rows are not separable."""
-    entries = [entry for entry in result["summary"].values() if not entry["separable"]]
+    """Medians over the data sets whose rows are not separable; over all if none is such a set."""
+    sets = list(result["summary"].values())
+    entries = [entry for entry in sets if not entry["separable"]] or sets
     labels = {"sw_jko": "SW-JKO", "icnn_jko": "JKO-ICNN"}
     rows = []
-    for method in entries[0]["methods"]:
+    for method in entries[0]["methods"] if entries else ():
         found = [entry["methods"][method] for entry in entries]
         row = {name: median(one[name] for one in found) for name in ("mean", "seconds")}
         worst = max(abs(one["log_likelihood"]) for one in found)

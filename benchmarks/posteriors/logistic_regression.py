@@ -102,14 +102,12 @@ def main(args: argparse.Namespace) -> None:
         except DataError as error:
             content["missing"].append(name)
             print(f"left out: {error}", flush=True)
-            continue
-        for seed in seeds:
-            content["rows"].append(measure(make_problem(name, table, seed), seed, sizes))
-            # The next split cannot use these programs, and a process may map only so many.
-            jax.clear_caches()
+        else:
+            for seed in seeds:
+                content["rows"].append(measure(make_problem(name, table, seed), seed, sizes))
+                # The next split cannot use these programs, and a process may map only so many.
+                jax.clear_caches()
         # Written after each set, because a run of an hour may be cut short.
-        _finish(args, content)
-    if not content["rows"]:
         _finish(args, content)
 
 
