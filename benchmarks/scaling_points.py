@@ -116,10 +116,19 @@ def _scheme(
     )
 
 
-def _exponents(points: Sequence[int], costs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Slopes of log cost against log n over the two largest sizes."""
+def _exponents(
+    points: Sequence[int], costs: Sequence[Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """Slopes of log cost against log n over the two largest sizes.
+
+    The seconds of an update are a difference, which is not positive if both calls take as long.
+    """
     ratio = np.log(points[-1] / points[-2])
-    return {
-        name: float(np.log(costs[-1][name] / costs[-2][name]) / ratio)
+    pairs = {
+        name: (costs[-2][name], costs[-1][name])
         for name in ("step_seconds", "update_seconds", "temporary_mib")
+    }
+    return {
+        name: float(np.log(last / first) / ratio) if min(first, last) > 0 else None
+        for name, (first, last) in pairs.items()
     }

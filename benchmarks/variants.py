@@ -29,7 +29,11 @@ import swjko
 from benchmarks import common, kernel, peers
 
 _RHO = 1.0
-_NEAR, _ITERATIONS, _ENOUGH = 1e-4, (5, 10, 20, 40, 80, 160, 320, 640), 1000
+_NEAR, _ITERATIONS, _ENOUGH = (
+    1e-4,
+    (5, 7, 10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 640),
+    1000,
+)
 _AS_NEAR = ", as near"
 FLAGS = common.Flags(quick="tiny cases")
 

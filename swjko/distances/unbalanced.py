@@ -103,7 +103,10 @@ def unbalanced_sliced_ot(
     x, y, directions, x_weights, y_weights, rho = inputs
     fixed = [lax.stop_gradient(array) for array in inputs]
     potentials = _mean_potentials(fixed[0], fixed[1], fixed[2], p, block_size)
-    found = optimal_marginals(potentials, fixed[3], fixed[4], fixed[5], num_iterations)
+    # Means of potentials over many lines are smooth.
+    found = optimal_marginals(
+        potentials, fixed[3], fixed[4], fixed[5], num_iterations, relaxation=1.3
+    )
     a, b = found.u_weights, found.v_weights
     transport = sliced_power(x, y, directions, a, b, p=p, block_size=block_size).value
 

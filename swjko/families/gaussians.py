@@ -152,7 +152,9 @@ class GaussianMixture(Family):
             return self.push(params, self.latent(key, num))
         order_key, level_key, noise_key = jax.random.split(key, 3)
         # One level in each of ``num`` equal parts of [0, 1], in a random order.
-        levels = jax.random.permutation(order_key, num) + jax.random.uniform(level_key, (num,))
+        order = jax.random.permutation(order_key, num)
+        levels = jax.random.uniform(level_key, (num,))
+        levels += order.astype(levels.dtype)
         passed = jnp.cumsum(jnp.exp(self._log_weights(params)))
         component = jnp.searchsorted(passed, levels / num * passed[-1], side="right")
         component = jnp.minimum(component, self.num_components - 1)
