@@ -17,7 +17,7 @@ from helpers import free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-NUM_STEPS = 100
+NUM_STEPS = 400
 
 
 def child(name, *, devices=None, limit=0, **arguments):
