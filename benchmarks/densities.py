@@ -18,9 +18,9 @@ digits and of the synthetic one, ``like a census``. In the JSON, for each method
 - seconds: median of the compiled runs; compile_seconds: tracing and compilation, once.
 - best_seconds (coupling flow): median seconds until the update that is kept.
 
-``near``: the steps after which the mean likelihood of slice matching is within 10 % of that of the
-coupling flow on the held-out rows; seconds of a run of so many steps in JAX alone, or of one if the
-start is near enough; and the ratio of the seconds of the coupling flow to these.
+``near``: the number of steps after which the mean likelihood of slice matching on the held-out rows
+is within 10 % of that of the coupling flow; the seconds of a run with this number of steps, at
+least one, in JAX alone; and the seconds of the coupling flow over these.
 
 ``ratios`` are of the seconds of the coupling flow over those of slice matching in JAX alone and,
 where it is installed, with swjko-native: of the runs, of the coupling flow until the update that is
@@ -49,6 +49,7 @@ from benchmarks.gaussian_flows import Compiled, compiled
 from swjko import flows
 from swjko.data.tables import require_extra
 from swjko.distances.native import native_sorts
+from swjko.families.slice_matching import first_steps
 
 _BATCH, _PATIENCE = 128, 5
 _JAX, _NATIVE = "slice matching", "slice matching, swjko-native"
@@ -153,16 +154,13 @@ def _gaussian(train: np.ndarray, test: np.ndarray) -> float:
 @jax.jit
 def _by_steps(law: swjko.FlowDistribution, test: Any) -> jax.Array:
     """Held-out likelihoods [k + 1] of the law without its steps, with the first, and so on."""
-    basis, table = law.params["steps"]
+    steps = law.params["steps"]
 
     def likelihood(num_steps: jax.Array) -> jax.Array:
-        kept = (jnp.arange(basis.shape[0]) < num_steps)[:, None, None]
-        y, log_slopes = jnp.where(kept, table.y, table.x), jnp.where(kept, table.log_slopes, 0.0)
-        steps = basis, table._replace(y=y, log_slopes=log_slopes)
-        first = swjko.FlowDistribution(law.family, law.params | {"steps": steps})
-        return jnp.mean(first.log_prob(test))
+        params = law.params | {"steps": first_steps(steps, num_steps)}
+        return jnp.mean(swjko.FlowDistribution(law.family, params).log_prob(test))
 
-    return lax.map(likelihood, jnp.arange(basis.shape[0] + 1))
+    return lax.map(likelihood, jnp.arange(len(steps[0]) + 1))
 
 
 def _near(

@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         else:
             for seed in seeds:
                 content["rows"].append(measure(make_problem(name, table, seed), seed, sizes))
-                # The next split cannot use these programs, and a process may map only so many.
+                # Each split compiles anew, and the memory maps of a process are limited.
                 jax.clear_caches()
         # Written after each set, because a run of an hour may be cut short.
         _finish(args, content)

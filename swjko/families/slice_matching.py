@@ -32,9 +32,9 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
-from scipy.stats import norm
+from scipy.special import ndtri
 
-from swjko.distances.directions import orthogonal_directions, orthonormal_rows
+from swjko.distances.directions import orthogonal_directions, refined_directions
 from swjko.distances.sorting import sort_rows
 from swjko.families.base import standard_normal_log_prob
 from swjko.families.distribution import FlowDistribution
@@ -109,22 +109,24 @@ def slice_matching(
     """
     points = validation.as_points(points, "points")
     num_steps = validation.as_count(num_steps, "num_steps")
-    num_knots = _as_knots(num_knots, points.shape[0])
+    num_points, dim = points.shape
+    num_knots = _as_knots(num_knots, num_points)
     num_refinements = validation.as_count(num_refinements, "num_refinements", minimum=0)
     step_size = _as_part(step_size).astype(points.dtype)
     params: dict[str, Any] = _standardizing(points, num_knots) if standardize else {}
-    start = _standardized(params, points)[0], _standardized(params, points[:1])
-    if held_out is not None:
-        held_out = validation.as_points(held_out, "held_out")
-        validation.require_same_dim(points, held_out, "points", "held_out")
-        start = start[0], _standardized(params, held_out.astype(points.dtype))
+    watched = points[:1] if held_out is None else validation.as_points(held_out, "held_out")
+    validation.require_same_dim(points, watched, "points", "held_out")
+    watched = watched.astype(points.dtype)
+    start = _standardized(params, points)[0], _standardized(params, watched)
 
     def step(carry: Any, key: Key) -> tuple[Any, Any]:
         (moved, (watched, log_det)), basis = carry
         if num_refinements:
-            basis = _refined(key, basis, moved, step_size, num_refinements)
+            # A whole step leaves nothing to gain along its basis, so the iteration may stay there.
+            # A turn leaves it; after small steps the turn is negligible.
+            basis = refined_directions(key, basis, moved, num_refinements, turn=step_size**2)
         else:
-            basis = _random_basis(key, moved)
+            basis = orthogonal_directions(key, dim, dim).astype(moved.dtype)
         projections = moved @ basis.T
         table = _matched(sort_rows(projections.T), step_size, num_knots)
         watched, more = _turned(basis, table, watched)
@@ -133,12 +135,13 @@ def slice_matching(
         return carry, ((basis, table), _likelihood(watched))
 
     keys = jax.random.split(key, num_steps + 1)
-    start_basis = _random_basis(keys[0], points)
-    _, (steps, likelihoods) = lax.scan(step, (start, start_basis), keys[1:])
+    basis = orthogonal_directions(keys[0], dim, dim).astype(points.dtype)
+    _, (steps, likelihoods) = lax.scan(step, (start, basis), keys[1:])
     if held_out is not None:
-        steps = _until(steps, jnp.append(_likelihood(start[1]), likelihoods))
+        likelihoods = jnp.append(_likelihood(start[1]), likelihoods)
+        steps = first_steps(steps, jnp.argmax(likelihoods))
     init = Partial(_constant, params | {"steps": steps})
-    family = pushforward(init, _transform, dim=points.shape[1], inverse=_inverse)
+    family = pushforward(init, _transform, dim=dim, inverse=_inverse)
     return FlowDistribution(family, params | {"steps": steps})
 
 
@@ -163,27 +166,6 @@ def _as_part(step_size: float | Scalar) -> Scalar:
 def _constant(params: Params, key: Key) -> Params:
     del key
     return params
-
-
-def _random_basis(key: Key, points: Float[Array, "n d"]) -> Float[Array, "d d"]:
-    return orthogonal_directions(key, *2 * [points.shape[1]]).astype(points.dtype)
-
-
-def _refined(
-    key: Key, basis: Float[Array, "d d"], points: Float[Array, "n d"], step_size: Scalar, num: int
-) -> Float[Array, "d d"]:
-    """Returns the basis after fixed-point iterations towards projections that are not normal."""
-    n = points.shape[0]
-    # A whole step leaves nothing to gain along its basis, so the iteration may stay there. A turn
-    # by the standard error of its means leaves it; after small steps the turn is negligible.
-    turn = jax.random.normal(key, basis.shape, basis.dtype) * step_size**2 / n**0.5
-
-    def iteration(basis: Array, _: None) -> tuple[Array, None]:
-        scores = jnp.tanh(points @ basis.T)
-        slopes = jnp.mean(1 - scores**2, axis=0)
-        return orthonormal_rows(scores.T @ points / n - slopes[:, None] * basis + turn), None
-
-    return lax.scan(iteration, basis, None, length=num)[0]
 
 
 def _likelihood(watched: _Moved) -> Scalar:
@@ -230,8 +212,8 @@ def _matched(rows: Float[Array, "d n"], step_size: Scalar, num_knots: int) -> _T
     """Returns the maps of sorted rows of projections towards N(0, 1)."""
     x = _share_means(rows, num_knots)
     # The mean of N(0, 1) between two quantiles is the difference of its densities there.
-    densities = norm.pdf(norm.ppf(np.linspace(0.0, 1.0, num_knots + 1)))
-    normal = (num_knots * (densities[:-1] - densities[1:])).astype(rows.dtype)
+    densities = np.exp(-(ndtri(np.linspace(0.0, 1.0, num_knots + 1)) ** 2) / 2) / np.sqrt(2 * np.pi)
+    normal = (-num_knots * np.diff(densities)).astype(rows.dtype)
     gaps = jnp.diff(x, axis=1)
     slopes = np.diff(normal)[None] / jnp.where(gaps > 0, gaps, 1.0)
     # Points that coincide would have the slope infinity.
@@ -282,28 +264,29 @@ def _turned(basis: Float[Array, "d d"], table: _Table, points: Float[Array, "n d
     return moved @ basis, log_det
 
 
-def _until(steps: tuple[Array, _Table], likelihoods: Float[Array, " k"]) -> tuple[Array, _Table]:
-    """Returns the steps with the identity after the largest of the likelihoods before each step."""
+def first_steps(steps: tuple[Array, _Table], num: Array) -> tuple[Array, _Table]:
+    """Returns the steps of ``params["steps"]`` with the identity after the first ``num``."""
     basis, table = steps
-    kept = (jnp.arange(basis.shape[0]) < jnp.argmax(likelihoods))[:, None, None]
+    kept = (jnp.arange(basis.shape[0]) < num)[:, None, None]
     y = jnp.where(kept, table.y, table.x)
     return basis, _Table(table.x, y, jnp.where(kept, table.log_slopes, 0.0))
 
 
-def _inverse(params: Params, points: Float[Array, "n d"]) -> _Moved:
+def _turned_in_turn(steps: tuple[Array, _Table], start: _Moved, reverse: bool = False) -> _Moved:
     def step(carry: _Moved, step: tuple[Array, _Table]) -> tuple[_Moved, None]:
         moved, more = _turned(*step, carry[0])
         return (moved, carry[1] + more), None
 
-    return lax.scan(step, _standardized(params, points), params["steps"])[0]
+    return lax.scan(step, start, steps, reverse=reverse)[0]
+
+
+def _inverse(params: Params, points: Float[Array, "n d"]) -> _Moved:
+    return _turned_in_turn(params["steps"], _standardized(params, points))
 
 
 def _transform(params: Params, z: Float[Array, "n d"]) -> _Moved:
-    def step(carry: _Moved, step: tuple[Array, _Table]) -> tuple[_Moved, None]:
-        moved, more = _turned(step[0], _inverted(step[1]), carry[0])
-        return (moved, carry[1] + more), None
-
+    basis, table = params["steps"]
     start = z, jnp.zeros_like(z[:, 0])
-    (z, log_det), _ = lax.scan(step, start, params["steps"], reverse=True)
+    z, log_det = _turned_in_turn((basis, _inverted(table)), start, reverse=True)
     points, more = _unstandardized(params, z)
     return points, log_det + more
